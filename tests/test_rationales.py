@@ -5,7 +5,7 @@ import json
 import pytest
 from filelock import FileLock
 
-from tinyllm import data, paths, prompts, rationales, runs, teachers
+from tinyllm import data, paths, prompts, rationales, runs, store, teachers
 from tinyllm.params import Params
 from tinyllm.teachers import Completion
 
@@ -18,11 +18,18 @@ class Echo:
     def __init__(self, die_after=None):
         self.asked, self.die_after = [], die_after
 
+    def rendered(self, prompt):
+        return prompt
+
+    def tokens(self, prompt):
+        return len(prompt.split())
+
     def write(self, prompts):
-        if self.die_after is not None and len(self.asked) >= self.die_after:
-            raise KeyboardInterrupt
-        self.asked += prompts
-        return [Completion(f"About {p[-40:]!r}\u2028so.", "stop", (9, 3)) for p in prompts]
+        for index, prompt in enumerate(prompts):
+            if self.die_after is not None and len(self.asked) >= self.die_after:
+                raise KeyboardInterrupt
+            self.asked.append(prompt)
+            yield index, Completion(f"About {prompt[-40:]!r}\u2028so.", "stop", (9, 3))
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def use(monkeypatch, teacher):
 def test_an_interrupted_store_goes_on_and_ends_as_an_uninterrupted_one(params, monkeypatch):
     whole = use(monkeypatch, Echo())
     folder = rationales.collect(params, "micro:a")
-    expected = {r.key: r for r in rationales.read(folder / rationales.FILE)}
+    expected = {r.key: r for r in store.read(folder / rationales.FILE)}
     digest = runs.inputs(folder)
     assert len(expected) == len(whole.asked) == 50
 
@@ -58,7 +65,7 @@ def test_an_interrupted_store_goes_on_and_ends_as_an_uninterrupted_one(params, m
     rationales.collect(params, "micro:a")
     assert len(first.asked) == 24 and len(second.asked) == 26
     assert not set(first.asked) & set(second.asked)
-    assert {r.key: r for r in rationales.read(folder / rationales.FILE)} == expected
+    assert {r.key: r for r in store.read(folder / rationales.FILE)} == expected
     assert runs.inputs(folder) == digest
 
 
@@ -96,8 +103,8 @@ def test_a_broken_line_in_the_middle_is_named(params, monkeypatch):
     lines = file.read_text(encoding="utf-8").split("\n")
     lines[3] = lines[3][:20]
     file.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(ValueError, match="line 4: no rationale record"):
-        rationales.read(file)
+    with pytest.raises(ValueError, match="line 4: no record"):
+        store.read(file)
 
 
 def test_ablations_have_folders_of_their_own(params):
@@ -117,7 +124,7 @@ def test_the_record_holds_the_whole_prompt_and_its_examples(params, monkeypatch)
     use(monkeypatch, Echo())
     folder = rationales.collect(params, "micro:a")
     train = {e.id: e for e in data.examples(data.read(folder.parents[2] / "data")["train"])}
-    for record in rationales.read(folder / rationales.FILE):
+    for record in store.read(folder / rationales.FILE):
         shots = [train[name] for name in record.shots]
         assert len(shots) == 2 and record.id not in record.shots
         expected = prompts.teacher_prompt(train[record.id], shots, forcing=True)
@@ -134,14 +141,15 @@ def test_without_forcing_the_gold_answer_is_not_in_the_prompt(params):
 
 def test_examples_are_drawn_alike_in_any_order_and_never_the_question(params):
     train = data.examples(data.load(params)["train"])
+    three = prompts.InContext(train, "random:3", seed=0)
+    again = {e.id: prompts.InContext(train, "random:3", seed=0)(e) for e in reversed(train)}
     for example in train:
-        shots = prompts.in_context(example, train, "random:3", seed=0)
-        assert shots == prompts.in_context(example, train, "random:3", seed=0)
+        shots = three(example)
+        assert shots == again[example.id]
         assert len({shot.id for shot in shots} | {example.id}) == 4
-    draws = [prompts.in_context(e, train, "random:1", seed=0)[0].id for e in train]
+    draws = [prompts.InContext(train, "random:1", seed=0)(e)[0].id for e in train]
     assert len(set(draws)) > 15
-    other = [prompts.in_context(e, train, "random:1", seed=1)[0].id for e in train]
-    assert draws != other
+    assert draws != [prompts.InContext(train, "random:1", seed=1)(e)[0].id for e in train]
 
 
 @pytest.mark.parametrize(("finish", "text", "cut"), [
@@ -151,7 +159,7 @@ def test_examples_are_drawn_alike_in_any_order_and_never_the_question(params):
     ("stop", "It is a", True), ("length", "It is a bird.", True), ("recorded", "", False),
 ])  # fmt: skip
 def test_cut_off_means_mid_sentence_or_token_limit(finish, text, cut):
-    assert rationales.cut_off(rationales.Rationale("", "", "", "", text, finish)) is cut
+    assert rationales.cut_off(store.Record("", "", "", "", text, finish)) is cut
 
 
 def test_recorded_rationales_are_stored_with_missing_ones_as_none(
@@ -167,7 +175,7 @@ def test_recorded_rationales_are_stored_with_missing_ones_as_none(
     for teacher in params.teachers:
         folder = rationales.collect(params, teacher)
         missing[teacher] = runs.read_manifest(folder)["facts"]["missing"]
-        records = rationales.read(folder / rationales.FILE)
+        records = store.read(folder / rationales.FILE)
         assert len(records) == 3510
         kept = rationales.texts(params, teacher)
         assert len(kept) == 3510 - missing[teacher]
@@ -194,13 +202,15 @@ STORY = "Birds fly. Fish do not.\nSo (a) is right.\nQuestion:\nWhat swims?\nOpti
     (["drop-empty"], "Birds fly.", "Birds fly."),
 ])  # fmt: skip
 def test_cleaning_mends_or_drops_and_the_store_keeps_the_original(cleaning, text, left):
-    record = rationales.Rationale("", "", "", "", text, "recorded")
-    assert rationales.cleaned(record, cleaning) == left
+    record = store.Record("", "", "", "", text, "recorded")
+    example = data.Example("q", "", "Which flies?", ["a robin", "a trout"], 0)
+    assert rationales.cleaned(record, example, cleaning) == left
     assert record.text == text
 
 
 def test_a_pool_of_look_alikes_gives_fewer_examples_and_an_end():
     rows = [data.Example(f"q{i}", "", "Which is right?", ["a", "b"], 0) for i in range(9)]
     other = data.Example("other", "", "Which flies?", ["a", "b"], 0)
-    assert prompts.in_context(rows[0], rows, "random:2", seed=0) == []
-    assert prompts.in_context(rows[0], [*rows, other], "random:2", seed=0) == [other]
+    for examples in ("random:2", "similar:2"):
+        assert prompts.InContext(rows, examples, seed=0)(rows[0]) == []
+        assert prompts.InContext([*rows, other], examples, seed=0)(rows[0]) == [other]

@@ -16,16 +16,17 @@ import sys
 import types
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
-CLEANING = ("repair", "drop-empty", "drop-cut")
+CLEANING = ("repair", "drop-empty", "drop-cut", "drop-wrong", "drop-repeated", "drop-foreign")
 SPLITS = ("train", "valid", "test")
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LINE = 100  # letters of a line of code; the formatter would break a longer one
-TEACHER_KINDS = ("micro", "release", "hf")
+TEACHER_KINDS = ("micro", "release", "hf", "openai")
 
 
 class ParameterError(ValueError):
@@ -46,13 +47,18 @@ class Params(BaseModel):
     data_seed: int = Field(0, ge=0, description="the world, subsamples and in-context examples")
     teachers: list[str] = Field(
         ["micro:a", "micro:b"],
-        description="micro:a, release:llama2, hf:MODEL",
+        description="micro:a, release:llama2, hf:MODEL, openai:URL#MODEL",
     )
-    examples: str = Field("random:2", description="in-context examples, random:K or none")
+    examples: str = Field(
+        "random:2", description="in-context examples: random:K, similar:K or none"
+    )
     teacher_forcing: bool = Field(True, description="the teacher is given the gold answer")
-    teacher_batch: int = Field(64, ge=1, description="prompts a batch")
+    teacher_batch: int = Field(64, ge=1, description="prompts a batch, or requests at a time")
+    max_prompt: int = Field(480, ge=16, description="tokens of a teacher's prompt; context is cut")
     max_new_tokens: int = Field(24, ge=1, description="tokens generated at most, by any model")
-    cleaning: list[str] = Field([], description="of rationales: repair, drop-empty, drop-cut")
+    cleaning: list[str] = Field(
+        [], description="of rationales: repair, drop-wrong, … (tinyllm.rationales)"
+    )
     student: str = Field("micro-t5", description="alias, folder or hub id")
     task_prefix: Literal["encoder", "decoder"] = Field(
         "encoder", description="where a task's prefix goes; encoder is the paper's way"
@@ -108,8 +114,10 @@ class Params(BaseModel):
             if kind not in TEACHER_KINDS or not name:
                 raise ValueError(
                     f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
-                    "release:llama2 and hf:MODEL"
+                    "release:llama2, hf:MODEL and openai:URL#MODEL"
                 )
+            if kind == "openai":
+                _server(uri)
         if len(set(value)) != len(value):
             raise ValueError("a teacher stands twice")
         return value
@@ -117,8 +125,8 @@ class Params(BaseModel):
     @field_validator("examples")
     @classmethod
     def _examples(cls, value: str) -> str:
-        if value != "none" and not re.fullmatch(r"random:[1-9]\d*", value):
-            raise ValueError("allowed are random:K (K at least 1) or none")
+        if value != "none" and not re.fullmatch(r"(random|similar):[1-9]\d*", value):
+            raise ValueError("allowed are random:K, similar:K (K at least 1) or none")
         return value
 
     @field_validator("cleaning")
@@ -241,6 +249,21 @@ class Params(BaseModel):
         return {name: json.loads(json.dumps(getattr(self, name))) for name in names}
 
 
+def _server(uri: str) -> None:
+    """ValueError where an openai: URI lacks a part, or holds what must not be written down."""
+    url, _, model = uri.removeprefix("openai:").partition("#")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
+        raise ValueError(
+            f"{uri!r}: expected openai:URL#MODEL, as in openai:http://127.0.0.1:8000/v1#my-model"
+        )
+    if parts.username or parts.password or parts.query:
+        raise ValueError(
+            f"openai:…#{model}: a URL with a name, password or query would stand in every "
+            "manifest; put the key into the environment variable OPENAI_API_KEY"
+        )
+
+
 def _line(item: dict[str, Any]) -> str:
     """One pydantic error as one line: parameter, value, what is allowed."""
     name = ".".join(str(part) for part in item["loc"]) or "parameters"
@@ -255,7 +278,8 @@ def _line(item: dict[str, Any]) -> str:
         error = item["ctx"]["error"]
         if isinstance(error, ParameterError):
             return str(error)
-        return f"{name}: {value!r}: {error}"
+        shown = re.sub(r"//[^/@\s]*@", "//***@", repr(value))  # a password in a URL
+        return f"{name}: {shown}: {error}"
     text = item["msg"].removeprefix("Input should be ")
     allowed = f"{name}: {value!r} ({type(value).__name__}): allowed is {text}"
     field = Params.model_fields.get(str(item["loc"][0])) if item["loc"] else None
