@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
@@ -63,14 +64,14 @@ class Serving:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
         command += ["--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
-        self.log = open(log, "wb")
+        self.log = log.open("wb")
         self.process = subprocess.Popen(
             [*command, "--dtype", "float32"], stdout=self.log, stderr=subprocess.STDOUT
         )
 
     def __enter__(self):
         for _ in range(240):
-            assert self.process.poll() is None, open(self.log.name).read()[-3000:]
+            assert self.process.poll() is None, Path(self.log.name).read_text()[-3000:]
             try:
                 if httpx.get(f"{self.url}/health", timeout=1).status_code == 200:
                     return self

@@ -123,7 +123,7 @@ def test_a_really_full_file_system_is_told_as_such(study, tmp_path):
     try:
         record = store.Record("k", "q", "t", "p" * 3000, "text", "stop")
         with (
-            pytest.raises(OSError, match="No space left on device.*free some space"),
+            pytest.raises(OSError, match=r"No space left on device.*free some space"),
             store.appending(small / "store.jsonl") as append,
         ):
             for _ in range(20):

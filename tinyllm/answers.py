@@ -1,4 +1,4 @@
-"""What teachers answer themselves: the teacher rows of the paper's table, and what `kd` learns from.
+"""What teachers answer themselves: the teacher rows of the paper's table, and `kd`'s input.
 
     runs/STUDY/DATASET/answers/TEACHER/SPLIT/SHOTS/answers.jsonl
 

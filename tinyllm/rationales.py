@@ -222,13 +222,28 @@ def overview(params: Params) -> pd.DataFrame:
 
 
 def samples(params: Params, rows: int = 3) -> str:
-    """The first `rows` training questions and what each teacher wrote for them, as Markdown."""
-    lines = []
+    """Good and bad ones, as Markdown: training questions and what each teacher wrote for them.
+
+    A question for each reading of the first teacher's rationale (`audit.verdict`: argues for the
+    gold option, for another one, for none that can be told), as far as there are any; then the
+    first others up to `rows`. What the same rules say of each text stands before it.
+    """
     said = written(params)
-    for example in training_questions(params)[:rows]:
-        lines += [f"**{example.question}**", prompts.lettered(example.options).replace("\n", " · ")]
-        lines.append(f"gold: *{prompts.student_answer(example)}*")
+    train = training_questions(params)
+    found: dict[str, Example] = {}
+    for each in train:
+        first = next((texts[each.id] for texts in said.values() if texts.get(each.id)), "")
+        found.setdefault(audit.verdict(first, each), each)
+    chosen = [found[verdict] for verdict in audit.VERDICTS if verdict in found][:rows]
+    chosen += [each for each in train if each not in chosen][: rows - len(chosen)]
+    lines = []
+    for each in chosen:
+        lines += [f"**{each.question}**", prompts.lettered(each.options).replace("\n", " · ")]
+        lines.append(f"gold: *{prompts.student_answer(each)}*")
         for teacher, texts in said.items():
-            text = " ".join((texts.get(example.id) or "(none)").split())
-            lines.append(f"- `{teacher}`: {text}")
+            text = texts.get(each.id) or ""
+            reading = audit.verdict(text, each) or "nothing"
+            notes = [reading, *(["cut off"] if audit.cut_off(text) else [])]
+            line = " ".join(text.split()) or "(none)"
+            lines.append(f"- `{teacher}` ({', '.join(notes)}): {line}")
     return "\n\n".join(lines)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,7 +133,7 @@ class HFTeacher:
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
         first = len(order) % self.batch
         cuts = [0, *range(first or self.batch, len(order) + 1, self.batch)]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             yield order[start:end]
 
     @torch.inference_mode()
