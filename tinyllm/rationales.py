@@ -123,11 +123,11 @@ def _record(file: Path, params: Params, teacher: str, train: Sequence[Example]) 
 
 
 def counts(records: Sequence[Record], questions: int) -> dict[str, int]:
-    """How many questions have a rationale, have none, have an empty one, have one cut off."""
+    """How many questions have no rationale, an empty one (or the prompt's echo), one cut off."""
     return {
         "questions": questions,
         "missing": questions - sum(r.text is not None for r in records),
-        "empty": sum(r.text is not None and not r.text.strip() for r in records),
+        "empty": sum(r.text is not None and release.says_nothing(r.text) for r in records),
         "cut_off": sum(cut_off(r) for r in records),
     }
 
@@ -180,7 +180,8 @@ def cleaned(record: Record, example: Example, cleaning: Sequence[str]) -> str:
         rationale without any whole sentence is left as it is.
     The others drop a rationale, as it is after repair:
     drop-empty: nothing but the prompt's echo is left. drop-cut: it is cut off. drop-wrong: it
-        argues for another option than the gold one. drop-repeated: it says a sentence twice.
+        argues for another option than the gold one, as far as a rule can tell (of what it drops of
+        LLaMA 2's, a reader would keep a third). drop-repeated: it says a sentence twice.
         drop-foreign: it is in another language or script.
     """
     text = (record.text or "").strip()
