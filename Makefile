@@ -8,7 +8,7 @@ NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study test test-slow lab install models lint format notebooks outputs parameters clean
+.PHONY: help study test test-slow lab install models lint format notebooks outputs parameters figures report clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,12 @@ outputs: install  ## run the notebooks in place on the micro study, and refresh 
 	done
 	@$(BIN)/python -m tinyllm.params notebooks/*.ipynb
 	$(BIN)/python -m tinyllm.summary --readme README.md
+
+figures: install  ## redraw all figures and tables from stored results and published numbers
+	$(BIN)/python -m tinyllm.redraw
+
+report: figures  ## executed notebooks and figures as one site that opens from disk
+	$(BIN)/python -m tinyllm.report
 
 parameters: install  ## rewrite the notebooks' parameters cell after a change in tinyllm/params.py
 	$(BIN)/python -m tinyllm.params notebooks/*.ipynb

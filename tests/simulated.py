@@ -49,6 +49,8 @@ def predictions(
                         "correct": bool(right[i]),
                         "generated": options[choice],
                         "exact": bool(right[i]),
+                        "named": choice,
+                        "extracted": bool(right[i]),
                         "in_train": False,
                     }
                 )
@@ -63,8 +65,35 @@ def answers(right: Mapping[str, Sequence[Sequence[int]]], dataset: str = "obqa")
             frame = predictions({arm: 0.5}, dataset=dataset, n=len(row), seeds=[seed])
             correct = np.array(row, dtype=bool)
             choice = np.where(correct, frame["gold"], (frame["gold"] + 1) % 4)
-            frames.append(frame.assign(correct=correct, exact=correct, choice=choice))
+            columns = {"correct": correct, "exact": correct, "extracted": correct}
+            frames.append(frame.assign(**columns, choice=choice, named=choice))
     return pd.concat(frames, ignore_index=True)
+
+
+def teachers(
+    predictions: pd.DataFrame, chances: Mapping[str, float], shots: Sequence[str] = ("random:2",)
+) -> pd.DataFrame:
+    """The teachers' own answers to the questions of `predictions`: teacher -> its chance."""
+    draw = np.random.default_rng(1)
+    questions = predictions.drop_duplicates(["study", "dataset", "id"])
+    frames = []
+    for teacher, chance in chances.items():
+        for kind in shots:
+            right = draw.random(len(questions)) < chance
+            frame = questions[["study", "dataset", "id", "options", "gold"]].copy()
+            frame["choice"] = np.where(right, frame["gold"], -1)
+            frames.append(frame.assign(teacher=teacher, shots=kind, correct=right))
+    return pd.concat(frames, ignore_index=True)
+
+
+def facts(predictions: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """What `results.stored_facts` gives for `predictions`; a value may be a dict by arm."""
+    keys = ["study", "dataset", "student", "arm", "seed"]
+    rows = predictions[keys].drop_duplicates().reset_index(drop=True)
+    known = {"alpha": 1.0, "teachers": 2, "train_questions": 1000, "parameters": 4e7}
+    for name, value in {**known, "train_flops": 1e15, **values}.items():
+        rows[name] = rows["arm"].map(value) if isinstance(value, Mapping) else value
+    return rows
 
 
 def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] = (0, 1)):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_distill import KINDS, make
+from tiny import KINDS, make
 
-from tinyllm import evaluate, micro, prompts
+from tinyllm import evaluate, micro, models, paths, prompts, stats
 from tinyllm.data import Example
 
 
@@ -90,3 +90,34 @@ def test_exact_match_compares_both_sides_as_the_tokenizer_gives_them_back(exampl
         encoding.normal(g) == encoding.normal(t) for g, t in zip(gold, frame.generated, strict=True)
     ]
     assert frame.exact.tolist() == expected
+
+
+def test_the_option_that_the_generated_text_names_is_a_third_score(examples, monkeypatch):
+    model, _, encoding = make("t5", "encoder")
+    gold = [e.options[e.answer] for e in examples]
+    wrong = [e.options[(e.answer + 1) % len(e.options)] for e in examples]
+    letter = "abcde"[examples[0].answer]
+    said = [f"The answer is ({letter}).", gold[1], wrong[2], "nothing of the kind", "", *gold[5:]]
+    monkeypatch.setattr(evaluate, "generate", lambda *_, **__: said)
+    frame = evaluate.predict(model, encoding, examples, max_new_tokens=4)
+    assert frame.named.tolist()[:5] == [examples[0].answer, examples[1].answer, 1, -1, -1]
+    assert frame.extracted.tolist()[:5] == [True, True, False, False, False]
+    assert not frame.exact[0] and frame.exact[1]  # the form counts for exact match alone
+    labels = {"study": "s", "dataset": "d", "arm": "a", "student": "m", "seed": 0, "split": "test"}
+    stats.check(frame.assign(**labels), "predictions")
+
+
+@pytest.mark.slow
+def test_a_model_of_flan_t5_smalls_size_scores_200_questions_alike_one_option_at_a_time(
+    release_mirror, monkeypatch
+):
+    if models.wheel_file(models.ALIASES["minilm-ed"].wheel) is None:
+        pytest.skip("the wheel of minilm-ed is not installed: make models")
+    monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
+    import scoring
+
+    model, encoding, real = scoring.prepared(200)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(77e6, rel=0.01)
+    batched = evaluate.score_options(model, encoding, real)
+    assert len(batched) == 200 and sum(len(row["options"]) for row in batched) == 800
+    assert scoring.furthest(batched, scoring.one_by_one(model, encoding, real)) < 1e-4

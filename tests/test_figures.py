@@ -10,9 +10,9 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import answers, history, predictions
+from simulated import answers, facts, history, predictions, teachers
 
-from tinyllm import figures, paper, stats, tables
+from tinyllm import figures, paper, series, stats, tables
 
 ARMS = {"finetune": 0.5, "dss:micro:a": 0.55, "tinyllm": 0.7, "tinyllm:shuffled": 0.5}
 SPLITS = {"train": [90, 110, 95, 105], "valid": [20, 30, 25, 25], "test": [40, 10, 30, 20]}
@@ -46,11 +46,56 @@ def lengths() -> pd.DataFrame:
     )
 
 
+def studies(x: str, values: list, **arms: float) -> pd.DataFrame:
+    """Points of several studies that differ in the fact x alone."""
+    arms = arms or {"finetune": 0.5, "tinyllm": 0.6}
+    rows = [predictions(arms, study=f"s{i}", n=60, rng=i) for i in range(len(values))]
+    known = [facts(part, **{x: value}) for part, value in zip(rows, values, strict=True)]
+    return series.points(pd.concat(rows), pd.concat(known))
+
+
+def curve(x: str) -> pd.DataFrame:
+    """A curve against each quantity that a study may vary."""
+    if x == "teachers":
+        arms = {"finetune": 0.4, "dss:micro:a": 0.5, "dss:micro:b": 0.45, "tinyllm": 0.6}
+        rows = predictions(arms, n=60)
+        count = {"finetune": 0, "dss:micro:a": 1, "dss:micro:b": 1, "tinyllm": 2}
+        known = facts(rows, teachers=count, alpha={"dss:micro:a": 1, "tinyllm": 1})
+        return series.along(series.points(rows, known), x)
+    values = {
+        "alpha": [{"tinyllm": alpha} for alpha in (0.01, 0.1, 0.5, 1.0, 3.0)],
+        "train_questions": [250, 1000, 4957],
+    }
+    if x in values:
+        return series.along(studies(x, values[x]), x)
+    sizes = [
+        predictions({"finetune": 0.4 + 0.1 * i, "tinyllm": 0.5 + 0.1 * i}, student=name, n=60)
+        for i, name in enumerate(["small", "base", "large"])
+    ]
+    known = [
+        facts(part, parameters=size, train_flops=6e9 * size)
+        for part, size in zip(sizes, (8e7, 2.5e8, 7.8e8), strict=True)
+    ]
+    points = series.along(series.points(pd.concat(sizes), pd.concat(known)), x)
+    answered = teachers(sizes[0], {"hf:google/flan-t5-xl": 0.7, "hf:other/llama": 0.55})
+    return series.with_teachers(points, stats.teacher_accuracy(answered))
+
+
+def classes() -> pd.DataFrame:
+    """Two arms on questions that all have the same options."""
+    options = ("yes", "no", "maybe")
+    return predictions({"finetune": 0.5, "tinyllm": 0.7}, "pubmedqa", 90, options=options)
+
+
 @pytest.fixture(scope="module")
 def drawn(frame) -> dict[str, tuple]:
     """Every figure with its numbers."""
     comparison, beside = stats.compare(frame, resamples=500), paper.compare(frame)
-    curves = history()
+    curves, sizes = history(), paper.sizes()
+    asked = teachers(frame, {"micro:a": 0.8, "micro:b": 0.6}, ["none", "random:2"])
+    every = {**ARMS, "tinyllm-micro:a": 0.6, "tinyllm:no-examples": 0.6, "tinyllm:no-forcing": 0.55}
+    ablations = stats.ablations(predictions({**every, "tinyllm:gibberish": 0.6}, n=60), 500)
+    bins, confused = figures.calibration_bins(frame), stats.confusion(classes())
     return {
         "main_results": (lambda: figures.main_results(frame), stats.results(frame)),
         "paired": (lambda: figures.paired_differences(comparison), comparison),
@@ -61,6 +106,15 @@ def drawn(frame) -> dict[str, tuple]:
         "option_balance": (lambda: figures.option_balance(balance()), balance()),
         "lengths": (lambda: figures.length_histograms(lengths()), figures.length_counts(lengths())),
         "pipeline": (figures.pipeline, paper.datasets()),
+        "main_and_teachers": (
+            lambda: figures.main_results(frame, teachers=asked),
+            stats.results(frame),
+        ),
+        "ablation": (lambda: figures.ablation(ablations), ablations),
+        "calibration": (lambda: figures.calibration(bins), bins),
+        "confusion": (lambda: figures.confusion(confused), confused),
+        "published_size": (lambda: figures.accuracy_against(sizes, "parameters"), sizes),
+        **{x: (lambda x=x: figures.accuracy_against(curve(x), x), curve(x)) for x in figures.AXES},
     }
 
 
@@ -74,6 +128,12 @@ NAMES = [
     "option_balance",
     "lengths",
     "pipeline",
+    "main_and_teachers",
+    "ablation",
+    "calibration",
+    "confusion",
+    "published_size",
+    *figures.AXES,
 ]
 
 
@@ -108,15 +168,15 @@ def test_the_same_numbers_give_the_same_bytes(drawn, name, tmp_path):
 
 
 def test_another_process_draws_the_same_bytes(tmp_path):
-    code = "import sys; from tinyllm import figures; figures.published()"
+    code = "from tinyllm import redraw; redraw.published()"
     for folder in ("one", "two"):
         subprocess.run(
             [sys.executable, "-c", code],
             check=True,
             env={"TINYLLM_FIGURES": str(tmp_path / folder), "PYTHONHASHSEED": str(len(folder))},
         )
-    files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 9
+    files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*")]
+    assert len(files) == 4 * 3 + 3  # figures as PNG, PDF, CSV; the table as Markdown, LaTeX, CSV
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -147,7 +207,7 @@ def test_labels_that_name_marks_do_not_overlap(drawn, name):
 
 
 def test_captions_say_n_seeds_and_interval(drawn):
-    for name in ("main_results", "paired", "beside"):
+    for name in ("main_results", "paired", "beside", "ablation", "calibration", "alpha"):
         caption = words(drawn[name][0]())
         assert "n = 60 test questions" in caption and "3 seeds" in caption and "95%" in caption
     assert "n: OBQA 500, ARC 1165" in words(figures.published_gains(paper.gains()))
@@ -219,6 +279,74 @@ def test_filled_marks_are_the_significant_ones():
     assert len(marks) == len(comparison)
     assert hollow == (~comparison["significant"]).sum()
     assert 0 < hollow < len(marks)
+
+
+def test_teachers_have_a_row_each_below_no_student_and_a_line_through_the_panel(frame):
+    asked = teachers(frame, {"micro:a": 0.8, "micro:b": 0.6})
+    figure = figures.main_results(frame, teachers=asked)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[-2:] == ["teacher a, 2-shot", "teacher b, 2-shot"]
+    rows = stats.results(frame, teachers=asked).query("dataset == 'obqa'")
+    assert len(rows) == len(ARMS) + 2
+    expected = 100 * asked[asked["dataset"].eq("obqa") & asked["teacher"].eq("micro:a")].correct
+    lines = [line.get_xdata() for line in figure.axes[0].lines]
+    assert any(len(x) == 2 and x[0] == x[1] == pytest.approx(expected.mean()) for x in lines)
+    assert "Diamonds: the teachers" in words(figure)
+    assert "Diamonds" not in words(figures.main_results(frame))
+
+
+def test_the_ablation_says_in_words_what_each_arm_lacks(drawn):
+    shown = words(drawn["ablation"][0]())
+    for text in (
+        *("answers only", "teacher a alone", "without teacher a", "teachers without examples"),
+        *("teachers without the answer", "other questions' rationales", "words more"),
+    ):
+        assert text in shown
+
+
+def test_a_curve_goes_through_the_means_at_each_value():
+    points = curve("teachers")
+    axis = figures.accuracy_against(points, "teachers").axes[0]
+    line = next(line for line in axis.lines if len(line.get_xdata()) == 3)
+    singles = points.loc[points["teachers"] == 1, "estimate"]
+    assert len(singles) == 2
+    assert line.get_ydata()[1] == pytest.approx(100 * singles.mean())
+
+
+def test_a_curve_has_its_references_as_level_lines():
+    points = curve("alpha")
+    assert points.loc[points["arm"] == "finetune", "alpha"].isna().all()
+    axis = figures.accuracy_against(points, "alpha").axes[0]
+    level = 100 * points.loc[points["arm"] == "finetune", "estimate"].iloc[0]
+    assert any(set(line.get_ydata()) == {level} for line in axis.lines)
+    assert axis.get_xscale() == "log"
+
+
+def test_a_curve_of_nothing_and_an_unknown_axis_are_errors():
+    with pytest.raises(ValueError, match="x: 'lr': allowed are alpha, train_questions"):
+        figures.accuracy_against(curve("alpha"), "lr")
+    with pytest.raises(ValueError, match="column 'alpha': there is no value"):
+        figures.accuracy_against(curve("alpha").assign(alpha=np.nan), "alpha")
+
+
+def test_calibration_writes_the_error_with_its_interval_and_draws_every_bin(frame):
+    bins = figures.calibration_bins(frame)
+    figure = figures.calibration(bins)
+    error = stats.ece(frame).iloc[0]
+    text = f"ECE {100 * error.ece:.1f} [{100 * error.low:.1f}, {100 * error.high:.1f}]"
+    assert text in words(figure)
+    points = [len(box[0].get_xdata()) for axis in figure.axes for box in axis.containers[1:]]
+    assert sum(points) == len(bins)  # the first container of a panel holds the grey bars
+
+
+def test_confusion_writes_the_share_of_each_cell():
+    table = stats.confusion(classes())
+    shown = words(figures.confusion(table))
+    for line in table.itertuples():
+        assert f"{100 * line.share:.0f}" in shown
+        assert f"[{100 * line.low:.0f}, {100 * line.high:.0f}]" in shown
+    with pytest.raises(ValueError, match="no classes"):
+        figures.confusion(table.iloc[:0])
 
 
 def test_learning_curves_work_for_one_students_own_history():

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as distributions
-from simulated import answers, predictions
+from simulated import answers, predictions, teachers
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from tinyllm import stats
+from tinyllm.stats import pairs
 
 ANSWERS = st.integers(2, 25).flatmap(
     lambda n: st.lists(
@@ -152,6 +153,120 @@ def test_ece_agrees_with_a_loop_over_questions():
     assert stats.ece(frame)["ece"].iloc[0] == pytest.approx(gap / len(frame))
 
 
+def by_hand_f1(gold: list, choice: list, classes: list) -> float:
+    """Macro-F1 by sklearn, over the classes that occur."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, choice, average="macro", labels=classes, zero_division=0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=40))
+def test_macro_f1_and_confusion_agree_with_sklearn(pairs):
+    gold, choice = zip(*pairs, strict=True)
+    options = ("yes", "no", "maybe")
+    frame = predictions({"finetune": 0.5}, n=len(pairs), seeds=[0], options=options)
+    frame = frame.assign(gold=gold, choice=choice, correct=np.equal(gold, choice))
+    line = stats.macro_f1(frame, resamples=50).iloc[0]
+    names = [[options[i] for i in side] for side in (gold, choice)]
+    occurring = sorted({*names[0], *names[1]})
+    assert line["macro_f1"] == pytest.approx(by_hand_f1(*names, occurring))
+    assert 0 <= line["low"] <= line["macro_f1"] <= line["high"] <= 1
+
+    from sklearn.metrics import confusion_matrix
+
+    table = stats.confusion(frame).pivot(index="gold", columns="choice", values="questions")
+    expected = confusion_matrix(*names, labels=sorted(options))
+    assert (table.loc[sorted(options), sorted(options)].to_numpy() == expected).all()
+
+
+def test_confusion_is_a_mean_over_seeds_and_its_rows_sum_to_1():
+    frame = predictions({"finetune": 0.6}, n=30, seeds=[0, 1], options=("yes", "no"))
+    table = stats.confusion(frame)
+    assert table.groupby("gold")["share"].sum().tolist() == pytest.approx([1, 1])
+    assert table["questions"].sum() == 30
+    line = table.iloc[0]
+    assert (line["low"], line["high"]) == stats.wilson(line["questions"], line["n"])
+    own = frame.assign(options=[[f"{i}a", f"{i}b"] for i in frame["id"]])
+    assert stats.confusion(own).empty
+
+
+def test_intervals_of_ece_and_f1_agree_with_drawing_questions_one_by_one():
+    frame = predictions({"finetune": 0.6}, n=120, seeds=[0, 1], options=("yes", "no", "maybe"))
+    draw, errors, scores = np.random.default_rng(5), [], []
+    parts = {name: rows for name, rows in frame.groupby("id")}
+    ids = sorted(parts)
+    for _ in range(150):
+        rows = [parts[name].assign(id=i) for i, name in enumerate(draw.choice(ids, len(ids)))]
+        again = pd.concat(rows, ignore_index=True)
+        errors.append(stats.ece(again, resamples=2)["ece"].iloc[0])
+        scores.append(stats.macro_f1(again, resamples=2)["macro_f1"].iloc[0])
+    error, score = stats.ece(frame).iloc[0], stats.macro_f1(frame).iloc[0]
+    for line, drawn in ((error, errors), (score, scores)):
+        assert (line["high"] - line["low"]) / (4 * np.std(drawn)) == pytest.approx(0.98, abs=0.2)
+    assert error["low"] <= error["ece"] <= error["high"]
+
+
+def test_the_bins_of_a_reliability_plot_count_a_question_once_for_its_interval():
+    frame = predictions({"finetune": 0.5}, n=50, seeds=[0, 1, 2])
+    table = stats.reliability(frame)
+    assert table["rows"].sum() == 150 and (table["n"] <= 50).all()
+    assert ((table["left"] < table["confidence"]) & (table["confidence"] <= table["right"])).all()
+    for line in table.itertuples():
+        assert (line.low, line.high) == stats.wilson(line.accuracy * line.n, line.n)
+
+
+# --- teachers, ablations -----------------------------------------------------------------------
+
+
+def test_teacher_accuracy_counts_each_question_once_a_teacher_and_kind_of_prompt():
+    frame = predictions({"finetune": 0.5}, n=40, seeds=[0, 1])
+    asked = teachers(frame, {"micro:a": 0.8}, ["none", "random:2"])
+    table = stats.teacher_accuracy(asked)
+    assert table["arm"].tolist() == ["teacher:micro:a, 0-shot", "teacher:micro:a, 2-shot"]
+    assert table["n"].tolist() == [40, 40]
+    assert table["k"].tolist() == asked.groupby("shots")["correct"].sum().tolist()
+    assert len(stats.results(frame, teachers=asked)) == 3
+    with pytest.raises(ValueError, match="'q3' is not answered once by every teacher"):
+        stats.teacher_accuracy(asked[~(asked["id"].eq("q3") & asked["shots"].eq("none"))])
+    assert stats.teacher_accuracy(asked.iloc[:0]).empty
+
+
+def test_ablations_are_the_paired_differences_from_tinyllm_of_whole_models():
+    arms = {"finetune": 0.5, "dss:a": 0.5, "tinyllm": 0.6, "tinyllm-a": 0.55}
+    frame = predictions({**arms, "kd": 0.5, "tinyllm+lora": 0.5, "lora": 0.5}, n=40)
+    table = stats.ablations(frame, resamples=200)
+    assert set(table["arm"]) == {"finetune", "dss:a", "tinyllm-a"}
+    assert set(table["baseline"]) == {"tinyllm"}
+    line = stats.paired(frame, "finetune", "tinyllm", resamples=200)
+    own = table.set_index("arm").loc["finetune"]
+    assert (own["difference"], own["low"]) == (line["difference"], line["low"])
+    assert stats.ablations(frame[frame["arm"] != "tinyllm"]).empty
+
+
+def test_mcnemar_of_a_large_table_is_near_the_chi_square_worked_by_hand():
+    # (86 - 150)^2 / (86 + 150) = 17.36
+    ours = [1] * 794 + [1] * 150 + [0] * 86 + [0] * 570
+    theirs = [1] * 794 + [0] * 150 + [1] * 86 + [0] * 570
+    won, lost, p = stats.mcnemar(ours, theirs)
+    assert (won, lost) == (150, 86)
+    normal = distributions.chi2.sf((86 - 150) ** 2 / (86 + 150), 1)
+    assert p == pytest.approx(normal, rel=0.3)
+    exact = statsmodels_mcnemar([[794, 150], [86, 570]], exact=True).pvalue
+    assert p == pytest.approx(exact)
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12))
+def test_holm_agrees_with_its_definition_and_keeps_the_order(values):
+    table = stats.holm(pd.DataFrame({"p": values}))
+    order = np.argsort(values, kind="stable")
+    steps = [min(1, values[i] * (len(values) - rank)) for rank, i in enumerate(order)]
+    expected = np.empty(len(values))
+    expected[order] = np.maximum.accumulate(steps)
+    assert table["p_holm"].to_numpy() == pytest.approx(expected)
+    assert (table["p_holm"] >= table["p"] - 1e-12).all()
+
+
 # --- paired tests ------------------------------------------------------------------------------
 
 
@@ -207,7 +322,7 @@ def test_won_and_lost_are_questions_by_the_majority_of_seeds():
 
 def test_seed_weights_give_the_unbiased_variance_of_a_mean_of_few_seeds():
     values = np.array([0.1, 0.4, 0.7])
-    weights = stats._seed_weights(3, 200_000, np.random.default_rng(0))
+    weights = pairs._seed_weights(3, 200_000, np.random.default_rng(0))
     assert weights.sum(axis=1) == pytest.approx(np.ones(len(weights)))
     drawn = weights @ values
     assert drawn.mean() == pytest.approx(values.mean(), abs=0.002)
@@ -232,7 +347,7 @@ def test_interval_covers_the_true_difference_about_as_often_as_it_says():
     inside = 0
     for world in range(300):
         mine, other = draw.random((1, 200)) < 0.6, draw.random((1, 200)) < 0.5
-        drawn = stats._difference_draws(mine * 1.0, other * 1.0, True, 1000, (world, 0))
+        drawn = pairs._difference_draws(mine * 1.0, other * 1.0, True, 1000, (world, 0))
         low, high = np.quantile(drawn, [0.025, 0.975])
         inside += low <= 0.1 <= high
     assert 0.90 <= inside / 300 <= 0.985
@@ -416,13 +531,39 @@ def broken(frame: pd.DataFrame, row: int, column: str, value) -> pd.DataFrame:
         ("scores", [0.0, 1.0], "2 numbers for 4 options"),
         ("gold", 4, "index of none of its 4 options"),
         ("choice", -1, "index of none of its 4 options"),
+        ("tokens", [1, 1, 1], "3 numbers for 4 options"),
+        ("scores", None, "every option needs a number"),
+        ("options", ["x"], "1 options; 2 or more are needed"),
         ("exact", None, "is empty"),
+        ("options", None, "is empty"),
+        ("extracted", None, "is empty"),
+        ("named", 4, "index of none of its 4 options"),
+        ("named", -2, "index of none of its 4 options"),
     ],
 )
 def test_a_broken_cell_is_named_with_file_column_and_row(whole, column, value, problem):
     with pytest.raises(ValueError, match=problem) as error:
         stats.check(broken(whole, 7, column, value), "a.parquet")
     assert str(error.value).startswith(f"a.parquet: row 7 (id 'q2'), column '{column}': ")
+    assert str(error.value).endswith("run notebooks 03 and 04 again.")  # the remedy
+
+
+def test_files_from_before_the_named_option_was_looked_for_pass(whole):
+    old = whole.drop(columns=["named", "extracted"])
+    assert stats.check(old, "a.parquet") is old
+
+
+def test_extracted_that_contradicts_the_named_option_is_an_error(whole):
+    flipped = whole.assign(extracted=whole["extracted"] ^ (whole.index == 3))
+    with pytest.raises(ValueError, match=r"row 3 \(id 'q3'\), column 'extracted'.*named equals"):
+        stats.check(flipped, "a.parquet")
+
+
+def test_arms_with_different_options_are_named(whole):
+    changed = whole.copy()
+    changed.at[12, "options"] = ["w", "x", "y", "other"]
+    with pytest.raises(ValueError, match=r"row 12 \(id 'q2'\), column 'options'.*differ"):
+        stats.check(changed, "a.parquet")
 
 
 def test_correct_that_contradicts_the_choice_is_named(whole):
@@ -445,11 +586,13 @@ def test_arms_scored_on_different_questions_are_named(whole, lost):
     message = str(error.value)
     assert message.startswith("a.parquet: row ") and f"(id '{key}'), column 'id'" in message
     assert "finetune" in message and "(1 such)" in message
+    assert message.endswith("the same `limit` and `data_seed`.")
 
 
 def test_arms_with_different_gold_answers_are_named(whole):
     gold = whole["gold"].where(whole.index != 12, (whole["gold"] + 1) % 4)
-    changed = whole.assign(gold=gold, correct=gold == whole["choice"])
+    right = gold == whole["choice"]
+    changed = whole.assign(gold=gold, correct=right, extracted=right)
     with pytest.raises(ValueError, match=r"row 12 \(id 'q2'\), column 'gold'.*differ"):
         stats.check(changed, "a.parquet")
 

@@ -1,21 +1,49 @@
 """The arms of a study: what is compared. An arm is a few fields of data; `distill` trains it.
 
-- `finetune`: the answer alone.
-- `dss:TEACHER`: the answer and one teacher's rationales (Distill-step-by-step); TEACHER is its URI,
-  or its name in it: `dss:release:llama2` or `dss:llama2`.
-- `tinyllm`: the answer and every teacher's rationales (the paper).
-- `tinyllm:shuffled`: as tinyllm, with each teacher's rationales permuted among the questions.
-- `tinyllm:scrambled`: as tinyllm, with each word permuted among the words at its place.
+    ARM = METHOD | METHOD+lora | METHOD+lora:RANK
 
-The last two are controls: equal words, lengths and cost. A shuffled rationale says nothing about
-its question any more, but what it says may still be true and worth knowing; a scrambled one says
-nothing at all.
+| METHOD | what the student learns |
+|---|---|
+| `inference` | nothing: it is scored as it is (no `+lora`) |
+| `finetune` | the answer alone |
+| `lora`, `lora:RANK` | short for `finetune+lora`, `finetune+lora:RANK` |
+| `kd`, `kd:T` | the answer, and the teachers' mean distribution over the options at temperature T |
+| `dss:TEACHER` | the answer and one teacher's rationales (Distill-step-by-step) |
+| `tinyllm` | the answer and every teacher's rationales (the paper) |
+| `tinyllm-TEACHER` | ablation: one teacher left out |
+| `tinyllm:no-examples` | ablation: teachers asked without in-context examples |
+| `tinyllm:no-forcing` | ablation: teachers asked without being told the gold answer |
+| `tinyllm:shuffled` | control: each teacher's rationales permuted among the questions |
+| `tinyllm:scrambled` | control: each word permuted among the words at its place |
+| `tinyllm:gibberish` | control: one teacher more, which writes random words |
+
+TEACHER is a teacher's URI or its name in it: `dss:release:llama2` or `dss:llama2`. RANK is 8 and T
+is 1 unless given. LoRA adds a low-rank update to every linear layer but the output layer, whatever
+the method, so `tinyllm+lora` trains a model by TinyLLM that is too large to train whole.
+
+The controls have equal words, lengths and cost. A shuffled rationale says nothing about its
+question any more, but what it says may still be true and worth knowing; a scrambled one says
+nothing at all. A gibberish teacher tells what one more task does by itself.
+
+`all` alone stands for each of them once (LoRA for fine-tuning only), as far as the teachers allow.
+
+To add an arm, add a line to METHODS or TINYLLM: nothing else knows their names.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tinyllm.params import Params
+
+LORA_RANK = 8
+TEMPERATURE = 1.0
+GIBBERISH = "gibberish"  # name of the teacher that writes random words
 
 
 @dataclass(frozen=True)
@@ -23,34 +51,148 @@ class Arm:
     """What one arm trains with.
 
     name: as written in the parameter `arms`.
-    teachers: whose rationales are targets, in the order of their weights alpha.
+    trained: False for the student as it is.
+    teachers: whose rationales are targets, in the order of the parameter `teachers`.
     moved: what is permuted among the training questions: nothing, whole `rationales` or `words`.
+    gibberish: one more teacher writes random words.
+    asked: parameters that are other than the study's when the teachers are asked.
+    scorers: whose distributions over the options are learned from, averaged.
+    temperature: at which those and the student's are compared.
+    lora: rank of the adapters; 0 trains the whole model.
     """
 
     name: str
+    trained: bool = True
     teachers: tuple[str, ...] = ()
     moved: Literal["", "rationales", "words"] = ""
+    gibberish: bool = False
+    asked: dict[str, Any] = field(default_factory=dict)
+    scorers: tuple[str, ...] = ()
+    temperature: float = TEMPERATURE
+    lora: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that differ from a fine-tuned student's, for a spec and to be shown."""
+        plain = Arm(self.name)
+        changed = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {n: v for n, v in changed.items() if v != getattr(plain, n)}
 
 
-def resolve(name: str, teachers: list[str]) -> Arm:
-    """The arm called `name` in a study with `teachers`; ValueError if there is none such."""
-    kind, _, rest = name.partition(":")
-    if name == "finetune":
-        return Arm(name)
-    if kind == "dss":
-        meant = [uri for uri in teachers if rest in (uri, uri.partition(":")[2])]
-        if len(meant) != 1:
-            raise ValueError(
-                f"{name!r}: {rest!r} names {len(meant)} of the teachers {', '.join(teachers)}"
-            )
-        return Arm(name, tuple(meant))
-    if name == "tinyllm":
-        return Arm(name, tuple(teachers))
-    if name == "tinyllm:shuffled":
-        return Arm(name, tuple(teachers), moved="rationales")
-    if name == "tinyllm:scrambled":
-        return Arm(name, tuple(teachers), moved="words")
-    raise ValueError(
-        f"{name!r} is unknown; allowed are finetune, dss:TEACHER, tinyllm, tinyllm:shuffled and "
-        "tinyllm:scrambled"
-    )
+METHODS: dict[str, dict[str, Any]] = {"inference": {"trained": False}, "finetune": {}}
+TINYLLM: dict[str, dict[str, Any]] = {
+    "no-examples": {"asked": {"examples": "none"}},
+    "no-forcing": {"asked": {"teacher_forcing": False}},
+    "shuffled": {"moved": "rationales"},
+    "scrambled": {"moved": "words"},
+    "gibberish": {"gibberish": True},
+}
+ALLOWED = (
+    f"{', '.join(METHODS)}, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, tinyllm, "
+    f"tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but inference "
+    "with +lora or +lora:RANK behind it"
+)
+
+
+def resolve(name: str, teachers: Sequence[str]) -> Arm:
+    """The arm called `name` in a study with `teachers`.
+
+    Raises ValueError, naming the arm and why, if there is none such, or if recorded teachers
+    (`release:`) cannot give what it needs.
+    """
+    written = re.sub(r"^lora(?=$|:)", "finetune+lora", name)
+    method, plus, adapters = written.partition("+lora") if "+lora" in written else (written, "", "")
+    lora = LORA_RANK if plus else 0
+    if adapters:
+        if not re.fullmatch(r":[1-9]\d*", adapters):
+            raise ValueError(f"{name!r}: expected +lora or +lora:RANK, a whole number from 1")
+        lora = int(adapters[1:])
+    arm = replace(_method(name, method, tuple(teachers)), lora=lora)
+    if lora and not arm.trained:
+        raise ValueError(f"{name!r}: {method!r} trains nothing, so it has no adapters")
+    needs = "must be asked anew" if arm.asked else "must score the options" if arm.scorers else ""
+    recorded = [uri for uri in (*arm.teachers, *arm.scorers) if uri.startswith("release:")]
+    if needs and recorded:
+        raise ValueError(
+            f"{name!r}: its teachers {needs}, but {recorded[0]!r} is recorded text; leave this arm "
+            "out, or prompt that model (hf:MODEL)"
+        )
+    return arm
+
+
+def everything(teachers: Sequence[str]) -> list[str]:
+    """The arms that `all` stands for: each method once, as far as these teachers can serve it.
+
+    A teacher is left out only where more than one remains (else that is a `dss` arm), and what
+    recorded teachers cannot give is not asked of them.
+    """
+    names = [*METHODS, "lora", "kd", *(f"dss:{uri.partition(':')[2]}" for uri in teachers)]
+    names += ["tinyllm"]
+    names += [f"tinyllm-{uri.partition(':')[2]}" for uri in teachers if len(teachers) > 2]
+    names += [f"tinyllm:{name}" for name in TINYLLM]
+    found = []
+    for name in names:
+        with contextlib.suppress(ValueError):
+            found.append(resolve(name, teachers).name)
+    return found
+
+
+def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
+    """The arm of a method, fully trained."""
+    if method in METHODS:
+        return Arm(name, **METHODS[method])
+    kind, mark, rest = re.fullmatch(r"(dss|kd|tinyllm)?([:-]?)(.*)", method).groups()
+    if kind in ("kd", "tinyllm") and not teachers:
+        raise ValueError(f"{name!r}: needs at least one teacher")
+    if kind == "kd" and (mark, bool(rest)) in (("", False), (":", True)):
+        return Arm(name, scorers=teachers, temperature=_temperature(name, rest))
+    if kind == "dss" and mark == ":":
+        return Arm(name, teachers=(_meant(name, rest, teachers),))
+    if kind == "tinyllm" and not mark and not rest:
+        return Arm(name, teachers=teachers)
+    if kind == "tinyllm" and mark == ":" and rest in TINYLLM:
+        return Arm(name, teachers=teachers, **TINYLLM[rest])
+    if kind == "tinyllm" and mark == "-":
+        absent = _meant(name, rest, teachers)
+        if len(teachers) == 1:
+            raise ValueError(f"{name!r}: leaves no teacher; that is the arm finetune")
+        return Arm(name, teachers=tuple(uri for uri in teachers if uri != absent))
+    raise ValueError(f"{name!r} is unknown; allowed are {ALLOWED}")
+
+
+def _meant(name: str, teacher: str, teachers: tuple[str, ...]) -> str:
+    """The one teacher of the study that `teacher` names, by URI or by its name in it."""
+    meant = [uri for uri in teachers if teacher in (uri, uri.partition(":")[2])]
+    if len(meant) != 1:
+        raise ValueError(
+            f"{name!r}: {teacher!r} names {len(meant)} of the teachers {', '.join(teachers)}"
+        )
+    return meant[0]
+
+
+def _temperature(name: str, written: str) -> float:
+    if not written:
+        return TEMPERATURE
+    if not re.fullmatch(r"\d+(\.\d+)?", written) or float(written) == 0:
+        raise ValueError(f"{name!r}: {written!r} is no temperature; allowed are numbers above 0")
+    return float(written)
+
+
+def asked(arm: Arm, params: Params) -> Params:
+    """The parameters with which an arm's teachers were asked: they name its rationale stores."""
+    return params.model_copy(update=arm.asked)
+
+
+def variants(params: Params) -> list[Params]:
+    """The parameters of every rationale store that a study needs, its own first, none twice."""
+    found = [params]
+    for name in params.arms:
+        one = asked(resolve(name, params.teachers), params)
+        if one not in found:
+            found.append(one)
+    return found
+
+
+def scored(params: Params) -> list[str]:
+    """The teachers whose distributions over the options a study needs, in its order."""
+    needed = {uri for name in params.arms for uri in resolve(name, params.teachers).scorers}
+    return [uri for uri in params.teachers if uri in needed]

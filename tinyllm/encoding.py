@@ -8,9 +8,9 @@ the target. Where an input is too long its context is cut, never the question or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tinyllm import prompts
 from tinyllm.data import Example
 from tinyllm.params import ParameterError, Params
+from tinyllm.release import CONTEXT_END
 
 IGNORED = -100  # label of a position without a target, as in torch's cross-entropy
 
@@ -71,20 +72,39 @@ class Encoding:
 
     def source(self, example: Example, prefix: str) -> list[int]:
         """Input ids of a question for the task with `prefix`, at most `max_input` long."""
-        head = self.tokens(prefix) if self.task_prefix == "encoder" else []
-        tail = [*self.tokens(prompts.student_question(example)), *self.separator]
-        after = self.tokens(prefix) if not self.seq2seq and self.task_prefix == "decoder" else []
-        context = self.tokens(example.context) if example.context else []
-        fixed = len(self.lead) + len(head) + len(tail) + len(after) + len(self.tail)
-        room = self.max_input - fixed
+        before, after = self._around(example, prefix)
+        room = self.max_input - len(before) - len(after)
         if room < 0:
             raise ParameterError(
                 f"max_input: {self.max_input}: question {example.id!r} with its options needs "
-                f"{fixed} tokens before any context; set max_input to at least that"
+                f"{len(before) + len(after)} tokens before any context; set max_input to at least "
+                "that"
             )
+        context = self.tokens(example.context) if example.context else []
         if len(context) > room:
             self.cut_inputs.add(example.id)
-        return [*self.lead, *head, *context[:room], *tail, *after, *self.tail]
+        return [*before, *context[:room], *after]
+
+    def _around(self, example: Example, prefix: str) -> tuple[list[int], list[int]]:
+        """What stands before and after a question's context, which alone may be cut."""
+        head = self.tokens(prefix) if self.task_prefix == "encoder" else []
+        tail = [*self.tokens(prompts.student_question(example)), *self.separator]
+        ends = self.tokens(prefix) if not self.seq2seq and self.task_prefix == "decoder" else []
+        return [*self.lead, *head], [*tail, *ends, *self.tail]
+
+    def check_room(self, examples: Sequence[Example], prefixes: Sequence[str]) -> None:
+        """ParameterError if any question with its options is longer than `max_input`.
+
+        It says how many are, and what would be enough for all of them.
+        """
+        longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
+        need = [sum(map(len, self._around(example, longest))) for example in examples]
+        if (most := max(need, default=0)) > self.max_input:
+            raise ParameterError(
+                f"max_input: {self.max_input}: {sum(n > self.max_input for n in need)} of "
+                f"{len(need)} questions with their options are longer, and only context is ever "
+                f"cut; set max_input to at least {most}"
+            )
 
     def target(self, text: str, example_id: str = "") -> list[int]:
         """Target ids of a text, closed by the end token, at most `max_target` long."""
@@ -108,6 +128,37 @@ class Encoding:
         return " ".join(back.split()).casefold()
 
 
+@dataclass(frozen=True)
+class Lost:
+    """How many of `inputs` lose an option, at least in part, and how many lose all of them."""
+
+    inputs: int
+    some: int
+    all: int
+
+
+def options_lost(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prefix: str, max_input: int
+) -> Lost:
+    """What is lost where an input is cut at its end after `max_input` tokens, options and all.
+
+    That is the release's way, whose inputs end with their options; this project cuts context only
+    (see `Encoding.source`). An option is lost if its last token is.
+    """
+    closing = tokenizer.num_special_tokens_to_add()
+    some = all_ = 0
+    for example in examples:
+        context = f"{example.context}{CONTEXT_END}" if example.context else ""
+        ends = []
+        for number in (1, len(example.options)):  # where the first and the last option end
+            shown = replace(example, options=example.options[:number], answer=0)
+            text = prefix + context + prompts.student_question(shown)
+            ends.append(len(tokenizer(text, add_special_tokens=False).input_ids))
+        some += ends[1] + closing > max_input
+        all_ += ends[0] + closing > max_input
+    return Lost(len(examples), some, all_)
+
+
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[int]]:
     """Rows of one length, filled with `value` at the right (or left)."""
     width = max((len(row) for row in rows), default=0)
@@ -122,7 +173,7 @@ def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[No
     The logits then have shape [wanted.sum(), vocabulary]: for a large vocabulary the projection is
     most of a small student's work.
     """
-    if hasattr(model, "get_base_model"):
+    if hasattr(model, "get_base_model"):  # peft's wrapper
         model = model.get_base_model()
     owner = model.decoder if model.config.model_type == "encoder-decoder" else model
     head = owner.get_output_embeddings()

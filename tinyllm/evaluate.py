@@ -1,7 +1,9 @@
 """Scoring: which option a model finds likeliest, and what it writes when asked.
 
 The headline metric is the option with the highest length-normalised log-probability; beside it
-stands the paper's exact match of generated text. Statistics over the rows are in `tinyllm.stats`.
+stand the paper's exact match of generated text, and the option that this text names (its letter or
+text, anywhere in it), which asks for the answer without asking for its form. Statistics over the
+rows are in `tinyllm.stats`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from tinyllm import prompts
 from tinyllm.data import Example
 from tinyllm.encoding import IGNORED, Encoding, pad, projecting_only
+from tinyllm.extract import answer_named
 
 SCORE_VERSION = 1
 BATCH = 32  # questions a forward pass; bounds memory, changes no number
@@ -30,9 +33,13 @@ def predict(
     max_new_tokens: int,
     in_train: set[str] = frozenset(),
 ) -> pd.DataFrame:
-    """A row a question: scores an option, choice, generated text, exact match.
+    """A row a question: scores an option, choice, generated text, exact match, option named.
 
     in_train: ids of test questions that stand in train too (column `in_train`).
+
+    Besides `score_options`' columns: correct, generated, exact (the text is the gold option's),
+    named (index of the option that the text names, -1 where it names none or several), extracted
+    (named is gold), in_train.
     """
     frame = pd.DataFrame(score_options(model, encoding, examples))
     frame["correct"] = frame.choice == frame.gold
@@ -42,6 +49,11 @@ def predict(
     gold = [encoding.normal(prompts.student_answer(example)) for example in examples]
     written = [encoding.normal(text) for text in frame.generated]
     frame["exact"] = [a == b for a, b in zip(gold, written, strict=True)]
+    named = [
+        answer_named(text, e.options) for text, e in zip(frame.generated, examples, strict=True)
+    ]
+    frame["named"] = [-1 if index is None else index for index in named]
+    frame["extracted"] = frame.named == frame.gold
     frame["in_train"] = frame.id.isin(in_train)
     return frame
 
@@ -56,7 +68,6 @@ def score_options(
     scores (log-probability a token, the end token counted), logprobs (summed), tokens.
     """
     rows: list[dict[str, Any]] = [{}] * len(examples)
-    score = _score_seq2seq if encoding.seq2seq else _score_causal
     for at, sources in _batches(model, encoding, examples, prompts.ANSWER_PREFIX):
         targets = [
             [*encoding.tokens(option), encoding.tokenizer.eos_token_id]
@@ -64,7 +75,7 @@ def score_options(
             for option in examples[i].options
         ]
         owner = torch.tensor([q for q, i in enumerate(at) for _ in examples[i].options])
-        sums = score(model, encoding, sources, targets, owner.to(model.device)).tolist()
+        sums = log_probabilities(model, encoding, sources, targets, owner)
         start = 0
         for i in at:
             example = examples[i]
@@ -82,6 +93,22 @@ def score_options(
             }
             start = end
     return rows
+
+
+@torch.inference_mode()
+def log_probabilities(
+    model: PreTrainedModel,
+    encoding: Encoding,
+    sources: list[list[int]],
+    targets: list[list[int]],
+    owner: torch.Tensor,
+) -> list[float]:
+    """Summed log-probability of each target [n] after the source that `owner` [n] points to.
+
+    One encoder (or prefix) pass a source, however many targets it has.
+    """
+    score = _score_seq2seq if encoding.seq2seq else _score_causal
+    return score(model, encoding, sources, targets, owner.to(model.device)).tolist()
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from transformers import (
@@ -29,6 +30,8 @@ from transformers import (
     EncoderDecoderModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
     set_seed,
 )
 
@@ -37,6 +40,14 @@ from tinyllm import paths, runs
 # A report of every loaded and new weight, and bars for files that are on disk, bury what matters.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+# Shapes of the paper's students, google/flan-t5-SIZE: d_model, d_ff, layers (of each half), heads.
+FLAN_T5 = {
+    "small": (512, 1024, 8, 6),
+    "base": (768, 2048, 12, 12),
+    "large": (1024, 2816, 24, 16),
+}
+LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,14 @@ class Alias:
     wheel: where the weights lie without a hub.
     fresh: pattern of the parameters that have a new role, and by how much their learning rate is
         higher than `lr` (they need larger steps than weights that keep their role).
+    whole: modules that LoRA trains whole, because they are new or have a new role.
     """
 
     hub: str = ""
     wheel: Wheel | None = None
     fresh: str = ""
     fresh_lr: float = 1.0
+    whole: tuple[str, ...] = ()
 
 
 ALIASES = {
@@ -78,6 +91,7 @@ ALIASES = {
         ),
         fresh="crossattention",
         fresh_lr=5.0,
+        whole=("crossattention", "transform"),
     ),
     "smollm2": Alias(
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -109,12 +123,17 @@ def wheel_file(wheel: Wheel) -> Path | None:
 
 
 def load(
-    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device_map: str | dict | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer by alias, folder or hub id.
+    """Load a model and its tokenizer by alias, folder, GGUF file or hub id.
 
     seed: seeds the weights that are not pretrained (all of `micro-t5`, the layer before the output
         of `minilm-ed`), so that two seeds of a study differ in them too.
+    device_map: spreads pretrained weights over devices, as `from_pretrained` does (`auto`).
     Raises ValueError where the name is neither a folder nor reachable on the hub, with what to do.
     """
     set_seed(seed)
@@ -127,19 +146,82 @@ def load(
     if name == "minilm-ed":
         return _minilm_encoder_decoder(_source(ALIASES[name]), dtype)
     if name in ALIASES:
-        return _from_pretrained(_source(ALIASES[name]), dtype)
-    return _from_pretrained(name, dtype)
+        return _from_pretrained(_source(ALIASES[name]), dtype, device_map)
+    return _from_pretrained(name, dtype, device_map)
+
+
+def flan_t5(size: str) -> T5ForConditionalGeneration:
+    """FLAN-T5 `small`, `base` or `large` with random weights, to measure it without a hub.
+
+    Its 77.0M, 247.6M or 783.2M parameters include an output layer of its own. transformers 5 ties
+    the two while it builds any T5; in a checkpoint that holds both, as FLAN-T5's do, they stay two.
+    """
+    width, inner, layers, heads = FLAN_T5[size]
+    config = T5Config(
+        vocab_size=32128,
+        d_model=width,
+        d_ff=inner,
+        d_kv=64,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    torch.nn.init.normal_(model.lm_head.weight, std=width**-0.5)
+    return model
 
 
 def content(name: str) -> dict[str, str]:
-    """What identifies the weights of a model folder, by SHA-256; nothing for aliases and hub ids.
+    """What identifies the weights of a folder or GGUF file, by SHA-256; nothing for other names.
 
-    A folder's weights may change under the same name, so specs and keys hold this.
+    Files may change under the same name, so specs and keys hold this.
     """
     folder = paths.ROOT / name
+    if name not in ALIASES and folder.is_file():
+        return {"weights": runs.sha256(folder)}
     if name in ALIASES or not folder.is_dir():
         return {}
     return {"weights": runs.digest([runs.sha256(f) for f in sorted(folder.glob("*.safetensors"))])}
+
+
+def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> peft.PeftModel:
+    """Freeze a model and give it LoRA adapters (Hu et al. 2021), which alone are trained.
+
+    Every linear layer but the output layer gets a low-rank update (the paper's LoRA rank and layers
+    are not known). At first the update is zero, so the model is the same.
+
+    name: by which it was loaded. seed: of the adapters' random halves.
+    """
+    set_seed(seed)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=LORA_SCALE * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=list(ALIASES.get(name, Alias()).whole) or None,
+    )
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = name  # not where it lay for a moment
+    return adapted
+
+
+def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:
+    """The model itself, its adapters in place, where it stands in peft's wrapper."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def save(
+    model: PreTrainedModel | peft.PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write what was trained: all weights, or with LoRA the adapters alone."""
+    if isinstance(model, peft.PeftModel):
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def learning_rate_factor(name: str, parameter: str) -> float:
@@ -157,12 +239,12 @@ def _source(alias: Alias) -> str:
 
 
 def _from_pretrained(
-    name: str, dtype: torch.dtype
+    name: str, dtype: torch.dtype, device_map: str | dict | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     here = paths.ROOT / Path(name).expanduser()  # a relative folder means one of the project
     name = str(here) if here.exists() else str(name)
     if name.endswith(".gguf"):
-        return _from_gguf(Path(name), dtype)
+        return _from_gguf(Path(name), dtype, device_map)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -172,16 +254,20 @@ def _from_pretrained(
             "a folder, or an alias after `make models`."
         ) from None
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = auto.from_pretrained(name, dtype=dtype, use_safetensors=True)
+    model = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, device_map=device_map)
     tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
-def _from_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_gguf(
+    file: Path, dtype: torch.dtype, device_map: str | dict | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A GGUF model, dequantised; about 20 s for SmolLM2-135M on two cores."""
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=dtype, device_map=device_map
+    )
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     # The weights are plain tensors now; with the mark, save_pretrained would refuse.
     model.hf_quantizer = None

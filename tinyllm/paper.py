@@ -194,6 +194,38 @@ def mean_gain(
     }
 
 
+def sizes() -> pd.DataFrame:
+    """Table 1 by the student's size, as points of `figures.accuracy_against`.
+
+    A row a size, method and dataset, and one for the mean over the datasets ("mean"). Columns:
+    dataset, student, arm (the method, or `teacher:NAME`), parameters (as the paper rounds them), n,
+    seeds (1), estimate, low, high (Wilson; of the mean normal, over the choice of test questions),
+    chance, majority.
+    """
+    table, facts = _table1(False), datasets().set_index("dataset")
+    base = facts[["chance", "majority"]]
+    cells = table.join(base, on="dataset").rename(columns={"accuracy": "estimate"})
+    means = []
+    for (size, method), rows in cells.groupby(["size", "method"], sort=False):
+        found = mean_gain(size, method, size, method)
+        half = distributions.norm.ppf(0.975) * found["se"] / math.sqrt(2)
+        mean = found["accuracy"]
+        means.append(
+            {
+                **{"size": size, "method": method, "dataset": "mean", "n": found["n"]},
+                **{"estimate": mean, "low": mean - half, "high": mean + half},
+                **rows[["chance", "majority"]].mean().to_dict(),
+            }
+        )
+    cells = pd.concat([pd.DataFrame(means), cells], ignore_index=True)
+    teacher = cells["method"].isin(TEACHERS.values())
+    name = cells["method"].str.removesuffix(" (teacher)")
+    cells["arm"] = cells["method"].where(~teacher, "teacher:" + name)
+    cells["parameters"] = cells["size"].map(_parameters)
+    columns = "dataset student arm parameters n seeds estimate low high chance majority"
+    return cells.assign(student="FLAN-T5", seeds=1)[columns.split()]
+
+
 # --- beside this study -------------------------------------------------------------------------
 
 

@@ -19,7 +19,15 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 CLEANING = ("repair", "drop-empty", "drop-cut", "drop-wrong", "drop-repeated", "drop-foreign")
@@ -64,8 +72,7 @@ class Params(BaseModel):
         "encoder", description="where a task's prefix goes; encoder is the paper's way"
     )
     arms: list[str] = Field(
-        ["finetune", "dss:a", "dss:b", "tinyllm", "tinyllm:shuffled", "tinyllm:scrambled"],
-        description="see tinyllm.arms",
+        ["all"], validate_default=True, description="what is compared, see tinyllm.arms"
     )
     alpha: list[float] = Field([1.0], description="weight of a teacher's loss; one, or one each")
     seeds: list[int] = Field([0, 1, 2], description="one student an arm and seed")
@@ -158,7 +165,11 @@ class Params(BaseModel):
 
     @field_validator("arms")
     @classmethod
-    def _arms_once(cls, value: list[str]) -> list[str]:
+    def _arms_once(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        from tinyllm import arms
+
+        if value == ["all"]:
+            value = arms.everything(info.data.get("teachers", []))
         if not value or len(set(value)) != len(value):
             raise ValueError("allowed is a list of different arms, at least one")
         return value

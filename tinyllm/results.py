@@ -2,6 +2,8 @@
 
     results/STUDY/DATASET/STUDENT/predictions.parquet    a row a question, arm and seed
     results/STUDY/DATASET/STUDENT/history.csv            the learning curves
+    results/STUDY/DATASET/STUDENT/facts.csv              what each student was trained with and cost
+    results/STUDY/DATASET/teachers.parquet               the teachers' own answers to test
 
 Every figure and table is drawn from these files alone, so they can be redrawn where no run folder,
 no model and no GPU is at hand.
@@ -12,12 +14,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow
 
 from tinyllm import paths, runs, stats
 from tinyllm.params import Params
 
-PREDICTIONS, HISTORY = "predictions.parquet", "history.csv"
-DIGITS = 5  # log-probabilities are stored to so many decimals
+PREDICTIONS, HISTORY, FACTS = "predictions.parquet", "history.csv", "facts.csv"
+TEACHERS = "teachers.parquet"
+TEACHER_COLUMNS = [
+    "study",
+    "dataset",
+    "teacher",
+    "shots",
+    "id",
+    "options",
+    "gold",
+    "choice",
+    "correct",
+]
+DIGITS = 5  # log-probabilities and losses are stored to so many decimals
+KEYS = ["study", "dataset", "student"]
+RECORDED = [  # columns of facts.csv that a student's manifest records as they are
+    *("train_questions", "parameters", "trained_parameters", "train_tokens", "train_flops"),
+    *("train_seconds", "steps"),
+]
 
 
 def student_folder(params: Params, arm: str, seed: int) -> Path:
@@ -28,11 +48,16 @@ def student_folder(params: Params, arm: str, seed: int) -> Path:
 
 def label(params: Params) -> str:
     """What the figures of a study on a dataset are named by: `micro`, `laptop_obqa`."""
-    return "_".join(dict.fromkeys([params.study, params.dataset]))
+    return study_label(params.study, params.dataset)
+
+
+def study_label(study: str, dataset: str) -> str:
+    """`label` by the names alone."""
+    return "_".join(dict.fromkeys([study, dataset]))
 
 
 def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predictions and learning curves of every student that `params` asks for.
+    """Predictions and learning curves of every student that `params` asks for, rounded as stored.
 
     Raises FileNotFoundError with the list of the students that are not finished.
     """
@@ -53,10 +78,21 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
         spec = runs.read_manifest(folder)["spec"]
         asked = params.spec(*(set(spec) & set(Params.model_fields) - {"cleaning"}))
         runs.refuse_other(folder, {name: spec[name] for name in asked}, asked)
-        file = folder / PREDICTIONS
-        predictions.append(stats.check(pd.read_parquet(file), paths.shown(file)))
+        predictions.append(read_predictions(folder / PREDICTIONS))
         history.append(pd.read_csv(folder / HISTORY).assign(arm=arm, seed=seed))
-    return pd.concat(predictions, ignore_index=True), pd.concat(history, ignore_index=True)
+    rows = stats.check(pd.concat(predictions, ignore_index=True), "the students together")
+    for column in ("scores", "logprobs"):
+        rows[column] = [[round(float(v), DIGITS) for v in row] for row in rows[column]]
+    return rows, pd.concat(history, ignore_index=True).round({"value": DIGITS})
+
+
+def read_predictions(file: Path) -> pd.DataFrame:
+    """The predictions in a file, whole (see `stats.check`); else ValueError that names the file."""
+    try:
+        rows = pd.read_parquet(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{paths.shown(file)}: is no readable parquet file: {error}") from None
+    return stats.check(rows, paths.shown(file))
 
 
 def facts(params: Params) -> pd.DataFrame:
@@ -69,27 +105,128 @@ def facts(params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def facts_stored(params: Params) -> pd.DataFrame:
+    """The facts that figures need of each student, from its manifest: a row an arm and seed.
+
+    Columns: arm, seed, teachers (number of those whose rationales it learned), alpha (their weight;
+    empty where there are none or several weights), and RECORDED: train_questions, parameters,
+    trained_parameters, train_tokens (read and written), train_flops, train_seconds, steps. What a
+    manifest lacks is empty.
+    """
+    rows = []
+    for arm in params.arms:
+        for seed in params.seeds:
+            manifest = runs.read_manifest(student_folder(params, arm, seed))
+            if manifest is None:
+                continue
+            tasks = manifest["spec"].get("tasks", [])
+            alphas = [task[2] for task in tasks if task[0] not in ("answer", "options")]
+            row = {"arm": arm, "seed": seed, "teachers": len(alphas)}
+            row["alpha"] = alphas[0] if len(set(alphas)) == 1 else None
+            rows.append(row | {name: manifest["facts"].get(name) for name in RECORDED})
+    return pd.DataFrame(rows, columns=["arm", "seed", "teachers", "alpha", *RECORDED])
+
+
 def stored_folder(params: Params) -> Path:
     """Where the results of a study on a dataset with a student are stored."""
     return paths.results() / params.study / params.dataset / paths.slug(params.student)
 
 
-def store(params: Params, predictions: pd.DataFrame, history: pd.DataFrame) -> Path:
-    """Write the results of one study on one dataset; returns their folder."""
+def store(
+    params: Params,
+    predictions: pd.DataFrame,
+    history: pd.DataFrame,
+    teachers: pd.DataFrame | None = None,
+) -> Path:
+    """Write the results of one study on one dataset (of `collect`); returns their folder.
+
+    teachers: answers of the teachers themselves to the test questions (`answers.predictions`).
+    """
     folder = stored_folder(params)
     folder.mkdir(parents=True, exist_ok=True)
-    small = predictions.copy()
-    for column in ("scores", "logprobs"):
-        small[column] = [[round(float(v), DIGITS) for v in row] for row in small[column]]
-    small.to_parquet(folder / PREDICTIONS, index=False, compression="zstd")
-    history.round({"value": DIGITS}).to_csv(folder / HISTORY, index=False, lineterminator="\n")
+    predictions.to_parquet(folder / PREDICTIONS, index=False, compression="zstd")
+    history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
+    facts_stored(params).to_csv(folder / FACTS, index=False, lineterminator="\n")
+    if teachers is not None and len(teachers):
+        file = folder.parent / TEACHERS
+        teachers[TEACHER_COLUMNS].to_parquet(file, index=False, compression="zstd")
     return folder
 
 
-def stored(study: str | None = None) -> pd.DataFrame:
+def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
     """Predictions of all stored studies (or one), checked; an empty frame where there is none."""
-    files = sorted(paths.results().glob(f"{study or '*'}/*/*/{PREDICTIONS}"))
-    frames = [stats.check(pd.read_parquet(file), paths.shown(file)) for file in files]
+    files = sorted(paths.results().glob(f"{study or '*'}/{dataset or '*'}/*/{PREDICTIONS}"))
+    frames = [read_predictions(file) for file in files]
     if not frames:
         return pd.DataFrame(columns=list(stats.SCHEMA))
+    return pd.concat(frames, ignore_index=True)
+
+
+def stored_studies() -> list[tuple[str, str]]:
+    """Study and dataset of all that is stored."""
+    files = paths.results().glob(f"*/*/*/{PREDICTIONS}")
+    return sorted({(file.parents[2].name, file.parents[1].name) for file in files})
+
+
+def overview() -> pd.DataFrame:
+    """Every study, dataset and student found under runs/ and results/, a row each.
+
+    Columns: arms and seeds (numbers), finished (students in runs/ with a manifest), stored
+    (students in results/), and what to do where runs/ holds students that results/ lacks.
+    """
+    rows = []
+    for file in sorted(paths.runs().glob(f"*/*/students/*/*/seed*/{runs.MANIFEST}")):
+        study, dataset, _, arm, student, seed = file.parent.parts[-6:]
+        rows.append(("finished", study, dataset, student, arm, int(seed.removeprefix("seed"))))
+    for line in stored()[[*KEYS, "arm", "seed"]].drop_duplicates().itertuples(index=False):
+        names = (paths.slug(line.student), paths.slug(line.arm), line.seed)
+        rows.append(("stored", line.study, line.dataset, *names))
+    frame = pd.DataFrame(rows, columns=["where", *KEYS, "arm", "seed"])
+    lines = []
+    for key, part in frame.groupby(KEYS):
+        count = part["where"].value_counts()
+        here, there = (
+            set(
+                part.loc[part["where"] == where, ["arm", "seed"]].itertuples(index=False, name=None)
+            )
+            for where in ("finished", "stored")
+        )
+        lines.append(
+            {
+                **dict(zip(KEYS, key, strict=True)),
+                **{"arms": part["arm"].nunique(), "seeds": part["seed"].nunique()},
+                **{name: int(count.get(name, 0)) for name in ("finished", "stored")},
+                "to do": "run notebook 04, which stores them" if here - there else "",
+            }
+        )
+    return pd.DataFrame(lines, columns=[*KEYS, "arms", "seeds", "finished", "stored", "to do"])
+
+
+def stored_teachers(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
+    """The teachers' own answers to test questions, of all stored studies (or one)."""
+    files = sorted(paths.results().glob(f"{study or '*'}/{dataset or '*'}/{TEACHERS}"))
+    frames = [pd.read_parquet(file) for file in files]
+    for file, rows in zip(files, frames, strict=True):
+        if lacking := [name for name in TEACHER_COLUMNS if name not in rows]:
+            raise ValueError(
+                f"{paths.shown(file)}: column {lacking[0]!r}: is missing. Run notebook 04 again."
+            )
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TEACHER_COLUMNS)
+
+
+def stored_histories(study: str, dataset: str) -> dict[str, pd.DataFrame]:
+    """Learning curves of a stored study on a dataset, by the student's folder name."""
+    files = sorted(paths.results().glob(f"{study}/{dataset}/*/{HISTORY}"))
+    return {file.parent.name: pd.read_csv(file) for file in files}
+
+
+def stored_facts() -> pd.DataFrame:
+    """`facts_stored` of all stored studies, with study, dataset, student; those without are left
+    out."""
+    frames = []
+    for file in sorted(paths.results().glob(f"*/*/*/{FACTS}")):
+        names = pd.read_parquet(file.with_name(PREDICTIONS), columns=KEYS).iloc[0].to_dict()
+        frames.append(pd.read_csv(file).assign(**names))
+    if not frames:
+        return pd.DataFrame(columns=[*KEYS, "arm", "seed", "teachers", "alpha", *RECORDED])
     return pd.concat(frames, ignore_index=True)

@@ -108,7 +108,10 @@ def fill(file: Path, uri: str, teacher: Teacher, requests: Sequence[Request]) ->
     else:
         answers = teacher.answer(prompts, [request.options for _, _, request in todo])
     failed: dict[str, str] = {}
-    with appending(file) as append, tqdm(total=len(todo), desc=uri, mininterval=5) as bar:
+    with (
+        appending(file) as append,
+        tqdm(total=len(todo), desc=uri, unit=" questions", mininterval=5) as bar,
+    ):
         for index, said in answers:
             key, rendered, request = todo[index]
             if isinstance(said, Failure):

@@ -53,22 +53,50 @@ def tables(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).set_index([*keys, "arm"]).fillna("")
 
 
-def compared(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Every arm against fine-tuning (`stats.compare`); empty where there is nothing to compare."""
-    if not {"finetune"} < set(predictions["arm"]):
-        return pd.DataFrame()
-    return stats.compare(predictions)
+def metrics(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Every way of scoring, in percent with its 95% interval over questions, a row an arm.
+
+    The likeliest option, the option that the generated text names, exact match of that text, and
+    macro-F1 where all questions have the same options. Files from before the named option was
+    looked for lack its column.
+    """
+    scored = {"likeliest option": "correct", "option named": "extracted", "exact match": "exact"}
+    columns = {
+        name: _intervals(stats.accuracy(predictions, column=column), "estimate")
+        for name, column in scored.items()
+        if column in predictions and predictions[column].notna().all()
+    }
+    classes = stats.macro_f1(predictions)
+    if classes["macro_f1"].notna().all():
+        columns["macro-F1"] = _intervals(classes, "macro_f1")
+    return pd.DataFrame(columns)
 
 
-def both_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by the likeliest option, and by exact match of the generated text."""
-    columns = {"likeliest option": "correct", "exact match": "exact"}
-    return pd.DataFrame(
-        {
-            name: stats.accuracy(predictions, column=column).set_index("arm")["estimate"]
-            for name, column in columns.items()
-        }
-    ).round(4)
+def _intervals(rows: pd.DataFrame, estimate: str) -> pd.Series:
+    """`68.0 [64.2, 71.6]` by arm."""
+    texts = [
+        f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        for value, low, high in zip(rows[estimate], rows["low"], rows["high"], strict=True)
+    ]
+    return pd.Series(texts, index=pd.Index(rows["arm"], name="arm"))
+
+
+def paired(comparison: pd.DataFrame) -> pd.DataFrame:
+    """`stats.compare` to be read: differences in points with their interval, tests, power.
+
+    p is the bootstrap's, p (Holm) corrected over the table; only arm, only baseline: questions that
+    just one of the two has right, and the exact McNemar test on them; smallest: the difference that
+    so many questions could tell.
+    """
+    frame = pd.DataFrame({"arm": comparison["arm"], "n": comparison["n"]})
+    frame["seeds"] = comparison["seeds"]
+    frame["difference, points"] = [difference(row) for _, row in comparison.iterrows()]
+    for name, column in (("p", "p"), ("p (Holm)", "p_holm")):
+        frame[name] = comparison[column].map("{:.2g}".format)
+    frame["only arm"], frame["only baseline"] = comparison["won"], comparison["lost"]
+    frame["McNemar p"] = comparison["mcnemar_p"].map("{:.2g}".format)
+    frame["smallest, points"] = (100 * comparison["smallest"]).map("{:.1f}".format)
+    return frame.set_index("arm")
 
 
 def difference(row: pd.Series) -> str:
@@ -116,41 +144,18 @@ def verdict(predictions: pd.DataFrame) -> str:
 
 
 def by_overlap(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy on all test questions and on those whose wording does not stand in train."""
-    parts = {"all": predictions, "not in train": predictions[~predictions["in_train"]]}
-    columns = [
-        stats.accuracy(part).set_index("arm")[["n", "estimate"]].add_prefix(f"{name}: ")
-        for name, part in parts.items()
-        if len(part)
-    ]
-    return pd.concat(columns, axis=1).round(4)
+    """Accuracy on all test questions and on those whose wording does not stand in train.
 
-
-def disagreements(
-    predictions: pd.DataFrame, arm: str = "tinyllm", baseline: str = "finetune", rows: int = 8
-) -> pd.DataFrame:
-    """Questions that one arm has right with every seed and the other with none, `rows` at most."""
-    shares = predictions.pivot_table(index="id", columns="arm", values="correct", aggfunc="mean")
-    if not {arm, baseline} <= set(shares):
-        return pd.DataFrame()
-    first = predictions.drop_duplicates("id").set_index("id")
-    lines = []
-    for winner, loser in ((arm, baseline), (baseline, arm)):
-        chosen = shares[(shares[winner] == 1) & (shares[loser] == 0)].index
-        for name in sorted(chosen)[: rows // 2]:
-            options, gold = first.loc[name, ["options", "gold"]]
-            lost = predictions[(predictions["id"] == name) & (predictions["arm"] == loser)]
-            lines.append(
-                {
-                    "right": winner,
-                    "wrong": loser,
-                    "such questions": len(chosen),
-                    "id": name,
-                    "gold": options[gold],
-                    "chosen instead": options[lost["choice"].mode().iloc[0]],
-                }
-            )
-    return pd.DataFrame(lines)
+    In percent with Wilson's 95% interval; a row an arm. Below the arms: n, the questions.
+    """
+    parts = {"all": predictions, "not in train": predictions[~predictions["in_train"].astype(bool)]}
+    columns = {}
+    for name, part in parts.items():
+        if len(part):
+            rows = stats.accuracy(part)
+            columns[name] = _intervals(rows, "estimate")
+            columns[name].loc["n"] = str(rows["n"].iloc[0])
+    return pd.DataFrame(columns)
 
 
 def report(predictions: pd.DataFrame) -> str:

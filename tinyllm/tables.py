@@ -32,19 +32,25 @@ class Table:
 
 
 def results(
-    predictions: pd.DataFrame, baseline: str = "finetune", column: str = "correct"
+    predictions: pd.DataFrame,
+    baseline: str = "finetune",
+    column: str = "correct",
+    teachers: pd.DataFrame | None = None,
 ) -> Table:
     """Accuracy in percent with Wilson's 95% interval: a row an arm, a column a dataset.
 
-    predictions: of one study and student, on one split. Chance and majority stand below the arms.
+    predictions: of one study and student, on one split. teachers: see `stats.results`; their rows,
+    chance and majority stand below the arms. Without the baseline, or alone, nothing is bold.
     """
     for name in ("study", "student"):
         if len(values := predictions[name].unique()) != 1:
             raise ValueError(f"column {name!r}: a table holds one, not {sorted(values)}; filter it")
-    numbers = stats.results(predictions, column)
-    comparison = stats.compare(predictions, baseline, column)
+    numbers = stats.results(predictions, column, teachers)
+    comparison = pd.DataFrame(columns=["dataset", "arm", "difference", "p", "p_holm"])
+    if {baseline} < set(predictions["arm"]):
+        comparison = stats.compare(predictions, baseline, column)
     wanted = ["dataset", "arm", "difference", "p", "p_holm", "significant"]
-    numbers = numbers.merge(comparison[wanted], on=["dataset", "arm"], how="left")
+    numbers = numbers.merge(comparison.reindex(columns=wanted), on=["dataset", "arm"], how="left")
     better = numbers["significant"].eq(True) & (numbers["difference"] > 0)
     numbers["better"] = better.fillna(False).astype(bool)
     texts = numbers.assign(
@@ -70,15 +76,33 @@ def results(
         f"{figures.dataset_name(name)} {part['n'].iloc[0]}"
         for name, part in numbers.groupby("dataset", sort=False)
     )
-    seeds = sorted(numbers["seeds"].unique())
     caption = (
         f"Accuracy in percent ({figures.METRICS.get(column, column)}), student "
-        f"{numbers['student'].iloc[0]}, mean of {' or '.join(map(str, seeds))} seed(s), with "
-        f"Wilson's 95% interval over the test questions (n: {n}). Bold: better than {baseline} by "
-        "the paired bootstrap over questions and seeds, p < 0.05 after Holm's correction over "
-        f"{len(comparison)} comparisons."
+        f"{numbers['student'].iloc[0]}, {_seeds(numbers)}, with Wilson's 95% interval over the "
+        f"test questions (n: {n}). {_bold(comparison, baseline)}"
     )
+    cells, bold = (frame.rename(index=figures.arm_name) for frame in (cells, bold))
     return Table(cells, bold.astype(bool), caption, numbers)
+
+
+def _seeds(numbers: pd.DataFrame) -> str:
+    """How many seeds the students' rows have, in words."""
+    rows = numbers[~numbers["arm"].str.startswith("teacher:")]
+    seeds = sorted(rows["seeds"].unique())
+    if seeds == [1]:
+        return "one seed"
+    return f"mean of {' or '.join(map(str, seeds))} seeds"
+
+
+def _bold(comparison: pd.DataFrame, baseline: str) -> str:
+    """What bold means in the table, or why nothing is."""
+    if comparison.empty:
+        return f"Nothing is bold: there is nothing to compare with {baseline}."
+    what = "questions and seeds"
+    if comparison["seeds"].max() == 1:
+        what = "questions (one seed, so the spread of training is not in it)"
+    holm = f" after Holm's correction over {len(comparison)} comparisons" * (len(comparison) > 1)
+    return f"Bold: better than {baseline} by the paired bootstrap over {what}, p < 0.05{holm}."
 
 
 def published() -> Table:

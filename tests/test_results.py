@@ -1,0 +1,108 @@
+"""What is stored can be read again as it was, and what is broken names its file."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from simulated import history, predictions, teachers
+
+from tinyllm import results, runs
+from tinyllm.params import Params
+
+PARAMS = Params.checked(
+    study="small", dataset="obqa", source="release", teachers=["release:flan-t5"],
+    student="minilm-ed", arms=["finetune", "tinyllm"], seeds=[0, 1],
+)  # fmt: skip
+ROWS = predictions({"finetune": 0.5, "tinyllm": 0.6}, study="small", n=12, seeds=[0, 1])
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Run folders of four finished students, and an empty results folder."""
+    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
+    for (arm, seed), rows in ROWS.groupby(["arm", "seed"]):
+        tasks = [["answer", "predict: ", 1.0]]
+        tasks += [["release:flan-t5", "explain: ", 0.5]] if arm == "tinyllm" else []
+        with runs.recording(results.student_folder(PARAMS, arm, seed), {"tasks": tasks}) as facts:
+            facts |= {"parameters": 7, "train_questions": 40, "train_flops": 100 + seed}
+            folder = results.student_folder(PARAMS, arm, seed)
+            rows.to_parquet(folder / results.PREDICTIONS)
+            history([arm], [seed]).drop(columns=["arm", "seed"]).to_csv(
+                folder / results.HISTORY, index=False
+            )
+    return tmp_path
+
+
+def test_what_is_stored_is_what_was_collected(folders):
+    rows, curves = results.collect(PARAMS)
+    assert len(rows) == len(ROWS)
+    folder = results.store(PARAMS, rows, curves)
+    pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
+    pd.testing.assert_frame_equal(results.stored_histories("small", "obqa")["minilm-ed"], curves)
+    assert sorted(f.name for f in folder.iterdir()) == sorted(
+        [results.PREDICTIONS, results.HISTORY, results.FACTS]
+    )
+    assert results.stored_studies() == [("small", "obqa")]
+
+
+def test_facts_say_what_each_student_was_trained_with(folders):
+    results.store(PARAMS, *results.collect(PARAMS))
+    facts = results.stored_facts().set_index(["arm", "seed"])
+    assert facts.loc[("tinyllm", 1), "train_flops"] == 101
+    assert facts.loc[("tinyllm", 0), ["teachers", "alpha"]].tolist() == [1, 0.5]
+    assert facts.loc[("finetune", 0), "teachers"] == 0
+    assert facts["alpha"].isna()[("finetune", 0)]
+    assert facts["train_tokens"].isna().all()  # those manifests do not record it
+    assert set(facts["student"]) == {"minilm-ed"}
+
+
+def test_teachers_answers_are_stored_beside_the_students(folders):
+    rows, curves = results.collect(PARAMS)
+    asked = teachers(rows, {"hf:big/model": 0.7}).assign(scores=None)
+    results.store(PARAMS, rows, curves, asked)
+    there = results.stored_teachers("small", "obqa")
+    assert list(there) == results.TEACHER_COLUMNS and len(there) == 12
+    file = folders / "results" / "small" / "obqa" / results.TEACHERS
+    there.drop(columns="correct").to_parquet(file)
+    with pytest.raises(ValueError, match=r"teachers\.parquet: column 'correct': is missing"):
+        results.stored_teachers()
+
+
+def test_the_overview_lists_runs_and_results_and_what_is_not_stored(folders):
+    assert results.overview()["to do"].tolist() == ["run notebook 04, which stores them"]
+    results.store(PARAMS, *results.collect(PARAMS))
+    line = results.overview().iloc[0]
+    assert (line["arms"], line["seeds"], line["finished"], line["stored"]) == (2, 2, 4, 4)
+    assert line["to do"] == ""
+
+
+def test_nothing_stored_is_an_empty_frame(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path))
+    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
+    for frame in (results.stored(), results.stored_facts(), results.stored_teachers()):
+        assert frame.empty
+    assert results.overview().empty
+
+
+def test_a_broken_file_is_named(folders):
+    file = results.student_folder(PARAMS, "tinyllm", 1) / results.PREDICTIONS
+    file.write_text("no parquet")
+    with pytest.raises(ValueError, match=r"seed1/predictions\.parquet: is no readable parquet"):
+        results.collect(PARAMS)
+
+
+def test_students_that_answered_different_questions_are_refused_together(folders):
+    file = results.student_folder(PARAMS, "tinyllm", 1) / results.PREDICTIONS
+    rows = pd.read_parquet(file)
+    rows.iloc[1:].to_parquet(file)
+    with pytest.raises(ValueError, match=r"students together: row .*was not scored on it"):
+        results.collect(PARAMS)
+
+
+def test_an_unfinished_student_is_named(folders):
+    (results.student_folder(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"
+    ):
+        results.collect(PARAMS)

@@ -1,0 +1,60 @@
+"""What predictions say and how surely: intervals, paired tests, calibration, baselines.
+
+    rows         the columns of predictions, a row a question; broken input
+    arm          one arm: accuracy, Wilson's interval, chance and majority
+    calibration  one arm: macro-F1, confusion, reliability, ECE
+    draws        questions drawn anew
+    pairs        two arms on the same questions: bootstrap, McNemar, Holm, power
+
+Every function takes predictions (columns: `rows.SCHEMA`) and gives a data frame. Accuracies and
+differences are fractions of 1. Questions and seeds are what varies by chance; which of them an
+interval covers stands in each docstring. Nothing here imports torch.
+"""
+
+from tinyllm.stats.arm import (
+    accuracy,
+    chance_and_majority,
+    results,
+    same_options,
+    teacher_accuracy,
+    wilson,
+)
+from tinyllm.stats.calibration import confidences, confusion, ece, macro_f1, reliability
+from tinyllm.stats.pairs import (
+    ablations,
+    compare,
+    holm,
+    mcnemar,
+    mcnemar_by_seed,
+    paired,
+    questions_needed,
+    smallest_difference,
+)
+from tinyllm.stats.rows import GROUP, RUN, SCHEMA, check, score_matrix
+
+__all__ = [
+    "GROUP",
+    "RUN",
+    "SCHEMA",
+    "ablations",
+    "accuracy",
+    "chance_and_majority",
+    "check",
+    "compare",
+    "confidences",
+    "confusion",
+    "ece",
+    "holm",
+    "macro_f1",
+    "mcnemar",
+    "mcnemar_by_seed",
+    "paired",
+    "questions_needed",
+    "reliability",
+    "results",
+    "same_options",
+    "score_matrix",
+    "smallest_difference",
+    "teacher_accuracy",
+    "wilson",
+]
