@@ -1,6 +1,6 @@
 """Speed and memory of a training step, against the way of the paper's release.
 
-    python benchmarks/train_step.py [--questions 64] [--rounds 3] [--datasets obqa pubmedqa]
+    python benchmarks/train_step.py [--questions 48] [--rounds 3] [--datasets obqa pubmedqa]
 
 One model, FLAN-T5-small's architecture with random weights, on questions of the release with its
 recorded rationales. The ways:
@@ -12,29 +12,27 @@ recorded rationales. The ways:
 
 A step is forward and backward; AdamW's is the same for all and left out. A round has every way
 train on the same questions once; ways take turns within a round, and ratios are of the medians over
-the rounds, so that a machine that others use too does no more harm than it must. Teachers beyond
-two have the rationales of the first two again. Peak memory is of a process of its own a way.
-FLAN-T5's tokenizer is only on a hub: MiniLM's word pieces stand in for it.
+the rounds, so that a machine that others use too does no more harm than it must; `CPU` is the same
+ratio of the processor's own seconds. Teachers beyond two have the rationales of the first two
+again. Peak memory is the process's within a pass (on Linux). FLAN-T5's tokenizer is only on a hub:
+MiniLM's word pieces stand in for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from statistics import mean, median
 from typing import Any
 
 import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tinyllm import cost, models, prompts, release
-from tinyllm.batches import Collator, training_rows
+from tinyllm.batches import Collator, LengthGroups, training_rows
 from tinyllm.data import Example
 from tinyllm.encoding import Encoding
 from tinyllm.params import Params
@@ -46,15 +44,38 @@ BATCH, MAX_INPUT, MAX_TARGET = 8, 1024, 256
 Step = Callable[[], torch.Tensor]  # forward; gives the loss
 
 
-def questions(dataset: str, number: int) -> tuple[list[Example], dict[str, dict[str, str]]]:
-    """Questions drawn from train that both teachers wrote for, and their rationales by teacher."""
+@dataclass(frozen=True)
+class Rows:
+    """Questions that all ways train on.
+
+    ordered: in dataset order. grouped: as training groups them. texts: rationale by teacher and
+    question id.
+    """
+
+    ordered: list[Example]
+    grouped: list[list[Example]]
+    texts: dict[str, dict[str, str]]
+
+
+def questions(dataset: str, number: int, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """`number` training questions that both teachers wrote for, in steps of BATCH.
+
+    All such questions are grouped as in training; of their steps, by size, every so many is taken.
+    """
     rows = release.release_examples(dataset, "train")
     pairs = release.release_rationales(dataset, "train")
     both = [(row, pair) for row, pair in zip(rows, pairs, strict=True) if all(pair)]
-    kept = sorted(random.Random(0).sample(range(len(both)), number))  # in dataset order
-    drawn = [both[index] for index in kept]
-    texts = {f"teacher {m}": {row.id: pair[m % 2] for row, pair in drawn} for m in range(4)}
-    return [row for row, _ in drawn], texts
+    texts = {f"teacher {m}": {row.id: pair[m % 2] for row, pair in both} for m in range(4)}
+    examples = [row for row, _ in both]
+    found, encoding = tasks_for(2), Encoding(tokenizer, True, 0, "encoder", MAX_INPUT, MAX_TARGET)
+    lengths = [row["lengths"] for row in training_rows(examples, texts, found, encoding)]
+    order = list(LengthGroups(lengths, BATCH, seed=0))
+    steps = [order[at : at + BATCH] for at in range(0, len(order) - BATCH + 1, BATCH)]
+    steps.sort(key=lambda step: sum(sum(lengths[i]) for i in step))
+    wanted = number // BATCH
+    taken = [steps[(2 * k + 1) * len(steps) // (2 * wanted)] for k in range(wanted)]
+    ordered = [examples[i] for i in sorted(i for step in taken for i in step)]
+    return Rows(ordered, [[examples[i] for i in step] for step in taken], texts)
 
 
 def tasks_for(teachers: int) -> list[Task]:
@@ -67,8 +88,7 @@ def tasks_for(teachers: int) -> list[Task]:
 def release_steps(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    examples: list[Example],
-    texts: dict[str, dict[str, str]],
+    rows: Rows,
     found: list[Task],
 ) -> Iterator[Step]:
     """The release's way, a step a batch."""
@@ -82,7 +102,7 @@ def release_steps(
     def step(batch: list[Example]) -> torch.Tensor:
         losses = []
         for task in found:
-            own = texts.get(task.name)
+            own = rows.texts.get(task.name)
             reads = [f"{task.prefix}{e.context} \n {prompts.student_question(e)}" for e in batch]
             writes = [own[e.id] if own else prompts.student_answer(e) for e in batch]
             labels = padded(writes, MAX_TARGET)
@@ -90,44 +110,33 @@ def release_steps(
             losses.append(model(**padded(reads, MAX_INPUT), labels=targets).loss)
         return torch.stack(losses).sum()
 
-    for start in range(0, len(examples), BATCH):
-        yield lambda batch=examples[start : start + BATCH]: step(batch)
+    for start in range(0, len(rows.ordered), BATCH):
+        yield lambda batch=rows.ordered[start : start + BATCH]: step(batch)
 
 
 def our_steps(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: list[Example],
-    texts: dict[str, dict[str, str]],
-    found: list[Task],
-    task_prefix: str,
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, found: list[Task], task_prefix: str
 ) -> Iterator[Step]:
-    """This project's way, a step a batch of questions that are about equally long."""
+    """This project's way, a step a batch of questions that are alike in length."""
     params = Params.checked(task_prefix=task_prefix, max_input=MAX_INPUT, max_target=MAX_TARGET)
     encoding = Encoding.of(model, tokenizer, params)
-    rows = training_rows(examples, texts, found, encoding)
     collate, module = Collator(encoding, found), MultiTask(model, found)
-    lengths = [row["length"] for row in rows]
-    generator = torch.Generator().manual_seed(0)
-    # As LengthGroups; over so few questions it would not group by itself.
-    groups = max(1, len(rows) // BATCH)
-    order = get_length_grouped_indices(lengths, BATCH, groups, generator=generator)
 
     def step(batch: list[dict[str, Any]]) -> torch.Tensor:
         tensors = collate(batch)
         return (module(**tensors) / tensors["counts"].clamp(min=1)).sum()
 
-    for start in range(0, len(order), BATCH):
-        yield lambda at=order[start : start + BATCH]: step([rows[i] for i in at])
+    for group in rows.grouped:
+        tokenised = training_rows(group, rows.texts, found, encoding)
+        yield lambda batch=tokenised: step(batch)
 
 
-def steps(way: str, model: Any, tokenizer: Any, data: Any, teachers: int) -> list[Step]:
+def steps(way: str, model: Any, tokenizer: Any, rows: Rows, teachers: int) -> list[Step]:
     """All steps of one pass over the questions."""
-    examples, texts = data
     found = tasks_for(teachers)
     if way == "release":
-        return list(release_steps(model, tokenizer, examples, texts, found))
-    return list(our_steps(model, tokenizer, examples, texts, found, way))
+        return list(release_steps(model, tokenizer, rows, found))
+    return list(our_steps(model, tokenizer, rows, found, way))
 
 
 def student() -> tuple[Any, PreTrainedTokenizerBase]:
@@ -139,75 +148,72 @@ def student() -> tuple[Any, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def timed(model: Any, todo: list[Step]) -> float:
-    """Seconds of forward and backward over all steps."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Taken:
+    """What a pass over the questions takes: seconds by the clock and of the processor, peak GB."""
+
+    seconds: float
+    cpu: float
+    peak: float
+
+
+def taken(model: Any, todo: list[Step]) -> Taken:
+    """Forward and backward over all steps."""
+    cost.start_peak()
+    start, cpu = time.perf_counter(), time.process_time()
     for step in todo:
         step().backward()
         model.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return Taken(seconds, cpu, cost.peaks()["peak_rss_gb"])
 
 
-def times(
-    dataset: str, number: int, rounds: int, teachers: tuple[int, ...]
-) -> dict[tuple[str, int], float]:
-    """Median seconds a pass over the questions, by way and number of teachers."""
+def measure(
+    dataset: str, number: int, rounds: int, teachers: Sequence[int]
+) -> dict[tuple[str, int], Taken]:
+    """Medians over the rounds, by way and number of teachers."""
     model, tokenizer = student()
-    data = questions(dataset, number)
+    rows = questions(dataset, number, tokenizer)
     todo = {
-        (way, many): steps(way, model, tokenizer, data, many) for many in teachers for way in WAYS
+        (way, many): steps(way, model, tokenizer, rows, many) for many in teachers for way in WAYS
     }
-    for each in todo.values():
-        timed(model, each[:1])  # the first call of anything is slow
-    seen: dict[tuple[str, int], list[float]] = {key: [] for key in todo}
+    for way in WAYS:
+        taken(model, todo[way, teachers[0]][:1])  # the first call of anything is slow
+    seen: dict[tuple[str, int], list[Taken]] = {key: [] for key in todo}
     for turn in range(rounds):
         order = [*todo][turn % len(todo) :] + [*todo][: turn % len(todo)]
         for key in order:
-            seen[key].append(timed(model, todo[key]))
-    return {key: statistics.median(seconds) for key, seconds in seen.items()}
+            seen[key].append(taken(model, todo[key]))
+    return {key: _median(each) for key, each in seen.items()}
 
 
-def peak(dataset: str, number: int, way: str, teachers: int) -> float:
-    """Peak memory in GB of one pass over the questions, in a process of its own."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
-        return pool.submit(_peak, dataset, number, way, teachers).result()
-
-
-def _peak(dataset: str, number: int, way: str, teachers: int) -> float:
-    model, tokenizer = student()
-    todo = steps(way, model, tokenizer, questions(dataset, number), teachers)
-    cost.start_peak()
-    timed(model, todo)
-    return cost.peaks()["peak_rss_gb"]
+def _median(each: list[Taken]) -> Taken:
+    return Taken(*(median(getattr(t, f.name) for t in each) for f in fields(Taken)))
 
 
 def slope(points: dict[int, float]) -> float:
     """Least-squares seconds a teacher."""
-    x, y = statistics.mean(points), statistics.mean(points.values())
+    x, y = mean(points), mean(points.values())
     return sum((n - x) * (s - y) for n, s in points.items()) / sum((n - x) ** 2 for n in points)
 
 
-def report(dataset: str, number: int, rounds: int, teachers: tuple[int, ...]) -> pd.DataFrame:
-    """A row a way and number of teachers: examples a second, ratios to the release's way."""
-    seconds = times(dataset, number, rounds, teachers)
-    memory = {key: peak(dataset, number, *key) for key in seconds}
+def report(dataset: str, number: int, rounds: int, teachers: Sequence[int]) -> pd.DataFrame:
+    """A row a number of teachers and way: questions a second, and ratios to the release's way.
+
+    `a teacher more`, in the last rows: what each teacher adds to a way's time, as a share of what
+    it adds to the release's way.
+    """
+    found = measure(dataset, number, rounds, teachers)
+    added = {way: {m: found[way, m].seconds for m in teachers} for way in WAYS}
     rows = []
-    for (way, many), taken in seconds.items():
-        rows.append(
-            {
-                "dataset": dataset,
-                "teachers": many,
-                "way": way,
-                "examples/s": number / taken,
-                "speed ratio": seconds["release", many] / taken,
-                "peak GB": memory[way, many],
-                "memory ratio": memory[way, many] / memory["release", many],
-            }
-        )
+    for (way, many), own in found.items():
+        base = found["release", many]
+        row = {"dataset": dataset, "teachers": many, "way": way}
+        row |= {"questions/s": number / own.seconds, "speed": base.seconds / own.seconds}
+        row |= {"CPU": base.cpu / own.cpu, "peak GB": own.peak, "memory": own.peak / base.peak}
         if len(teachers) > 1 and many == teachers[-1]:
-            added = {w: slope({m: seconds[w, m] for m in teachers}) for w in WAYS}
-            rows[-1]["s a teacher / release's"] = added[way] / added["release"]
+            row["a teacher more"] = slope(added[way]) / slope(added["release"])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -215,14 +221,14 @@ def main() -> None:
     """Measure and print."""
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--datasets", nargs="+", default=["obqa", "pubmedqa"])
-    asked.add_argument("--questions", type=int, default=64)
+    asked.add_argument("--questions", type=int, default=48)
     asked.add_argument("--rounds", type=int, default=3)
     asked.add_argument("--teachers", type=int, nargs="+", default=[1, 2, 3, 4])
     given = asked.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {BATCH}")
     for dataset in given.datasets:
-        table = report(dataset, given.questions, given.rounds, tuple(given.teachers))
-        print(table.round(3).to_string(index=False), flush=True)
+        table = report(dataset, given.questions, given.rounds, given.teachers)
+        print(table.round(3).fillna("").to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

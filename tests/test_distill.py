@@ -74,7 +74,7 @@ def test_every_student_records_its_size_cost_and_curves(study):
 
 def test_inference_scores_the_student_as_it_is(study):
     facts = results.facts(study).set_index("arm").loc["inference"]
-    assert facts.steps == facts.train_tokens == facts.train_flops == 0
+    assert facts.steps == facts.trained_parameters == facts.train_tokens == facts.train_flops == 0
     folder = results.student_folder(study, "inference", 0)
     assert not (folder / "checkpoint").exists()  # it is the model that `student` names
     history = pd.read_csv(folder / "history.csv")

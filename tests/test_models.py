@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import peft
 import pytest
 import torch
 from tiny import TASKS, questions, rationales
@@ -129,7 +128,7 @@ def test_lora_on_minilm_ed_trains_its_new_modules_whole(tmp_path, minilm_wheel):
                 parameter.add_(0.01)
     ids = tokenizer("which animal lays eggs?", return_tensors="pt").input_ids
     models.save(adapted, tokenizer, tmp_path)
-    again = peft.PeftModel.from_pretrained(models.load("minilm-ed")[0], str(tmp_path))
+    again = models.load_adapters(models.load("minilm-ed")[0], tmp_path)
     with torch.no_grad():
         pair = [
             m.eval()(input_ids=ids, decoder_input_ids=ids[:, :4]).logits for m in (adapted, again)

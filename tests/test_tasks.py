@@ -131,5 +131,5 @@ def test_the_plan_has_a_row_for_every_task_of_every_arm():
     assert list(dict.fromkeys(table.index.get_level_values("arm"))) == names
     assert table["trained weights"]["inference"].tolist() == ["none"]
     assert table["trained weights"]["lora"].tolist() == ["LoRA, rank 8"]
-    assert table.loc[("kd:2", "options"), "aims at"].endswith("distributions, T = 2")
+    assert table.loc[("kd:2", "options"), "aims at"].endswith("distribution, T = 2")
     assert table.loc[("tinyllm:no-examples", "micro:b"), "aims at"].endswith("examples: none")

@@ -342,25 +342,34 @@ def test_bf16_is_used_where_it_is_asked_for_and_auto_is_fp32_without_a_gpu(
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_batches_are_alike_in_length_and_an_epoch_holds_every_question_once():
+def test_batches_are_alike_in_all_lengths_and_an_epoch_holds_every_question_once():
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(10, 500, (640,), generator=draw).tolist()
+    lengths = torch.randint(10, 500, (643, 3), generator=draw).tolist()
     sampler = LengthGroups(lengths, 8, seed=3)
     orders = []
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
-        assert sorted(orders[-1]) == list(range(640))
+        assert sorted(orders[-1]) == list(range(643))
     assert orders[0] != orders[1]
     again = LengthGroups(lengths, 8, seed=3)
     again.set_epoch(1)
     assert list(again) == orders[1]
+    assert list(LengthGroups(lengths, 8, seed=4)) != orders[0]
+
+    def steps(order):
+        return [torch.tensor([lengths[i] for i in order[at : at + 8]]) for at in range(0, 640, 8)]
 
     def padded(order):
-        rows = [[lengths[i] for i in order[at : at + 8]] for at in range(0, 640, 8)]
-        return sum(8 * max(row) for row in rows) / sum(lengths)
+        rows = steps(order)
+        return sum(8 * int(row.max(0).values.sum()) for row in rows) / sum(map(sum, lengths))
 
-    assert padded(orders[0]) < 1.1 < 1.5 < padded(range(640))
+    plain = padded(range(643))
+    by_total = padded(sorted(range(643), key=lambda i: sum(lengths[i])))
+    assert padded(orders[0]) < 1.35 < 1.45 < by_total < plain
+    tokens = [int(row.sum()) for row in steps(orders[0])]
+    assert tokens[0] == max(tokens)  # memory that will not do runs out at once
+    assert tokens != sorted(tokens, reverse=True)
 
 
 def test_training_stops_early_when_valid_no_longer_gains(tmp_path, examples, texts):

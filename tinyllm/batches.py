@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tinyllm import prompts
 from tinyllm.data import Example
 from tinyllm.encoding import IGNORED, Encoding, pad
 from tinyllm.tasks import ANSWER, OPTIONS, Task
+
+POOL = 200  # steps that questions are grouped among
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def training_rows(
         rationale) has no target for that task.
     options: probability of each option by question id, for the `options` task; likewise.
     Returns rows with `targets` (ids, Soft or None, one a task), `sources` (ids, one a distinct
-    input, see `inputs_of`) and `length` (tokens, to group batches by).
+    input, see `inputs_of`) and `lengths` (tokens of all sources, then of each task's targets: what
+    batches are grouped by).
     """
     reads = inputs_of(found, encoding)
     first = [found[reads.index(index)] for index in range(max(reads) + 1)]
@@ -60,9 +63,9 @@ def training_rows(
     for example in examples:
         targets = [_target(example, task, texts, options or {}, encoding) for task in found]
         sources = [encoding.source(example, task.prefix) for task in first]
-        written = [ids for target in targets for ids in _lines(target)]
-        length = sum(map(len, sources)) + sum(map(len, written))
-        rows.append({"sources": sources, "targets": targets, "length": length})
+        written = [sum(map(len, _lines(target))) for target in targets]
+        lengths = (sum(map(len, sources)), *written)
+        rows.append({"sources": sources, "targets": targets, "lengths": lengths})
     return rows
 
 
@@ -171,14 +174,21 @@ def _options(t: int, soft: list[Soft]) -> dict[str, torch.Tensor]:
 
 
 class LengthGroups(torch.utils.data.Sampler):
-    """Questions in random order, but so that those of one step are about equally long.
+    """Questions in random order, but so that those of one step are alike in all their lengths.
 
-    The order depends on seed and epoch alone, so that a resumed run sees what the uninterrupted
-    one would.
+    lengths: a tuple a question, see `training_rows`; step: questions of an optimiser step.
+    Questions are drawn into pools of POOL steps, a pool is halved again and again, each time along
+    the length that differs most in what is to be halved, and the steps come in random order (the
+    longest first, so that memory that will not do runs out at once). Sorted by total length alone,
+    OpenBookQA's batches have half as much again of padding.
+
+    The order depends on seed and epoch alone, so that a resumed run sees what the uninterrupted one
+    would.
     """
 
-    def __init__(self, lengths: list[int], step: int, seed: int):
-        self.lengths, self.step, self.seed, self.epoch = lengths, step, seed, 0
+    def __init__(self, lengths: Sequence[Sequence[int]], step: int, seed: int):
+        self.lengths = np.array(lengths)
+        self.step, self.seed, self.epoch = step, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer before each epoch."""
@@ -188,5 +198,28 @@ class LengthGroups(torch.utils.data.Sampler):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.step, generator=generator))
+        draw = np.random.default_rng((self.seed, self.epoch))
+        order = draw.permutation(len(self.lengths))
+        whole = len(order) - len(order) % self.step
+        size = POOL * self.step
+        steps = [
+            group
+            for start in range(0, whole, size)
+            for group in self._groups(order[start : min(start + size, whole)])
+        ]
+        draw.shuffle(steps)
+        if self.epoch == 0 and steps:
+            tokens = [self.lengths[group].sum() for group in steps]
+            steps.insert(0, steps.pop(int(np.argmax(tokens))))
+        return iter(np.concatenate([*steps, order[whole:]]).tolist())
+
+    def _groups(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Rows (a whole number of steps) in groups of a step."""
+        steps = len(rows) // self.step
+        if steps <= 1:
+            return [rows]
+        each = self.lengths[rows]
+        by = each[:, each.std(0).argmax()]
+        rows = rows[by.argsort(kind="stable")]
+        half = steps // 2 * self.step
+        return [*self._groups(rows[:half]), *self._groups(rows[half:])]

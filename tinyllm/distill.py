@@ -115,7 +115,7 @@ def train(params: Params, arm_name: str, seed: int, say: Say = lambda share: Non
             max_new_tokens=params.max_new_tokens,
             in_train=data.in_train(splits),
         )
-        facts |= more | cost.sizes(model) | cost.peaks()
+        facts |= cost.sizes(model) | more | cost.peaks()
         facts |= {
             "accuracy": float(predictions.correct.mean()),
             "exact_match": float(predictions.exact.mean()),
@@ -189,8 +189,9 @@ def _leave(
     scored = evaluate.score_options(model, encoding, valid)
     accuracy = sum(row["choice"] == row["gold"] for row in scored) / len(scored)
     row = dict(zip(HISTORY, (0, 0.0, "valid", ANSWER, "accuracy", accuracy), strict=True))
-    facts = {"train_seconds": 0.0, "train_tokens": 0, "train_flops": 0, "steps": 0, "best_step": 0}
-    return [row], facts | {"valid_accuracy": accuracy, "train_questions": 0, "targets": {}}
+    nothing = ("trained_parameters", "train_questions", "train_tokens", "train_flops", "steps")
+    facts = dict.fromkeys([*nothing, "best_step"], 0)
+    return [row], facts | {"train_seconds": 0.0, "valid_accuracy": accuracy, "targets": {}}
 
 
 def _refuse_silent(params: Params, arm: arms.Arm, texts: dict[str, dict[str, str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from tinyllm import prompts
@@ -183,22 +183,54 @@ def _score_seq2seq(
     targets: list[list[int]],
     owner: torch.Tensor,
 ) -> torch.Tensor:
-    """Summed log-probability of each target [n] given the source `owner` [n] points to."""
+    """Summed log-probability of each target [n] given the source `owner` [n] points to.
+
+    The decoder reads the task's prefix once a source, which gives each first token and what the
+    cross-attention sees of the source (its keys and values); the other tokens follow from there,
+    short targets apart from long ones, so that few of them are padding.
+    """
     ids, mask = _padded(encoding, sources, model.device)
     states = model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
-    first = encoding.decoder_prefix(prompts.ANSWER_PREFIX)
-    inputs, _ = _padded(encoding, [[*first, *t[:-1]] for t in targets], model.device)
-    labels = torch.tensor(
-        pad([[IGNORED] * (len(first) - 1) + t for t in targets], IGNORED), device=model.device
-    )
-    with projecting_only(model, labels != IGNORED):
-        logits = model(
-            encoder_outputs=BaseModelOutput(states[owner]),
-            attention_mask=mask[owner],
-            decoder_input_ids=inputs,
-            use_cache=False,
-        ).logits
-    return _summed(logits, labels)
+    prefix = encoding.decoder_prefix(prompts.ANSWER_PREFIX)
+    begun = torch.tensor([prefix] * len(sources), device=model.device)
+    last = torch.zeros_like(begun, dtype=torch.bool)
+    last[:, -1] = True
+    with projecting_only(model, last):
+        read = model(
+            encoder_outputs=BaseModelOutput(states),
+            attention_mask=mask,
+            decoder_input_ids=begun,
+            use_cache=True,
+        )
+    first = torch.log_softmax(read.logits.float(), -1)
+    sums = first[owner, torch.tensor([t[0] for t in targets], device=model.device)]
+    longer = [row for row in range(len(targets)) if len(targets[row]) > 1]
+    longer.sort(key=lambda row: len(targets[row]))
+    for start in range(0, len(longer), BATCH):
+        rows = longer[start : start + BATCH]
+        inputs, _ = _padded(encoding, [targets[row][:-1] for row in rows], model.device)
+        labels = torch.tensor(pad([targets[row][1:] for row in rows], IGNORED), device=model.device)
+        at = torch.tensor(rows, device=model.device)
+        whose = owner[at]
+        with projecting_only(model, labels != IGNORED):
+            logits = model(
+                encoder_outputs=BaseModelOutput(states[whose]),
+                attention_mask=mask[whose],
+                decoder_input_ids=inputs,
+                past_key_values=_selected(read.past_key_values, whose),
+                use_cache=True,
+            ).logits
+        sums[at] += _summed(logits, labels)
+    return sums
+
+
+def _selected(cache: EncoderDecoderCache, rows: torch.Tensor) -> EncoderDecoderCache:
+    """The keys and values of some rows, any of them several times; the cache itself stays."""
+    halves = [
+        DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in half.layers])
+        for half in (cache.self_attention_cache, cache.cross_attention_cache)
+    ]
+    return EncoderDecoderCache(*halves)
 
 
 def _score_causal(

@@ -13,6 +13,9 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -203,9 +206,24 @@ def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> pef
         target_modules="all-linear",
         modules_to_save=list(ALIASES.get(name, Alias()).whole) or None,
     )
-    adapted = peft.get_peft_model(model, config)
+    with _without_a_warning():
+        adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = name  # not where it lay for a moment
     return adapted
+
+
+def load_adapters(model: PreTrainedModel, folder: Path) -> peft.PeftModel:
+    """A model with the adapters that `save` wrote to a folder."""
+    with _without_a_warning():
+        return peft.PeftModel.from_pretrained(model, str(folder))
+
+
+@contextmanager
+def _without_a_warning() -> Iterator[None]:
+    """peft asks transformers by a name that is going to change, which is no concern of ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:

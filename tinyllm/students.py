@@ -39,13 +39,13 @@ def load(
     folder = results.student_folder(params, arm_name, seed)
     runs.inputs(folder)
     arm = arms.resolve(arm_name, params.teachers)
-    stored = str(folder / CHECKPOINT)
+    stored = folder / CHECKPOINT
     if arm.trained and not arm.lora:
-        model, tokenizer = models.load(stored)
+        model, tokenizer = models.load(str(stored))
     else:
         model, tokenizer = models.load(params.student, seed=seed)
         if arm.lora:
-            model = peft.PeftModel.from_pretrained(model, stored)
+            model = models.load_adapters(model, stored)
     return model.to(models.device()).eval(), Encoding.of(model, tokenizer, params)
 
 

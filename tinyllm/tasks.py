@@ -83,7 +83,7 @@ def _handling(arm: arms.Arm, task: Task) -> str:
     if task.name == ANSWER:
         return "gold answer"
     if task.name == OPTIONS:
-        return f"mean of {len(arm.scorers)} teachers' distributions, T = {task.temperature:g}"
+        return f"the teachers' mean distribution, T = {task.temperature:g}"
     if task.name == arms.GIBBERISH:
         return "random words"
     moved = {"rationales": ", permuted among questions", "words": ", words permuted"}

@@ -178,7 +178,7 @@ class DistillTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        lengths = [row["length"] for row in self.train_dataset]
+        lengths = [row["lengths"] for row in self.train_dataset]
         return LengthGroups(lengths, step * self.args.world_size, self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:

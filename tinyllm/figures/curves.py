@@ -83,12 +83,12 @@ def accuracy_against(points: pd.DataFrame, x: str, note: str = "") -> Figure:
         words = f"Points: {'mean over seeds' if several else 'one run each'}, student {students}"
         theirs = levels["arm"].str.startswith("teacher:").all()
         level = "teachers" if theirs else "arms that x does not touch"
+        several_at_one = curves.duplicated(["dataset", "student", "curve", x]).any()
         trained = points[~points["arm"].str.startswith("teacher:")]
         caption(
             figure,
             f"{words}; {counted(trained)}. Bars and bands: Wilson's 95% interval over questions."
-            + " A line joins means."
-            * bool(curves.duplicated(["dataset", "student", "curve", x]).any())
+            + " A line joins means." * bool(several_at_one)
             + f" Level lines: {level}." * bool(len(levels))
             + f" Dotted: chance, dashed: majority. {note}".rstrip(),
         )
