@@ -215,8 +215,10 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     panels = [(title, history[chosen]) for title, chosen in wanted if chosen.any()]
     if not panels:
         raise ValueError("history has neither accuracy nor losses; is it a student's history.csv?")
+    names = max(part.groupby(["arm", "task"]).ngroups for _, part in panels)
+    height = max(2.4, 0.14 * names + 0.65)  # room for a name a line
     with mpl.rc_context(STYLE):
-        figure, axes = grid(len(panels), 3, COLUMN if len(panels) == 1 else PAGE, 2.4)
+        figure, axes = grid(len(panels), 3, COLUMN if len(panels) == 1 else PAGE, height)
         for axis, (title, part) in zip(axes, panels, strict=True):
             scale = 100 if title.startswith("accuracy") else 1
             ends = []
@@ -232,7 +234,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             axis.set_title(title)
             axis.set_xlabel("step")
             axis.margins(x=0.02)
-            _label_ends(axis, ends, 1.75)
+            _label_ends(axis, ends, height - 0.65)
         seeds = history["seed"].nunique()
         runs = f"Mean of {seeds} seeds (thin: each seed)" if seeds > 1 else "One seed"
         caption(figure, f"{runs}. Losses in nats a token; solid: train, dashed: valid.")
@@ -254,6 +256,8 @@ def _label_ends(axis: Axes, ends: list[tuple], inches: float) -> None:
         if name not in named or split == "valid":
             named[name] = (y, color(arm))
     places = np.array(spread([y for y, _ in named.values()], text_height(axis, inches)))
-    places += max(0.0, axis.get_ylim()[0] - places.min())  # not over the ticks' labels below
+    bottom, top = axis.get_ylim()
+    places += max(0.0, bottom - places.min())  # not over the ticks' labels below
+    places = np.minimum(places, top)  # nor over the title
     for (name, (_, tint)), place in zip(named.items(), places, strict=True):
         beside(axis, name, place, color=tint)

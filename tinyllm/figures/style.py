@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tinyllm import paper, paths
 
@@ -69,6 +70,8 @@ ARM_COLORS = {
     "tinyllm:shuffled": "#CC79A7",
     "tinyllm:scrambled": "#9A6A8A",
     "tinyllm:gibberish": "#7A7AB8",
+    "tinyllm:no-examples": "#B08A5A",
+    "tinyllm:no-forcing": "#8C5A2B",
 }
 TEACHER_COLORS = {  # shades of the dss arms, by how dark they are
     "a": "#00604A",
@@ -95,7 +98,10 @@ class Drawing(Figure):
         stream = io.BytesIO()
         with mpl.rc_context(STYLE):
             self.savefig(stream, format="png", dpi=STYLE["figure.dpi"], metadata=METADATA["png"])
-        return stream.getvalue()
+        # 255 colours are enough for a drawing, and keep notebooks small.
+        small = io.BytesIO()
+        Image.open(stream).convert("RGB").quantize(255).save(small, format="png", optimize=True)
+        return small.getvalue()
 
 
 def color(arm: str) -> str:
