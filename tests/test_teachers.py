@@ -122,5 +122,6 @@ def test_recorded_teachers_are_not_asked_and_say_why():
     )
     assert answers.askable(params) == []
     assert answers.predictions(params).empty
+    assert answers.accuracy(answers.predictions(params)).empty
     with pytest.raises(ParameterError, match="recorded and gives no option scores"):
         answers.option_scores(params, "release:llama2")

@@ -133,7 +133,10 @@ def predictions(params: Params) -> pd.DataFrame:
 
 def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a teacher and number of shots of `predictions`: n, correct, accuracy in % with its
-    Wilson 95% interval, the chance level in %, and how many answers name no option."""
+    Wilson 95% interval, the chance level in %, and how many answers name no option. Empty where
+    no teacher can be asked."""
+    if rows.empty:
+        return pd.DataFrame()
     found = []
     for (teacher, shots), group in rows.groupby(["teacher", "shots"], sort=False):
         n, k = len(group), int(group.correct.sum())
@@ -146,7 +149,7 @@ def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
                 "unnamed": int((group.choice < 0).sum()),
             }
         )
-    return pd.DataFrame(found).set_index(["teacher", "shots"]) if found else pd.DataFrame()
+    return pd.DataFrame(found).set_index(["teacher", "shots"])
 
 
 def option_scores(params: Params, teacher: str) -> dict[str, list[float]]:
