@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow
 
@@ -81,9 +82,7 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
         predictions.append(read_predictions(folder / PREDICTIONS))
         history.append(pd.read_csv(folder / HISTORY).assign(arm=arm, seed=seed))
     rows = stats.check(pd.concat(predictions, ignore_index=True), "the students together")
-    for column in ("scores", "logprobs"):
-        rows[column] = [[round(float(v), DIGITS) for v in row] for row in rows[column]]
-    return rows, pd.concat(history, ignore_index=True).round({"value": DIGITS})
+    return _rounded(rows), pd.concat(history, ignore_index=True).round({"value": DIGITS})
 
 
 def read_predictions(file: Path) -> pd.DataFrame:
@@ -92,7 +91,21 @@ def read_predictions(file: Path) -> pd.DataFrame:
         rows = pd.read_parquet(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{paths.shown(file)}: is no readable parquet file: {error}") from None
+    if "logprobs" not in rows and {"scores", "tokens"} <= set(rows):
+        rows = _rounded(rows)
     return stats.check(rows, paths.shown(file))
+
+
+def _rounded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Scores to DIGITS, and the summed log-probabilities that follow from them: score x tokens."""
+    scores = [[round(float(v), DIGITS) for v in row] for row in rows["scores"]]
+    sums = [
+        [round(v * n, DIGITS) for v, n in zip(row, tokens, strict=True)]
+        for row, tokens in zip(scores, rows["tokens"], strict=True)
+    ]
+    rows = rows.drop(columns="logprobs", errors="ignore").assign(scores=scores)
+    rows.insert(rows.columns.get_loc("scores") + 1, "logprobs", sums)
+    return rows
 
 
 def facts(params: Params) -> pd.DataFrame:
@@ -144,7 +157,17 @@ def store(
     """
     folder = stored_folder(params)
     folder.mkdir(parents=True, exist_ok=True)
-    predictions.to_parquet(folder / PREDICTIONS, index=False, compression="zstd")
+    small = predictions.drop(columns="logprobs")  # score x tokens: `read_predictions` gives it back
+    small["scores"] = [np.asarray(row, dtype=np.float32) for row in small["scores"]]
+    split = {"scores.list.element": "BYTE_STREAM_SPLIT"}  # such floats pack four times as well
+    others = [name for name in small if name != "scores"]
+    small.to_parquet(
+        folder / PREDICTIONS,
+        index=False,
+        compression="zstd",
+        use_dictionary=others,
+        column_encoding=split,
+    )
     history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
     facts_stored(params).to_csv(folder / FACTS, index=False, lineterminator="\n")
     if teachers is not None and len(teachers):
