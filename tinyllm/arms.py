@@ -13,6 +13,7 @@
 | `tinyllm-TEACHER` | ablation: one teacher left out |
 | `tinyllm:no-examples` | ablation: teachers asked without in-context examples |
 | `tinyllm:no-forcing` | ablation: teachers asked without being told the gold answer |
+| `tinyllm:repaired` | beyond the paper: invented questions and unfinished sentences cut off |
 | `tinyllm:shuffled` | control: each teacher's rationales permuted among the questions |
 | `tinyllm:scrambled` | control: each word permuted among the words at its place |
 | `tinyllm:gibberish` | control: one teacher more, which writes random words |
@@ -25,7 +26,10 @@ The controls have equal words, lengths and cost. A shuffled rationale says nothi
 question any more, but what it says may still be true and worth knowing; a scrambled one says
 nothing at all. A gibberish teacher tells what one more task does by itself.
 
-`all` alone stands for each of them once (LoRA for fine-tuning only), as far as the teachers allow.
+LoRA's adapters learn at ten times the rate of whole weights (`models.LORA_RATE`).
+
+`all` alone stands for each of them once (LoRA for fine-tuning only; not `repaired`, which changes
+nothing where teachers finish their sentences), as far as the teachers allow.
 
 To add an arm, add a line to METHODS or TINYLLM: nothing else knows their names.
 """
@@ -56,6 +60,7 @@ class Arm:
     moved: what is permuted among the training questions: nothing, whole `rationales` or `words`.
     gibberish: one more teacher writes random words.
     asked: parameters that are other than the study's when the teachers are asked.
+    cleaning: steps of the parameter `cleaning` that this arm adds to the study's.
     scorers: whose distributions over the options are learned from, averaged.
     temperature: at which those and the student's are compared.
     lora: rank of the adapters; 0 trains the whole model.
@@ -67,6 +72,7 @@ class Arm:
     moved: Literal["", "rationales", "words"] = ""
     gibberish: bool = False
     asked: dict[str, Any] = field(default_factory=dict)
+    cleaning: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
     temperature: float = TEMPERATURE
     lora: int = 0
@@ -82,6 +88,7 @@ METHODS: dict[str, dict[str, Any]] = {"inference": {"trained": False}, "finetune
 TINYLLM: dict[str, dict[str, Any]] = {
     "no-examples": {"asked": {"examples": "none"}},
     "no-forcing": {"asked": {"teacher_forcing": False}},
+    "repaired": {"cleaning": ("repair",)},
     "shuffled": {"moved": "rationales"},
     "scrambled": {"moved": "words"},
     "gibberish": {"gibberish": True},
@@ -128,7 +135,7 @@ def everything(teachers: Sequence[str]) -> list[str]:
     names = [*METHODS, "lora", "kd", *(f"dss:{uri.partition(':')[2]}" for uri in teachers)]
     names += ["tinyllm"]
     names += [f"tinyllm-{uri.partition(':')[2]}" for uri in teachers if len(teachers) > 2]
-    names += [f"tinyllm:{name}" for name in TINYLLM]
+    names += [f"tinyllm:{name}" for name in TINYLLM if name != "repaired"]
     found = []
     for name in names:
         with contextlib.suppress(ValueError):

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing import get_context
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def student_spec(params: Params, arm: str, seed: int) -> dict[str, Any]:
         **params.spec(*names),
         **models.content(params.student),
     }
+    if found.lora:
+        spec["lora_rate"] = models.LORA_RATE
     if found.scorers:
         from tinyllm import answers
 
@@ -230,15 +233,17 @@ def _train_side_by_side(params: Params, todo: list[tuple[str, int]]) -> list[str
     """Train in worker processes; returns a line for each student that failed."""
     failed = []
     workers = min(params.workers, len(todo))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)  # a batch job may have fewer than all
     context = get_context("spawn")
     # glibc gives large blocks back at every step and has them zeroed at the next: a student with a
     # large vocabulary spends a tenth of its time on that. The workers inherit these settings.
     os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 40))
+    manager = SyncManager(ctx=context)
+    manager.start(runs.end_with_parent)
     with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool,
+        manager,
+        ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool,
         tqdm(total=len(todo), unit="student", mininterval=5, file=sys.stdout) as bar,
     ):
         shares = manager.dict()
@@ -278,6 +283,11 @@ def _train_by_torchrun(params: Params, todo: list[tuple[str, int]]) -> list[str]
         else:
             job.unlink()
     return failed
+
+
+def _start_worker(threads: int) -> None:
+    runs.end_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _train_job(params: Params, arm: str, seed: int, shares: Any) -> None:

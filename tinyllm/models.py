@@ -51,6 +51,7 @@ FLAN_T5 = {
     "large": (1024, 2816, 24, 16),
 }
 LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
+LORA_RATE = 10.0  # of its learning rate: adapters need about ten times that of whole weights
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,8 @@ def save(
 def learning_rate_factor(name: str, parameter: str) -> float:
     """By how much the learning rate of a named parameter of model `name` exceeds `lr`."""
     alias = ALIASES.get(name, Alias())
+    if "lora_" in parameter:
+        return LORA_RATE
     return alias.fresh_lr if alias.fresh and re.search(alias.fresh, parameter) else 1.0
 
 

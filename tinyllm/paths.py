@@ -16,8 +16,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pooch
+
+if TYPE_CHECKING:
+    from tinyllm.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,6 +65,19 @@ def slug(name: str) -> str:
 def study(study: str, dataset: str) -> Path:
     """Folder of one study on one dataset."""
     return runs() / slug(study) / slug(dataset)
+
+
+def variant(params: Params) -> str:
+    """Folder that tells apart what the ablations need: how teachers are asked."""
+    parts = [] if params.examples == "random:2" else [slug(params.examples)]
+    parts += [] if params.teacher_forcing else ["no-forcing"]
+    return "_".join(parts) or "default"
+
+
+def rationales(params: Params, teacher: str) -> Path:
+    """Run folder of one teacher's rationales, asked for as `params` say."""
+    base = study(params.study, params.dataset) / "rationales"
+    return base / slug(teacher) / variant(params)
 
 
 def shown(path: Path) -> str:

@@ -20,22 +20,10 @@ import pandas as pd
 from tinyllm import arms, audit, data, extract, paths, prompts, release, runs, store, teachers
 from tinyllm.data import Example
 from tinyllm.params import Params
+from tinyllm.paths import rationales as folder
 from tinyllm.store import Record
 
 FILE = "rationales.jsonl"
-
-
-def variant(params: Params) -> str:
-    """Folder that tells apart what the ablations need: how the teacher was asked."""
-    parts = [] if params.examples == "random:2" else [paths.slug(params.examples)]
-    parts += [] if params.teacher_forcing else ["no-forcing"]
-    return "_".join(parts) or "default"
-
-
-def folder(params: Params, teacher: str) -> Path:
-    """Run folder of one teacher's rationales."""
-    base = paths.study(params.study, params.dataset) / "rationales"
-    return base / paths.slug(teacher) / variant(params)
 
 
 def spec(params: Params, teacher: str) -> dict[str, Any]:
@@ -74,9 +62,9 @@ def collect(params: Params, teacher: str) -> Path:
     where another process is writing there.
     """
     where, wanted = folder(params, teacher), spec(params, teacher)
-    if runs.finished(where, wanted):
+    if runs.shared(where, wanted):
         return where
-    with store.writing(where, wanted) as facts:
+    with runs.recording(where, wanted) as facts:
         train = training_questions(params)
         if teacher.startswith("release:"):
             _record(where / FILE, params, teacher, train)

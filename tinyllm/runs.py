@@ -11,15 +11,19 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tinyllm import paths
 
@@ -94,21 +98,56 @@ def refuse_other(folder: Path, there: dict, asked: dict) -> None:
         )
 
 
+def shared(folder: Path, spec: dict) -> bool:
+    """`finished`, but the same work of another study counts too: it is copied here.
+
+    So teachers are asked once, however many studies (of other weights, say) learn from them. Work
+    that was begun here goes on here.
+    """
+    if finished(folder, spec):
+        return True
+    inside = (
+        folder.relative_to(paths.runs()).parts[1:] if folder.is_relative_to(paths.runs()) else ()
+    )
+    if not inside or (folder / BEGUN).exists():
+        return False
+    wanted = json.loads(json.dumps(spec))
+    for there in sorted(paths.runs().glob("/".join(["*", *inside, MANIFEST]))):
+        if json.loads(there.read_text(encoding="utf-8"))["spec"] == wanted:
+            skip = shutil.ignore_patterns(MANIFEST, LOCK)
+            shutil.copytree(there.parent, folder, ignore=skip, dirs_exist_ok=True)
+            write_json(folder / MANIFEST, read_manifest(there.parent))
+            return True
+    return False
+
+
 @contextmanager
 def recording(folder: Path, spec: dict) -> Iterator[dict]:
     """Do the work of `folder` in the `with` block; if that ends well, its manifest is written.
 
     Work that was stopped may go on in its folder, but only as the work of the same spec: that is
-    written first, and StaleRun raised where another one stands.
+    written first, and StaleRun raised where another one stands. RuntimeError where another process
+    is at work there.
 
     Yields a dict for facts that belong to the manifest but do not identify the work (counts, say).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which work together
+    try:
+        with FileLock(folder / LOCK, timeout=0) if first else nullcontext():
+            yield from _recording(folder, spec, first)
+    except Timeout:
+        raise RuntimeError(
+            f"another process is writing {paths.shown(folder)}; wait for it, or stop it"
+        ) from None
+
+
+def _recording(folder: Path, spec: dict, first: bool) -> Iterator[dict]:
     begun = folder / BEGUN
     if begun.exists():
         refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), spec)
-    elif os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes
+    elif first:
         write_json(begun, spec)
     facts: dict = {}
     start = time.perf_counter()
@@ -131,6 +170,21 @@ def recording(folder: Path, spec: dict) -> Iterator[dict]:
         },
     )
     begun.unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """Have this worker process end when the process that started it does, however that ended.
+
+    Else a worker of a killed notebook would go on for hours, and hold its folder's lock.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def environment() -> dict[str, Any]:

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from tinyllm import paths, runs
@@ -66,22 +65,6 @@ class Request:
     id: str
     prompt: Fitted
     options: tuple[str, ...] | None = None
-
-
-@contextmanager
-def writing(folder: Path, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`runs.recording` for a folder that only one process may write.
-
-    RuntimeError where another one is writing there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / runs.LOCK, timeout=0), runs.recording(folder, spec) as facts:
-            yield facts
-    except Timeout:
-        raise RuntimeError(
-            f"another process is writing {paths.shown(folder)}; wait for it, or stop it"
-        ) from None
 
 
 def fill(file: Path, uri: str, teacher: Teacher, requests: Sequence[Request]) -> None:

@@ -100,9 +100,12 @@ def worked_example(params: Params, arm_name: str) -> pd.DataFrame:
 
     The question is the first that every teacher of the arm wrote something for (else the first).
     `masked` counts the decoder's positions that have no label: those of a prefix, or for
-    decoder-only students those of the question. A task without a target is masked whole.
+    decoder-only students those of the question. A task without a target is masked whole. An arm
+    that is not trained has no row.
     """
     arm = arms.resolve(arm_name, params.teachers)
+    if not arm.trained:
+        return pd.DataFrame(columns=["task", "writes", "tokens", "masked"]).set_index("task")
     folder = paths.study(params.study, params.dataset) / "data"
     examples = data.examples(data.read(folder)["train"])
     texts = arm_texts(params, arm, examples, params.seeds[0])

@@ -1,7 +1,7 @@
-"""What a study gave, in a terminal: `python -m tinyllm.summary params/micro.yaml`.
+"""What a study or grid gave, in a terminal: `python -m tinyllm.summary params/micro.yaml`.
 
-With `--folder` it prints where the study's executed notebooks go instead; `--readme README.md`
-writes all stored results into the README, so that no number there is typed by hand.
+`--readme README.md` writes all stored results into the README, so that no number there is typed by
+hand.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tinyllm import paths, results, stats
-from tinyllm.params import ParameterError, Params
+from tinyllm import grid, paths, results, stats
+from tinyllm.params import ParameterError
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -105,7 +105,11 @@ def difference(row: pd.Series) -> str:
 
 
 def verdict(predictions: pd.DataFrame) -> str:
-    """What a run says of the study's question, in Markdown sentences computed from its numbers."""
+    """What a run says of the study's question, in Markdown sentences computed from its numbers.
+
+    A pair of the table (an arm against fine-tuning) is judged after Holm's correction over the
+    table's arms; the others, of which there are few, by their own interval.
+    """
     arms = set(predictions["arm"])
     if not {"finetune", "tinyllm"} <= arms:
         return "Without both `finetune` and `tinyllm` this run does not answer the question."
@@ -116,19 +120,21 @@ def verdict(predictions: pd.DataFrame) -> str:
     if "tinyllm:shuffled" in arms:
         pairs += [("tinyllm", "tinyllm:shuffled"), ("tinyllm:shuffled", "finetune")]
     pairs += [("tinyllm:scrambled", "finetune")] if "tinyllm:scrambled" in arms else []
+    corrected = stats.compare(predictions).set_index("arm")["p_holm"]
     lines = []
     for arm, baseline in pairs:
         row = pd.Series(stats.paired(predictions, arm, baseline))
-        if row["low"] > 0:
-            says = "is better"
-        elif row["high"] < 0:
-            says = "is worse"
-        else:
-            says = "cannot be told apart"
+        clear = row["low"] > 0 or row["high"] < 0
+        says = ("is better" if row["difference"] > 0 else "is worse") if clear else ""
+        p = f"p = {row['p']:.2g}"
+        if baseline == "finetune" and len(corrected) > 1:
+            p += f" ({corrected[arm]:.2g} after Holm's correction over {len(corrected)} arms)"
+            if clear and corrected[arm] >= 0.05:
+                says += " taken by itself, but not after that correction"
         control = "the negative control, " if arm.endswith(":scrambled") else ""
         lines.append(
-            f"- {control}`{arm}` against `{baseline}`: **{difference(row)} points**, "
-            f"p = {row['p']:.2g}, n = {row['n']}, {row['seeds']} seed(s): it {says}."
+            f"- {control}`{arm}` against `{baseline}`: **{difference(row)} points**, {p}, "
+            f"n = {row['n']}, {row['seeds']} seed(s): it {says or 'cannot be told apart'}."
         )
     if predictions["seed"].nunique() == 1:
         lines.append(
@@ -191,22 +197,23 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "--readme":
         write_readme(Path(arguments[1]))
         return
-    params = Params.from_yaml(arguments[-1])
-    if arguments[0] == "--folder":
-        print(paths.study(params.study, params.dataset) / "notebooks")
-        return
-    predictions, _ = results.collect(params)
-    chance = stats.chance_and_majority(predictions).iloc[0]
-    print(f"\n{params.study} study, {params.dataset}, student {params.student}, test")
-    print(table(predictions).to_string(index=False))
-    print(f"chance {100 * chance['chance']:.1f}, majority {100 * chance['majority']:.1f}")
+    for params in grid.load(arguments[0]).studies:
+        print(f"\n{params.study} study, {params.dataset}, student {params.student}, test")
+        try:
+            predictions, _ = results.collect(params)
+        except FileNotFoundError as unfinished:
+            print(unfinished)
+            continue
+        chance = stats.chance_and_majority(predictions).iloc[0]
+        print(table(predictions).to_string(index=False))
+        print(f"chance {100 * chance['chance']:.1f}, majority {100 * chance['majority']:.1f}")
+        print(f"notebooks: {paths.shown(paths.study(params.study, params.dataset) / 'notebooks')}/")
+        print(f"results:   {paths.shown(results.stored_folder(params))}/")
     print(f"\nfigures:   {paths.shown(paths.figures())}/")
-    print(f"notebooks: {paths.shown(paths.study(params.study, params.dataset) / 'notebooks')}/")
-    print(f"results:   {paths.shown(results.stored_folder(params))}/")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ParameterError, FileNotFoundError) as problem:
+    except ParameterError as problem:
         sys.exit(str(problem))

@@ -98,9 +98,11 @@ def arm_texts(
 
     Raises FileNotFoundError, with the remedy, where a store that the arm needs is not finished.
     """
+    asked = arms.asked(arm, params)
+    asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
     texts = {}
     for teacher in arm.teachers:
-        have = rationales.texts(arms.asked(arm, params), teacher)
+        have = rationales.texts(asked, teacher)
         ids = [example.id for example in examples if have.get(example.id, "").strip()]
         draw = random.Random(f"shuffle:{seed}:{teacher}")
         if arm.moved == "rationales":

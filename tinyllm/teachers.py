@@ -222,19 +222,24 @@ def prepare(params: Params) -> None:
         # One thread each: models so small only wait for one another on several.
         workers = min(params.workers, len(todo))
         context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(workers, context, _start_worker) as pool:
             list(pool.map(micro_teacher, [params] * len(todo), todo))
+
+
+def _start_worker() -> None:
+    runs.end_with_parent()
+    torch.set_num_threads(1)
 
 
 def micro_teacher_is_there(params: Params, letter: str) -> bool:
     """True if the micro teacher is trained already; StaleRun if it is one of other parameters."""
-    return runs.finished(*_micro_teacher(params, letter))
+    return runs.shared(*_micro_teacher(params, letter))
 
 
 def micro_teacher(params: Params, letter: str) -> Path:
     """Run folder of a micro teacher, trained now if it is not there yet."""
     folder, spec = _micro_teacher(params, letter)
-    if not runs.finished(folder, spec):
+    if not runs.shared(folder, spec):
         with runs.recording(folder, spec) as facts:
             micro.train_teacher(letter, folder / "model", params.data_seed)
             facts["content"] = runs.sha256(folder / "model" / "model.safetensors")

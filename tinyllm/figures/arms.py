@@ -127,6 +127,7 @@ WITHOUT = {  # what an arm lacks or changes, beside tinyllm
     "finetune": "answers only",
     "tinyllm:no-examples": "teachers without examples",
     "tinyllm:no-forcing": "teachers without the answer",
+    "tinyllm:repaired": "rationales repaired",
     "tinyllm:shuffled": "other questions' rationales",
     "tinyllm:scrambled": "scrambled words",
     "tinyllm:gibberish": "a teacher of random words more",

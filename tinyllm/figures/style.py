@@ -67,6 +67,7 @@ ARM_COLORS = {
     "finetune": "#0072B2",
     "dss": "#009E73",
     "tinyllm": "#D55E00",
+    "tinyllm:repaired": "#A84300",
     "tinyllm:shuffled": "#CC79A7",
     "tinyllm:scrambled": "#9A6A8A",
     "tinyllm:gibberish": "#7A7AB8",

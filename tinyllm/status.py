@@ -1,0 +1,144 @@
+"""How far a grid is: what is done, what failed and why, what is missing.
+
+    python -m tinyllm.status NAME-OR-FILE       a table of the grid, then a line a failed job
+
+Nothing is run and no model is loaded; what is done is read from the run folders' manifests and the
+stored results, whoever made them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from tinyllm import paths, results, runs
+from tinyllm.grid import Grid, Job, load
+from tinyllm.params import ParameterError
+
+SHOWN = 160  # letters of an error that are shown
+
+
+def done(job: Job) -> bool:
+    """True if the job's notebook was executed and its work is still there."""
+    return job.done.exists() and all(map(_finished, job.work()))
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / runs.MANIFEST).exists()
+
+
+def refresh(grid: Grid) -> None:
+    """Bring what lies on the disk in line with the grid, for a workflow that is about to start.
+
+    Writes the jobs' parameter files where they are not as they should be, and removes executed
+    notebooks whose work is gone, so that these jobs run again.
+    """
+    for job in grid.jobs:
+        job.write()
+        if job.done.exists() and not done(job):
+            job.done.unlink()
+
+
+def failure(job: Job) -> str | None:
+    """Why a job failed, in one line; None where it did not, or where it is at work."""
+    if job.done.exists() or not job.failed.exists():
+        return None
+    try:
+        notebook = json.loads(job.failed.read_text(encoding="utf-8"))
+    except ValueError:  # papermill is writing it
+        return None
+    errors = [
+        output
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", ())
+        if output["output_type"] == "error"
+    ]
+    if not errors:
+        return None
+    line = " ".join(f"{errors[-1]['ename']}: {errors[-1]['evalue']}".split())
+    line = re.sub(r"\x1b\[[\d;]*m", "", line)
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
+
+
+def table(grid: Grid) -> pd.DataFrame:
+    """A row a study, dataset and student: how far it is.
+
+    Columns: data and rationales (done of all), students (those asked for), done (in runs/), failed
+    (those of failed jobs that are not done), missing (neither done nor failed), stored (in
+    results/), evaluated (yes, or empty).
+    """
+    stored = results.overview().set_index(["study", "dataset", "student"])["stored"]
+    rows = []
+    for params in grid.studies:
+        here = [job for job in grid.jobs if _same(job, params)]
+        mine = [job for job in here if job.params.student == params.student]
+        trained = [job for job in mine if job.rule == "distill"]
+        students = [(job, folder) for job in trained for folder in job.work()]
+        broken = {job: failure(job) is not None for job in trained}
+        finished = sum(_finished(folder) for _, folder in students)
+        failed = sum(broken[job] and not _finished(folder) for job, folder in students)
+        asked = [job for job in here if job.rule == "prompt"]
+        evaluated = [job for job in mine if job.rule == "evaluate"]
+        rows.append(
+            {
+                "study": params.study,
+                "dataset": params.dataset,
+                "student": params.student,
+                "data": _share([job for job in here if job.rule == "prepare"]),
+                "rationales": _share(asked),
+                "students": len(students),
+                "done": finished,
+                "failed": failed,
+                "missing": len(students) - finished - failed,
+                "stored": int(
+                    stored.get((params.study, params.dataset, paths.slug(params.student)), 0)
+                ),
+                "evaluated": "yes" if evaluated and all(map(done, evaluated)) else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _same(job: Job, params) -> bool:
+    return (job.params.study, job.params.dataset) == (params.study, params.dataset)
+
+
+def _share(jobs: list[Job]) -> str:
+    folders = [folder for job in jobs for folder in job.work()]
+    return f"{sum(map(_finished, folders))}/{len(folders)}"
+
+
+def failures(grid: Grid) -> list[str]:
+    """A failed job in two lines: what it was and why it failed, and how to look at it."""
+    found = [(job, failure(job)) for job in grid.jobs]
+    return [
+        f"{job.params.study}/{job.params.dataset}, {job.name}: {why}\n"
+        f"    look: jupyter lab {paths.shown(job.failed)}"
+        for job, why in found
+        if why
+    ]
+
+
+def summary(grid: Grid) -> str:
+    """The jobs in one line, and the failed ones."""
+    finished, failed = sum(map(done, grid.jobs)), failures(grid)
+    lines = [f"{grid.name}: {finished} of {len(grid.jobs)} jobs done, {len(failed)} failed"]
+    return "\n".join([*lines, *failed])
+
+
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    grid = load(arguments[0])
+    print(table(grid).to_string(index=False))
+    print(f"\n{summary(grid)}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ParameterError as problem:
+        sys.exit(str(problem))
