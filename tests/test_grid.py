@@ -145,7 +145,7 @@ def test_a_grid_that_cannot_be_is_refused_by_file_name_and_reason(tmp_path, valu
 
 
 def test_an_unknown_grid_is_refused_with_those_that_there_are():
-    with pytest.raises(ParameterError, match="'papers'.*ablations, alpha, .*paper"):
+    with pytest.raises(ParameterError, match=r"'papers'.*ablations, alpha, .*paper"):
         grid.load("papers")
 
 

@@ -24,7 +24,8 @@ def folders(tmp_path, monkeypatch):
     for (arm, seed), rows in ROWS.groupby(["arm", "seed"]):
         tasks = [["answer", "predict: ", 1.0]]
         tasks += [["release:flan-t5", "explain: ", 0.5]] if arm == "tinyllm" else []
-        with runs.recording(results.student_folder(PARAMS, arm, seed), {"tasks": tasks}) as facts:
+        spec = {"tasks": tasks, "arm": arm, "seed": seed}
+        with runs.recording(results.student_folder(PARAMS, arm, seed), spec) as facts:
             facts |= {"parameters": 7, "train_questions": 40, "train_flops": 100 + seed}
             folder = results.student_folder(PARAMS, arm, seed)
             rows.to_parquet(folder / results.PREDICTIONS)
@@ -41,7 +42,7 @@ def test_what_is_stored_is_what_was_collected(folders):
     pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
     pd.testing.assert_frame_equal(results.stored_histories("small", "obqa")["minilm-ed"], curves)
     assert sorted(f.name for f in folder.iterdir()) == sorted(
-        [results.PREDICTIONS, results.HISTORY, results.FACTS]
+        [results.PREDICTIONS, results.HISTORY, results.FACTS, results.MANIFESTS]
     )
     assert results.stored_studies() == [("small", "obqa")]
 
@@ -55,6 +56,22 @@ def test_facts_say_what_each_student_was_trained_with(folders):
     assert facts["alpha"].isna()[("finetune", 0)]
     assert facts["train_tokens"].isna().all()  # those manifests do not record it
     assert set(facts["student"]) == {"minilm-ed"}
+
+
+def test_stored_students_can_be_given_back_to_a_checkout_without_runs(folders, monkeypatch):
+    rows, curves = results.collect(PARAMS)
+    results.store(PARAMS, rows, curves)
+    kept = runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1))
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
+    with pytest.raises(FileNotFoundError):
+        results.collect(PARAMS)
+    part = PARAMS.model_copy(update={"seeds": [1]})
+    assert results.restore(part) == 2
+    assert runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1)) == kept
+    assert results.restore(PARAMS) == 2  # those that were not there yet
+    again, same = results.collect(PARAMS)
+    pd.testing.assert_frame_equal(again, rows)
+    pd.testing.assert_frame_equal(same, curves)
 
 
 def test_teachers_answers_are_stored_beside_the_students(folders):

@@ -3,14 +3,20 @@
     results/STUDY/DATASET/STUDENT/predictions.parquet    a row a question, arm and seed
     results/STUDY/DATASET/STUDENT/history.csv            the learning curves
     results/STUDY/DATASET/STUDENT/facts.csv              what each student was trained with and cost
+    results/STUDY/DATASET/STUDENT/manifests.jsonl        each student's manifest
     results/STUDY/DATASET/teachers.parquet               the teachers' own answers to test
 
 Every figure and table is drawn from these files alone, so they can be redrawn where no run folder,
 no model and no GPU is at hand.
+
+    python -m tinyllm.results GRID      give runs/ the finished students that results/ holds, so
+                                        that a grid goes on where another machine left it
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +24,10 @@ import pandas as pd
 import pyarrow
 
 from tinyllm import paths, runs, stats
-from tinyllm.params import Params
+from tinyllm.params import ParameterError, Params
 
 PREDICTIONS, HISTORY, FACTS = "predictions.parquet", "history.csv", "facts.csv"
+MANIFESTS = "manifests.jsonl"
 TEACHERS = "teachers.parquet"
 TEACHER_COLUMNS = [
     "study",
@@ -170,10 +177,40 @@ def store(
     )
     history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
     facts_stored(params).to_csv(folder / FACTS, index=False, lineterminator="\n")
+    students = [student_folder(params, arm, seed) for arm in params.arms for seed in params.seeds]
+    lines = [json.dumps(runs.read_manifest(each), ensure_ascii=False) for each in students]
+    (folder / MANIFESTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     if teachers is not None and len(teachers):
         file = folder.parent / TEACHERS
         teachers[TEACHER_COLUMNS].to_parquet(file, index=False, compression="zstd")
     return folder
+
+
+def restore(params: Params) -> int:
+    """Give the run folders of a study the students that results/ holds; returns how many.
+
+    Only those that `params` ask for and that no run folder holds yet. Models are not stored, so a
+    restored student has answers, learning curve and manifest, but cannot be asked anything new.
+    """
+    folder, count = stored_folder(params), 0
+    if not (folder / MANIFESTS).exists():
+        return count
+    rows, curves = read_predictions(folder / PREDICTIONS), pd.read_csv(folder / HISTORY)
+    for line in (folder / MANIFESTS).read_text(encoding="utf-8").splitlines():
+        manifest = json.loads(line)
+        arm, seed = manifest["spec"]["arm"], manifest["spec"]["seed"]
+        there = student_folder(params, arm, seed)
+        wanted = arm in params.arms and seed in params.seeds
+        if not wanted or (there / runs.MANIFEST).exists() or (there / runs.BEGUN).exists():
+            continue
+        there.mkdir(parents=True, exist_ok=True)
+        mine = [(f["arm"] == arm) & (f["seed"] == seed) for f in (rows, curves)]
+        rows[mine[0]].to_parquet(there / PREDICTIONS, index=False)
+        curves[mine[1]].drop(columns=["arm", "seed"]).to_csv(there / HISTORY, index=False)
+        runs.write_json(there / "metrics.json", manifest["facts"])
+        runs.write_json(there / runs.MANIFEST, manifest)
+        count += 1
+    return count
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
@@ -253,3 +290,18 @@ def stored_facts() -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=[*KEYS, "arm", "seed", "teachers", "alpha", *RECORDED])
     return pd.concat(frames, ignore_index=True)
+
+
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    from tinyllm import grid
+
+    for params in grid.load(arguments[0]).studies:
+        print(f"{params.study}/{params.dataset}, {params.student}: {restore(params)} restored")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ParameterError as problem:
+        sys.exit(str(problem))

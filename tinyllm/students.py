@@ -53,14 +53,26 @@ def best(params: Params, *, rationales: bool) -> tuple[str, int]:
     """Arm and seed of the finished student with the highest accuracy on valid.
 
     rationales: only among those that learned to write some, controls excepted, if there are any.
+    Students whose models are not here (`results.restore`) are passed over; FileNotFoundError where
+    no other is left.
     """
     facts = results.facts(params).dropna(subset=["valid_accuracy"])
+    here = [_has_model(params, *key) for key in zip(facts.arm, facts.seed, strict=True)]
+    facts = facts[here]
+    if facts.empty:
+        raise FileNotFoundError("no model of these students is here: they were restored")
     resolved = [arms.resolve(name, params.teachers) for name in facts.arm]
     able = [bool(arm.teachers) and not arm.moved and not arm.gibberish for arm in resolved]
     if rationales and any(able):
         facts = facts[able]
     top = facts.loc[facts.valid_accuracy.idxmax()]
     return str(top.arm), int(top.seed)
+
+
+def _has_model(params: Params, arm: str, seed: int) -> bool:
+    """True if a finished student can be loaded: it was not trained, or its checkpoint is here."""
+    trained = arms.resolve(arm, params.teachers).trained
+    return not trained or (results.student_folder(params, arm, seed) / CHECKPOINT).exists()
 
 
 def teacher_tasks(params: Params, arm_name: str) -> list[Task]:
@@ -73,9 +85,15 @@ def own_words(params: Params, rows: int = 3) -> pd.DataFrame:
     """What the best student answers, and writes when asked for each teacher's rationale.
 
     The student is `best`'s; the questions are the first `rows` of test. Index: question. Columns:
-    options, gold, chosen (the likeliest option), and a column a teacher of its arm.
+    options, gold, chosen (the likeliest option), and a column a teacher of its arm. Empty where no
+    student's model is here.
     """
-    arm, seed = best(params, rationales=True)
+    try:
+        arm, seed = best(params, rationales=True)
+    except FileNotFoundError as absent:
+        frame = pd.DataFrame(columns=["question", "options", "gold", "chosen"])
+        frame.attrs["student"] = str(absent)
+        return frame.set_index("question")
     model, encoding = load(params, arm, seed)
     base = paths.study(params.study, params.dataset)
     examples = data.examples(data.read(base / "data")["test"])[:rows]
