@@ -3,7 +3,6 @@ PYTHON ?= python3
 # A parameter file, a grid file, or the name of a grid in params/grid. PARAMS is another name for it.
 PARAMS ?= params/micro.yaml
 GRID ?= $(PARAMS)
-DEVICE ?= a100
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_paper_figures
@@ -21,7 +20,7 @@ study: install  ## install, run the notebooks of GRID (default: the micro study)
 	@$(BIN)/python -m tinyllm.summary $(GRID)
 
 plan: install  ## what GRID will cost on DEVICE, before anything is run
-	@$(BIN)/python -m tinyllm.plan $(GRID) --device $(DEVICE)
+	@$(BIN)/python -m tinyllm.plan $(GRID) $(if $(DEVICE),--device $(DEVICE))
 
 status: install  ## how far GRID is: done, failed and why, missing
 	@$(BIN)/python -m tinyllm.status $(GRID)

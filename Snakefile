@@ -61,6 +61,8 @@ rule all:
 
 for stage, notebook in grid.RULES.items():
     DONE = f"{{folder}}/{notebook}{{part}}.ipynb"
+    # What only draws and counts is done again when the package changes; what trains and asks is not.
+    CODE = (paths.ROOT / "tinyllm").rglob("*.py") if stage in ("evaluate", "figures") else ()
 
     rule:
         name:
@@ -68,6 +70,7 @@ for stage, notebook in grid.RULES.items():
         input:
             of(DONE, needs),
             parameters=of(DONE, lambda job: path(job.file)),
+            code=sorted(map(path, CODE)),
             notebook=path(paths.ROOT / "notebooks" / f"{notebook}.ipynb"),
         output:
             DONE,

@@ -1,6 +1,6 @@
 """Tokens a second of a teacher: a prompt at a time, fixed batches in dataset order, and sorted.
 
-    python benchmarks/teacher_throughput.py [--model smollm2] [--dataset bioasq] [--questions 48]
+    python benchmarks/teacher_throughput.py [--model smollm2] [--dataset arc] [--questions 32]
 
 The same prompts (the study's own, from the paper's release) go to the same model in three ways,
 each several times in turn, because the machine is noisy; what counts are the ratios. Tokens are
@@ -19,11 +19,12 @@ from tinyllm.params import Params
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--model", default="smollm2", help="alias, folder or hub id")
-parser.add_argument("--dataset", default="bioasq")
-parser.add_argument("--questions", type=int, default=48)
+parser.add_argument("--dataset", default="arc")
+parser.add_argument("--questions", type=int, default=32)
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--new-tokens", type=int, default=32)
 parser.add_argument("--max-prompt", type=int, default=480)
+parser.add_argument("--examples", default="random:2", help="in-context examples, as in params")
 parser.add_argument("--rounds", type=int, default=3)
 
 
@@ -50,7 +51,7 @@ def main() -> None:
         batch=options.batch,
         dtype=teachers.models.precision("auto"),
     )
-    in_context = prompts.InContext(train, "random:2", 0)
+    in_context = prompts.InContext(train, options.examples, 0)
 
     def render(example, shots):
         return prompts.teacher_pieces(example, shots, forcing=True)

@@ -228,7 +228,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {BATCH}")
     for dataset in given.datasets:
         table = report(dataset, given.questions, given.rounds, given.teachers)
-        print(table.round(3).fillna("").to_string(index=False), flush=True)
+        print(table.round(3).astype(object).fillna("").to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

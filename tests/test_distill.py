@@ -109,6 +109,28 @@ def test_a_spec_tells_apart_what_the_arms_learn_from(study):
     assert specs["tinyllm+lora:4"]["settings"]["lora"] == 4
 
 
+def test_nothing_of_test_reaches_training_or_selection(study):
+    """With other test questions and labels, the same arm becomes the same student."""
+    arm = "tinyllm:gibberish"
+    params = study.model_copy(update={"study": "blind", "arms": [arm]})
+    splits = data.load(params)
+    splits["test"] = splits["test"].map(
+        lambda row: {"question": "what?", "answer": (row["answer"] + 1) % len(row["options"])}
+    )
+    data.save(splits, paths.study("blind", "micro") / "data", params)
+    rationales.collect_all(params)
+    distill.train(params, arm, 0)
+    one, two = (results.student_folder(each, arm, 0) for each in (study, params))
+    assert (one / "history.csv").read_text() == (two / "history.csv").read_text()
+    (weights,) = (one / "checkpoint").glob("*.safetensors")
+    assert weights.read_bytes() == (two / "checkpoint" / weights.name).read_bytes()
+    stored = [pd.read_parquet(each / "predictions.parquet") for each in (one, two)]
+    assert (stored[0].gold != stored[1].gold).all()  # and yet it was scored on other labels
+    # A manifest names no other source of what was learned than train's rationales.
+    asked = {r.id for r in rationales.finished(params, params.teachers[0])}
+    assert asked == {e.id for e in data.examples(splits["train"])}
+
+
 def test_an_arm_without_its_store_says_which_stage_to_run(study):
     changed = study.model_copy(update={"arms": ["tinyllm:no-forcing"]})
     with pytest.raises(FileNotFoundError, match=r"no-forcing is not finished: run the notebook"):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import yaml
+from simulated import predictions
 
-from tinyllm import grid, paths, status
+from tinyllm import grid, paths, results, status
 from tinyllm.params import ParameterError, Params
 
 GRIDS = sorted((paths.ROOT / "params" / "grid").glob("*.yaml"))
@@ -113,6 +114,20 @@ def test_a_prompt_job_of_one_teacher_asks_for_every_variant_that_an_arm_needs(
     folders = [paths.shown(folder).split("rationales/")[1] for folder in first.work()]
     assert sorted(folders) == ["micro-a/default", "micro-a/none"]
     assert second.params.teachers == ["micro:b"]
+
+
+def test_points_of_a_curve_leave_the_figures_and_tables_to_the_curve(runs_folder, tmp_path):
+    found = grid.load("micro_curves")
+    assert [job.rule for job in found.jobs if job.whole] == ["figures"]
+    assert all(tmp_path in job.figures.parents for job in found.jobs[:-1])
+    assert {params.study for params in found.studies} <= grid.curves()
+    for study in ("micro", "micro-alpha-2"):
+        folder = tmp_path / "results" / study / "obqa" / "m"
+        folder.mkdir(parents=True)
+        rows = predictions({"finetune": 0.5}, study=study, n=4, student="m")
+        rows.to_parquet(folder / results.PREDICTIONS)
+    assert set(results.stored().study) == {"micro", "micro-alpha-2"}
+    assert set(results.reported().study) == {"micro"}
 
 
 def test_a_job_can_be_run_again_by_hand_from_its_parameter_file(tmp_path, runs_folder):

@@ -78,7 +78,7 @@ def test_the_readme_reports_what_is_stored(monkeypatch):
     if subprocess.run(changed, capture_output=True, text=True).stdout:
         pytest.skip("results/ holds runs that are not committed; `make outputs` writes the README")
     monkeypatch.setenv("TINYLLM_RESULTS", str(ROOT / "results"))
-    stored = results.stored()
+    stored = results.reported()
     assert "micro" in set(stored.dataset)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = text.split(summary.BEGIN)[1].split(summary.END)[0].strip()

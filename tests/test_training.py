@@ -9,7 +9,7 @@ import torch
 from tiny import KINDS, TASKS, WITH_OPTIONS, make, probabilities, questions, rationales, trainer
 from transformers import TrainerCallback
 
-from tinyllm import cost, models, prompts, training
+from tinyllm import cost, models, prompts, sizes, training
 from tinyllm.batches import Collator, LengthGroups, training_rows
 from tinyllm.params import Params
 from tinyllm.training import MultiTask
@@ -259,8 +259,8 @@ def test_training_counts_all_its_tokens_and_their_cost(tmp_path, examples, texts
     t.train()
     once = int(Collator(t.data_collator.encoding, TASKS)(t.train_dataset)["tokens"])
     assert t.tokens == 2 * once
-    assert cost.train_flops(1000, 1000, t.tokens) == 6 * 1000 * t.tokens
-    assert cost.train_flops(1000, 10, t.tokens) == (4 * 1000 + 2 * 10) * t.tokens
+    assert sizes.train_flops(1000, 1000, t.tokens) == 6 * 1000 * t.tokens
+    assert sizes.train_flops(1000, 10, t.tokens) == (4 * 1000 + 2 * 10) * t.tokens
 
 
 def test_peak_memory_counts_what_was_given_back():

@@ -1,4 +1,4 @@
-"""What a student costs: parameters, tokens, floating-point operations and memory."""
+"""What a student takes: parameters and memory (operations are counted in `tinyllm.sizes`)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,6 @@ def sizes(model: nn.Module) -> dict[str, int]:
         "parameters": sum(p.numel() for p in all_of_them),
         "trained_parameters": sum(p.numel() for p in all_of_them if p.requires_grad),
     }
-
-
-def train_flops(parameters: int, trained: int, tokens: int) -> int:
-    """Floating-point operations of training, by the usual rule of thumb.
-
-    A token costs 2 a parameter forward, 2 a parameter for the gradient of the activations and 2 a
-    trained parameter for its own gradient: 6 x parameters x tokens for full training (Kaplan et al.
-    2020, section 2.1), about 4 x for LoRA. It counts embeddings, though they are only looked up,
-    has an encoder-decoder's token pass through both halves, and leaves out attention over long
-    inputs and what gradient checkpointing computes twice.
-    """
-    return (4 * parameters + 2 * trained) * tokens
 
 
 def start_peak() -> None:

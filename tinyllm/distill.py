@@ -26,7 +26,19 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from tinyllm import arms, cost, data, evaluate, models, paths, prompts, rationales, results, runs
+from tinyllm import (
+    arms,
+    cost,
+    data,
+    evaluate,
+    models,
+    paths,
+    prompts,
+    rationales,
+    results,
+    runs,
+    sizes,
+)
 from tinyllm.batches import Collator, training_rows
 from tinyllm.data import Example
 from tinyllm.encoding import Encoding
@@ -171,7 +183,7 @@ def _fit(
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     size = cost.sizes(model)
-    flops = cost.train_flops(size["parameters"], size["trained_parameters"], trainer.tokens)
+    flops = sizes.train_flops(size["parameters"], size["trained_parameters"], trainer.tokens)
     return trainer.history, {
         "train_seconds": round(time.perf_counter() - started, 1),
         "train_tokens": trainer.tokens,

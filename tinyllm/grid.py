@@ -7,6 +7,8 @@
           - {student: google/flan-t5-large, checkpointing: true}
         students_a_job: one
         teachers_a_job: one
+        curve: false                                  true: its studies are points of a curve, and
+                                                      have no figures and tables of their own
 
 A parameter file alone is a grid too, of one study, with all its students in one job. Points that
 change more than the student, its arms and its seeds name another `study`, since a study's folder
@@ -69,6 +71,7 @@ class Recipe(BaseModel):
     points: list[dict[str, Any]] = Field([{}], min_length=1)
     students_a_job: Literal["one", "arm", "seed", "all"] = "one"
     teachers_a_job: Literal["one", "all"] = "one"
+    curve: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ class Job:
 
     rule: prepare, prompt, distill, evaluate or figures. name: of its files, without suffix.
     params: what papermill passes. after: the jobs it needs. whole: False if it does a part of its
-    stage, so that figures of the stage are not its to draw.
+    stage, or of a curve, so that figures of the stage are not its to draw.
     """
 
     rule: str
@@ -161,6 +164,7 @@ class Grid:
     studies: tuple[Params, ...]
     students_a_job: str
     teachers_a_job: str
+    curve: bool = False
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -174,7 +178,7 @@ class Grid:
         for params in self.studies:
             places[params.study, params.dataset].append(params)
         for here in places.values():
-            prepare = Job("prepare", PREPARE, here[0])
+            prepare = Job("prepare", PREPARE, here[0], whole=not self.curve)
             yield prepare
             prompts: dict[str, Job] = {}
             for job, uris in self._prompts(here, prepare, first):
@@ -185,7 +189,7 @@ class Grid:
                 trained = list(self._students(params, end, prepare, prompts))
                 yield from trained
                 needs = (*dict.fromkeys(prompts.values()), *trained)
-                job = Job("evaluate", EVALUATE + end, params, needs)
+                job = Job("evaluate", EVALUATE + end, params, needs, whole=not self.curve)
                 evaluated.append(job)
                 yield job
         yield Job("figures", FIGURES, self.studies[0], tuple(evaluated))
@@ -215,7 +219,8 @@ class Grid:
                 params.spec("dataset", "source", "limit", "data_seed", "teachers", "examples")
             )
             needs = (prepare, first[same]) if same in first else (prepare,)
-            job = Job("prompt", PROMPT + end, params, needs, whole=not one_each)
+            whole = not one_each and not self.curve
+            job = Job("prompt", PROMPT + end, params, needs, whole=whole)
             first.setdefault(same, job)
             yield job, group
 
@@ -235,7 +240,7 @@ class Grid:
                 changed = params.model_copy(update={"arms": list(names), "seeds": list(seeds)})
                 yield Job(
                     *("distill", name, changed, (prepare, *needs)),
-                    whole=not by_arm and not by_seed and not end,
+                    whole=not (by_arm or by_seed or end or self.curve),
                 )
 
 
@@ -278,7 +283,19 @@ def load(name: str | Path) -> Grid:
         _refuse_mixed(studies)
     except ParameterError as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None
-    return Grid(file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job)
+    return Grid(
+        file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job, recipe.curve
+    )
+
+
+def curves() -> set[str]:
+    """Names of the studies that the grids in params/grid make as points of a curve."""
+    found = set()
+    for file in sorted((FOLDER / "grid").glob("*.yaml")):
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if values.get("curve"):
+            found |= {point["study"] for point in values["points"] if "study" in point}
+    return found
 
 
 def _refuse_mixed(studies: Sequence[Params]) -> None:

@@ -1,6 +1,6 @@
 """What a grid will cost, before anything is run: tokens, operations, hours and disk, a line a rule.
 
-    python -m tinyllm.plan GRID [--device a100] [--parameters MODEL=3e9]
+    python -m tinyllm.plan GRID [--device h100] [--parameters MODEL=3e9]
     python -m tinyllm.plan --statistics      count the questions anew (published/questions.csv)
 
 GRID is what `tinyllm.grid` takes. No model is loaded, nothing is downloaded. Tokens come from
@@ -370,7 +370,8 @@ def main(arguments: list[str]) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m tinyllm.plan", description="A grid's cost.")
     parser.add_argument("grid", nargs="?", help="name in params/grid, grid file or parameter file")
-    parser.add_argument("--device", default="a100", help=", ".join(sizes.DEVICES))
+    known = ", ".join(sizes.DEVICES)
+    parser.add_argument("--device", help=f"{known}; if not given a100, or cpu for small students")
     parser.add_argument("--parameters", action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument("--statistics", action="store_true", help="count the questions anew")
     said = parser.parse_args(arguments)
@@ -381,8 +382,11 @@ def main(arguments: list[str]) -> None:
     elif said.grid is None:
         parser.error("name a grid or a parameter file, or --statistics")
     else:
-        setting = Setting(sizes.device(said.device), _given(said.parameters))
-        print(report(grid.load(said.grid), setting))
+        found, given = grid.load(said.grid), _given(said.parameters)
+        setting = Setting(sizes.device(said.device or "cpu"), given)
+        if not said.device and any(setting.parameters(p.student) >= SMALL for p in found.studies):
+            setting = Setting(sizes.device("a100"), given)
+        print(report(found, setting))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m tinyllm.redraw      redraw all; prints what was written
 
-The notebooks draw by the same functions, so that both give the same files. Nothing here imports
-torch, and what cannot be drawn from what is stored (an ablation without `tinyllm`, a curve of one
-point) is left out.
+The notebooks draw by the same functions, so that both give the same files. Studies that a grid
+makes as points of a curve (`grid.curves`) are drawn in the curve only. Nothing here imports torch,
+and what cannot be drawn from what is stored (an ablation without `tinyllm`, a curve of one point)
+is left out.
 
 Figures of questions are drawn by notebook 01, which holds the data; here they are redrawn from the
 numbers that lie beside them (NAME.csv). The audit of the release's rationales is drawn from its
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tinyllm import figures, paper, paths, results, series, stats, tables
+from tinyllm import figures, grid, paper, paths, results, series, stats, tables
 from tinyllm.figures import Drawing
 
 CURVES = {  # column along x: end of the figure's name
@@ -130,7 +131,7 @@ def across_studies() -> dict[str, Drawing]:
             points = series.with_teachers(points, teachers)
         drawn[name] = figures.accuracy_against(points, x)
         figures.save(drawn[name], name, points)
-    beside = paper.compare(measured)
+    beside = paper.compare(results.reported())
     if len(beside):
         drawn["published_and_measured"] = figures.published_and_measured(beside)
         figures.save(drawn["published_and_measured"], "published_and_measured", beside)
@@ -158,9 +159,11 @@ def recorded_rationales() -> None:
 def main() -> None:
     """See the module."""
     published()
+    points = grid.curves()
     for each in results.stored_studies():
-        study(*each)
-        histories(*each)
+        if each[0] not in points:
+            study(*each)
+            histories(*each)
     across_studies()
     from_numbers()
     recorded_rationales()

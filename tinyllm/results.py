@@ -222,6 +222,14 @@ def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame
     return pd.concat(frames, ignore_index=True)
 
 
+def reported() -> pd.DataFrame:
+    """`stored`, without the studies that grids make as points of a curve (`grid.curves`)."""
+    from tinyllm import grid
+
+    rows = stored()
+    return rows[~rows["study"].isin(grid.curves())].reset_index(drop=True)
+
+
 def stored_studies() -> list[tuple[str, str]]:
     """Study and dataset of all that is stored."""
     files = paths.results().glob(f"*/*/*/{PREDICTIONS}")

@@ -58,8 +58,8 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
     if x in ("parameters", "train_flops"):  # larger students: FLOPs follow from the size
         fixed = [name for name in fixed if name != "parameters"]
         keys = ["dataset", "curve", *fixed]
-    elif x == "teachers":  # fine-tuning has no alpha
-        keys = ["dataset", "student", "curve", "train_questions", "parameters"]
+    elif x == "teachers":  # of one study: fine-tuning has no alpha to tell them apart by
+        keys = ["study", "dataset", "student", "curve", "train_questions", "parameters"]
     else:
         keys = ["dataset", "student", "curve", *fixed]
     curves = [

@@ -69,7 +69,6 @@ DEVICES = {  # peaks as the makers' data sheets give them
     # Two cores with AVX-512 at 3 GHz, fp32.
     "cpu": Device("cpu", 384e9, 0, training=0.35, reading=0.4, writing=0.1, scoring=0.35),
 }
-FASTEST_CPU = 2e12  # floating-point operations a second; what is faster was no CPU
 
 
 def device(name: str) -> Device:
@@ -103,7 +102,7 @@ def parameters(model: str, given: Mapping[str, float], rows: Sequence[Run]) -> f
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished student cost. device: in words; empty where its file does not tell."""
+    """What a finished student cost, from its manifest. device: in words."""
 
     study: str
     dataset: str
@@ -126,38 +125,35 @@ class Run:
 
     def on(self, where: Device) -> bool:
         """True if it was trained there."""
-        if where.name != "cpu":
-            return where.name in self.device.lower()
-        return self.device.startswith("cpu") or (not self.device and self.speed < FASTEST_CPU)
+        return where.name in self.device.lower()
 
 
 def measured() -> tuple[Run, ...]:
-    """Every finished student: those in runs/ by their manifests, those in results/ by facts.csv."""
+    """Every finished student, of runs/ and of results/, by their manifests."""
     return _measured(paths.runs(), paths.results())
 
 
 @cache
 def _measured(*_: Path) -> tuple[Run, ...]:
-    names = [f.name for f in fields(Run)]
     found = {}
-    stored = results.stored_facts().assign(device="").to_dict("records")
-    for row in [*stored, *_manifests()]:  # a manifest tells more
-        values = {name: row.get(name) for name in names}
-        for name in names[5:]:
-            number = values[name]
-            values[name] = float(number) if number is not None and number == number else 0.0
-        key = (*(row[name] for name in names[:4]), row["seed"])
-        found[key] = Run(**values)
+    for study, dataset, manifest in _manifests():
+        spec, facts = manifest["spec"], manifest["facts"]
+        labels = {"study": study, "dataset": dataset, "device": manifest["device"]}
+        labels |= {name: spec[name] for name in ("student", "arm")}
+        names = [f.name for f in fields(Run) if f.name not in labels]
+        key = (study, dataset, spec["student"], spec["arm"], spec["seed"])
+        found[key] = Run(**labels, **{name: float(facts.get(name) or 0) for name in names})
     return tuple(found.values())
 
 
-def _manifests() -> Iterator[dict[str, Any]]:
+def _manifests() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Study, dataset and manifest of each finished student."""
+    for file in sorted(paths.results().glob(f"*/*/*/{results.MANIFESTS}")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            yield *file.relative_to(paths.results()).parts[:2], json.loads(line)
     for file in sorted(paths.runs().glob(f"*/*/students/*/*/seed*/{runs.MANIFEST}")):
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        spec, facts = manifest["spec"], manifest["facts"]
-        study, dataset = file.relative_to(paths.runs()).parts[:2]
-        row = {"study": study, "dataset": dataset, "device": manifest.get("device", "")}
-        yield facts | row | {name: spec.get(name) for name in ("student", "arm", "seed")}
+        yield *file.relative_to(paths.runs()).parts[:2], manifest
 
 
 def speed(student: str, where: Device, rows: Sequence[Run]) -> tuple[float, list[Run]]:
@@ -233,7 +229,14 @@ def _loaded(study: str, dataset: str, source: str, seed: int, limits: tuple) -> 
 
 
 def train_flops(parameters: float, trained: float, tokens: float) -> float:
-    """Operations of training, the rule of `tinyllm.cost.train_flops` (which imports torch)."""
+    """Floating-point operations of training, by the usual rule of thumb.
+
+    A token costs 2 a parameter forward, 2 a parameter for the gradient of the activations and 2 a
+    trained parameter for its own gradient: 6 x parameters x tokens for full training (Kaplan et al.
+    2020, section 2.1), about 4 x for LoRA. It counts embeddings, though they are only looked up,
+    has an encoder-decoder's token pass through both halves, and leaves out attention over long
+    inputs and what gradient checkpointing computes twice.
+    """
     return (4 * parameters + 2 * trained) * tokens
 
 

@@ -165,7 +165,7 @@ def by_overlap(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(predictions: pd.DataFrame) -> str:
-    """All stored results as Markdown: the block between the README's markers."""
+    """Results as Markdown: the block between the README's markers."""
     parts = []
     for (study, dataset, student), rows in predictions.groupby(["study", "dataset", "student"]):
         base = stats.chance_and_majority(rows).iloc[0]
@@ -184,11 +184,11 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def write_readme(file: Path) -> None:
-    """Put `report` of all stored results between the markers of the README."""
+    """Put `report` of the stored results (`results.reported`) between the markers of the README."""
     text = file.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)
-    block = report(results.stored())
+    block = report(results.reported())
     file.write_text(f"{head}{BEGIN}\n\n{block}\n\n{END}{tail}", encoding="utf-8")
 
 
