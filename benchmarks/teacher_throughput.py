@@ -1,6 +1,6 @@
 """Tokens a second of a teacher: a prompt at a time, fixed batches in dataset order, and sorted.
 
-    python benchmarks/teacher_throughput.py [--model smollm2] [--dataset arc] [--questions 32]
+    python benchmarks/teacher_throughput.py [--model smollm2] [--dataset piqa] [--questions 48]
 
 The same prompts (the study's own, from the paper's release) go to the same model in three ways,
 each several times in turn, because the machine is noisy; what counts are the ratios. Tokens are
@@ -19,8 +19,8 @@ from tinyllm.params import Params
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--model", default="smollm2", help="alias, folder or hub id")
-parser.add_argument("--dataset", default="arc")
-parser.add_argument("--questions", type=int, default=32)
+parser.add_argument("--dataset", default="piqa")
+parser.add_argument("--questions", type=int, default=48)
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--new-tokens", type=int, default=32)
 parser.add_argument("--max-prompt", type=int, default=480)
