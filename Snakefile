@@ -86,6 +86,8 @@ for stage, notebook in grid.RULES.items():
             runtime=asks(DONE, "runtime"),
             # What is stored of a study is written by one job at a time.
             results=1 if stage == "evaluate" else 0,
+        message:
+            "{output}"
         conda:
             "environment.yml"  # what the workflow itself runs in; its jobs run in the same
         shell:

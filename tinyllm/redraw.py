@@ -122,9 +122,10 @@ def across_studies() -> dict[str, Drawing]:
         return {}
     drawn = {}
     rows = series.points(measured, results.stored_facts())
+    whole = ~rows["study"].isin(grid.curves())
     teachers = stats.teacher_accuracy(results.stored_teachers())
     for x, name in CURVES.items():
-        points = series.along(rows, x)
+        points = series.along(rows if x in ("alpha", "train_questions") else rows[whole], x)
         if points.empty:
             continue
         if x in ("parameters", "train_flops"):

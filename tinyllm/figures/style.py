@@ -138,7 +138,9 @@ def arm_name(arm: str) -> str:
 
 
 def dataset_name(dataset: str) -> str:
-    """A dataset as the paper calls it; any other by its own name."""
+    """A dataset as the paper calls it; any other by its own name, micro with what it is."""
+    if dataset == "micro":
+        return "micro (positive control)"
     names = paper.datasets().set_index("dataset")["name"]
     return names.get(dataset, dataset)
 
