@@ -44,7 +44,8 @@ def asks(done, name):
     return of(done, lambda job: plan.resources(job)[name])
 
 
-status.refresh(GRID)
+if workflow.is_main_process:  # a job on a cluster reads this file too
+    status.refresh(GRID, dry=workflow.dryrun)
 
 
 wildcard_constraints:
@@ -93,7 +94,12 @@ for stage, notebook in grid.RULES.items():
         shell:
             f"TINYLLM_FIGURES={{params.figures:q}} {PYTHON} -m papermill --no-progress-bar"
             " -f {input.parameters:q} {input.notebook:q} {params.failed:q} > {log:q} 2>&1"
-            " && mv {params.failed:q} {output:q}"
+            " || {{ code=$?; echo ended with status $code >> {log:q}; exit $code; }};"
+            " mv {params.failed:q} {output:q}"
+
+
+localrules:
+    report,
 
 
 rule report:

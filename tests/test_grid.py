@@ -1,5 +1,6 @@
 """A grid: which jobs it comes to, what each needs, and what cannot be asked for."""
 
+import itertools
 import json
 
 import pytest
@@ -54,15 +55,19 @@ def test_the_paper_grid_is_six_datasets_three_students_all_arms_three_seeds():
     }
     trained = by_rule(found, "distill")
     assert len(trained) == len(students)
-    assert sum(len(job.work()) for job in trained) == len(students) == 3 * 3 * (5 * 8 + 5)
+    assert sum(len(job.work()) for job in trained) == len(students) == 3 * 3 * (5 * 9 + 7)
 
 
 def test_teachers_are_asked_once_whatever_the_students_arms_and_seeds():
     asked = [(j.params.dataset, *j.params.teachers) for j in by_rule(grid.load("paper"), "prompt")]
     assert len(asked) == len(set(asked)) == 2 * 5 + 1
-    # Nor again for another weight of what they wrote: the second study waits, and copies.
-    first, *others = [j for j in by_rule(grid.load("alpha"), "prompt") if "arc" in str(j.done)][::2]
-    assert all(first in other.after for other in others) and len(others) == 5
+    # Nor again for another weight of what they wrote: each study waits for the last, and copies.
+    jobs = [j for j in by_rule(grid.load("alpha"), "prompt") if "arc" in str(j.done)][::2]
+    assert len(jobs) == 6
+    assert all(before in after.after for before, after in itertools.pairwise(jobs))
+    # Nor is a micro teacher trained in two studies at once, whatever questions they put to it.
+    jobs = by_rule(grid.load("micro_curves"), "prompt")
+    assert all(before in after.after for before, after in itertools.pairwise(jobs))
 
 
 def test_a_parameter_file_alone_is_five_notebooks_as_they_are_run_by_hand():
@@ -130,6 +135,33 @@ def test_points_of_a_curve_leave_the_figures_and_tables_to_the_curve(runs_folder
     assert set(results.reported().study) == {"micro"}
 
 
+def test_grids_of_one_study_never_ask_for_the_same_job_in_two_ways():
+    """Else one grid would run again, and store, what the other has done."""
+    seen = {}
+    for file in GRIDS:
+        for job in grid.load(file).jobs[:-1]:
+            name, params = seen.setdefault(job.done, (file.stem, job.params))
+            assert job.params == params, (job.done, name, file.stem)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seeds": [0, 1]}, {"arms": ["finetune", "tinyllm"]}, {"lr": 0.1}], ids=str
+)
+def test_another_seed_arm_or_rate_leaves_questions_and_teachers_jobs_as_they_are(
+    tmp_path, runs_folder, change
+):
+    base, found = tmp_path / "base.yaml", []
+    for values in (
+        {"seeds": [0], "arms": ["tinyllm"]},
+        {"seeds": [0], "arms": ["tinyllm"]} | change,
+    ):
+        base.write_text(yaml.safe_dump(values), encoding="utf-8")
+        found.append(grid.load(write(tmp_path, params=[str(base)])).jobs)
+    one, two = ({job.done: job.params for job in jobs} for jobs in found)
+    kept = [job.done for job in found[0] if job.rule in ("prepare", "prompt")]
+    assert len(kept) == 3 and all(one[done] == two[done] for done in kept)
+
+
 def test_a_job_can_be_run_again_by_hand_from_its_parameter_file(tmp_path, runs_folder):
     for job in grid.load("paper").jobs[:40]:
         assert Params.from_yaml(job.write()) == job.params
@@ -184,6 +216,9 @@ def test_status_counts_done_failed_and_missing_and_says_why(runs_folder):
 
     job.failed.write_text('{"cells": [', encoding="utf-8")  # papermill is writing it
     assert status.failures(found) == []
+    job.log.write_text("Executing\nended with status 137\n", encoding="utf-8")  # out of memory, say
+    (line,) = status.failures(found)
+    assert "03_distillation: ended with status 137" in line and "03_distillation.log" in line
 
 
 def test_a_notebook_whose_work_is_gone_is_run_again(runs_folder):
@@ -196,5 +231,7 @@ def test_a_notebook_whose_work_is_gone_is_run_again(runs_folder):
     status.refresh(found)
     assert job.done.exists() and status.done(job)
     (job.work()[0] / "manifest.json").unlink()
+    status.refresh(found, dry=True)
+    assert job.done.exists()
     status.refresh(found)
     assert not job.done.exists()

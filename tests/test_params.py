@@ -11,6 +11,7 @@ from tinyllm import paths
 from tinyllm.params import ParameterError, Params
 
 FILES = sorted((paths.ROOT / "params").rglob("*.yaml"))
+FILES = [file for file in FILES if file.parent.name != "grid"]  # those are in test_grid
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("0*.ipynb"))
 
 

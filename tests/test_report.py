@@ -24,8 +24,11 @@ def site(tmp_path_factory):
         nbformat.v4.new_markdown_cell("Next: [05](05_paper_figures.ipynb), `a < b`"),
         nbformat.v4.new_code_cell("print('<script>')"),
     ]
-    for name in ("04_evaluation", "05_paper_figures.failed"):
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="lr", traceback=[])
+    broken = [cells[0], nbformat.v4.new_code_cell("1 / 0", outputs=[error])]
+    names = {"03_distillation.failed": cells, "04_evaluation": cells}
+    for name, each in (names | {"05_paper_figures.failed": broken}).items():
+        nbformat.write(nbformat.v4.new_notebook(cells=each), folder / f"{name}.ipynb")
     yield report.write(base / "report").parent
     patch.undo()
 
@@ -61,7 +64,8 @@ def test_every_notebook_has_a_page_and_a_link(site):
     committed = {f"{file.stem}.html" for file in (paths.ROOT / "notebooks").glob("0*.ipynb")}
     own = {"small_obqa_04_evaluation.html", "small_obqa_05_paper_figures.failed.html"}
     assert committed | own <= links(index)
-    assert '<span class="failed">failed</span>' in index
+    assert index.count('<span class="failed">failed</span>') == 1
+    assert index.count('<span class="failed">not finished</span>') == 1
     page = (site / "small_obqa_04_evaluation.html").read_text(encoding="utf-8")
     assert "small_obqa_05_paper_figures.failed.html" in links(page)
     assert "&lt;script&gt;" in page

@@ -243,8 +243,10 @@ if arguments[0] == "create":
     job["status"] = {{"failed" if done.returncode else "succeeded": 1}}
     (jobs / name.split("/")[1]).write_text(json.dumps(job))
     print(name)
-else:
+elif arguments[0] == "get":
     print((jobs / arguments[1].split("/")[1]).read_text())
+else:
+    (jobs.parent / "deleted").write_text(" ".join(arguments[1:]))
 """
 
 
@@ -271,6 +273,7 @@ def test_the_kubernetes_profile_submits_every_job_with_its_limits(tmp_path, monk
     kubectl.chmod(0o755)
     here = os.path.dirname(sys.executable)
     monkeypatch.setenv("PATH", f"{kubectl.parent}:{here}:{os.environ['PATH']}")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
     file = own_questions(tmp_path)
     done = run(tmp_path, file, "kubernetes", "--latency-wait", "5", "--until", "distill")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -280,6 +283,14 @@ def test_the_kubernetes_profile_submits_every_job_with_its_limits(tmp_path, monk
         limits = job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert limits.keys() == {"cpu", "memory"}  # no GPU for a student so small
         assert int(limits["memory"].removesuffix("M")) >= 2000
-        assert job["spec"]["activeDeadlineSeconds"] >= 600
+        pod = job["spec"]["template"]["spec"]
+        assert pod["activeDeadlineSeconds"] >= 600
+        env = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+        assert env["TINYLLM_RUNS"] == str(tmp_path / "runs") and "OPENAI_API_KEY" not in env
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
     assert [job.rule for job in grid.load(file).jobs if status.done(job)] == ["prepare", "distill"]
+    # As Snakemake does on Ctrl-C: one word, the names behind it, no shell.
+    profile = paths.ROOT / "profiles" / "kubernetes" / "config.yaml"
+    word = yaml.safe_load(profile.read_text(encoding="utf-8"))["cluster-generic-cancel-cmd"]
+    subprocess.check_call([word, "job.batch/tinyllm-0"])
+    assert (tmp_path / "deleted").read_text().startswith("job.batch/tinyllm-0 ")

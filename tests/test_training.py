@@ -402,7 +402,7 @@ def test_out_of_memory_is_answered_with_what_to_lower():
 def test_lora_trains_adapters_only_and_learns(tmp_path, kind, task_prefix, examples, texts):
     t = trainer(
         tmp_path, examples, texts, kind=kind, task_prefix=task_prefix, lora=4,
-        batch_size=24, epochs=32.0, evals=4, lr=3e-2,
+        batch_size=24, epochs=32.0, evals=4, lr=3e-3,
     )  # fmt: skip
     before = {n: p.detach().clone() for n, p in t.model.named_parameters()}
     t.train()

@@ -280,7 +280,8 @@ def _train_by_torchrun(params: Params, todo: list[tuple[str, int]]) -> list[str]
     failed = []
     for arm, seed in todo:
         job = results.student_folder(params, arm, seed) / "job.json"
-        runs.write_json(job, {"params": params.model_dump(), "arm": arm, "seed": seed})
+        about = {"params": params.model_dump(), "arm": arm, "seed": seed}
+        runs.write_json(job, about | {"notebook": os.getpid()})
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc_per_node", str(params.nproc), "-m", "tinyllm.distill", str(job)]
         last: deque[str] = deque(maxlen=5)
@@ -309,6 +310,8 @@ def _train_job(params: Params, arm: str, seed: int, shares: Any) -> None:
 def main(file: str) -> None:
     """Train the one student that a job file names: {"params": {…}, "arm": …, "seed": …}."""
     job = json.loads(Path(file).read_text(encoding="utf-8"))
+    if "notebook" in job:
+        runs.end_with_parent(job["notebook"])
     print(train(Params.checked(**job["params"]), job["arm"], job["seed"]))
 
 

@@ -30,6 +30,7 @@ them. What is finished is known from the manifests (see `tinyllm.runs`), whoever
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,13 @@ RULES_AT_WORK = ("prompt", "distill")
 FREE = {"student", "arms", "seeds", "workers", "nproc", "checkpointing", "batch_size"}
 FREE |= {"accumulation", "lr", "epochs", "max_input", "max_target", "evals", "warmup", "patience"}
 FREE |= {"precision", "task_prefix", "teacher_batch"}
+
+
+# What notebooks 01 and 02 read. Their jobs leave all else at its default, so that another seed, arm
+# or learning rate does not make them run again.
+QUESTIONS = ("study", "dataset", "source", "limit", "data_seed")
+TEACHERS = ("teachers", "examples", "teacher_forcing", "teacher_batch", "max_prompt")
+TEACHERS += ("max_new_tokens", "cleaning", "precision", "workers")
 
 
 class Recipe(BaseModel):
@@ -109,6 +117,11 @@ class Job:
         return self.folder / f"{self.name}.failed.ipynb"
 
     @property
+    def log(self) -> Path:
+        """What papermill printed."""
+        return self.folder / f"{self.name}.log"
+
+    @property
     def file(self) -> Path:
         """The flat parameter file."""
         return self.folder / f"{self.name}.yaml"
@@ -145,14 +158,17 @@ class Job:
             for n, v in values.items()
             if v != getattr(Params(), n) or n in ("study", "dataset")
         }
+        figures = "" if self.whole else f"TINYLLM_FIGURES={paths.shown(self.figures)} "
         text = (
             f"# {self.source.stem} of this study; made from the grid. To run this job by hand:\n"
-            f"# papermill -f {paths.shown(self.file)} notebooks/{self.source.name} out.ipynb\n"
-            + yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+            f"# {figures}papermill -f {paths.shown(self.file)} notebooks/{self.source.name} "
+            "out.ipynb\n" + yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
         )
         if not self.file.exists() or self.file.read_text(encoding="utf-8") != text:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(text, encoding="utf-8")
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.file)
         return self.file
 
 
@@ -172,20 +188,21 @@ class Grid:
         return list(self._jobs())
 
     def _jobs(self) -> Iterable[Job]:
-        first: dict[str, Job] = {}  # the first job that asks for the same rationales, by question
+        last: dict[str, Job] = {}  # the last job so far that asks for the same, by what is asked
         evaluated: list[Job] = []
         places = {(p.study, p.dataset): [] for p in self.studies}
         for params in self.studies:
             places[params.study, params.dataset].append(params)
         for here in places.values():
-            prepare = Job("prepare", PREPARE, here[0], whole=not self.curve)
+            prepare = Job("prepare", PREPARE, _reading(here[0], *QUESTIONS), whole=not self.curve)
             yield prepare
             prompts: dict[str, Job] = {}
-            for job, uris in self._prompts(here, prepare, first):
+            for job, uris in self._prompts(here, prepare, last):
                 yield job
                 prompts |= dict.fromkeys(uris, job)
             for params in here:
-                end = f"_{paths.slug(params.student)}" if len(here) > 1 else ""
+                alone = self.students_a_job == "all" and len(here) == 1
+                end = "" if alone else f"_{paths.slug(params.student)}"
                 trained = list(self._students(params, end, prepare, prompts))
                 yield from trained
                 needs = (*dict.fromkeys(prompts.values()), *trained)
@@ -195,7 +212,7 @@ class Grid:
         yield Job("figures", FIGURES, self.studies[0], tuple(evaluated))
 
     def _prompts(
-        self, here: Sequence[Params], prepare: Job, first: dict[str, Job]
+        self, here: Sequence[Params], prepare: Job, last: dict[str, Job]
     ) -> Iterable[tuple[Job, tuple[str, ...]]]:
         """The jobs that ask a study's teachers, with the teachers of each."""
         uris = tuple(dict.fromkeys(chain.from_iterable(p.teachers for p in here)))
@@ -205,23 +222,16 @@ class Grid:
         one_each = self.teachers_a_job == "one" and len(uris) > 1
         for group in [(uri,) for uri in uris] if one_each else [uris]:
             end = f"_{paths.slug(group[0])}" if one_each else ""
-            # The arms say which variants of the rationales are needed; those of one teacher do.
-            asked = ["inference", "tinyllm"]
-            asked += [name for name in names if _serves(name, group)]
-            params = here[0].model_copy(
-                update={
-                    "teachers": list(group),
-                    "arms": list(dict.fromkeys(asked)),
-                    "alpha": [1.0],
-                }
+            # The arms say what teachers are asked beside the study's own variant.
+            asked = ["inference", "tinyllm", *(name for name in names if _asks(name, group))]
+            params = _reading(here[0], *QUESTIONS, *TEACHERS).model_copy(
+                update={"teachers": list(group), "arms": list(dict.fromkeys(asked))}
             )
-            same = runs.digest(
-                params.spec("dataset", "source", "limit", "data_seed", "teachers", "examples")
-            )
-            needs = (prepare, first[same]) if same in first else (prepare,)
+            keys = list(_questions_asked(params))
+            needs = (prepare, *dict.fromkeys(last[key] for key in keys if key in last))
             whole = not one_each and not self.curve
             job = Job("prompt", PROMPT + end, params, needs, whole=whole)
-            first.setdefault(same, job)
+            last |= dict.fromkeys(keys, job)
             yield job, group
 
     def _students(
@@ -244,13 +254,29 @@ class Grid:
                 )
 
 
-def _serves(arm: str, teachers: Sequence[str]) -> bool:
-    """True if an arm of a study can be asked of some of its teachers alone."""
+def _reading(params: Params, *names: str) -> Params:
+    """The parameters with all but the named ones at values that a stage can ignore."""
+    kept = {name: getattr(params, name) for name in names}
+    return Params(**{"teachers": [], "arms": ["inference"]} | kept)
+
+
+def _asks(arm: str, teachers: Sequence[str]) -> bool:
+    """True if an arm needs more of these teachers than the rationales that every arm shares."""
     try:
-        arms.resolve(arm, teachers)
-    except ValueError:
+        found = arms.resolve(arm, teachers)
+    except ValueError:  # an arm of other teachers
         return False
-    return True
+    return bool(found.asked or found.scorers)
+
+
+def _questions_asked(params: Params) -> Iterable[str]:
+    """What identifies, in any study, what a prompt job asks for, and the teachers it trains."""
+    names = (*QUESTIONS[1:], "examples", "teacher_forcing", "max_prompt", "max_new_tokens")
+    for uri in params.teachers:
+        for each in arms.variants(params):
+            yield runs.digest([uri, each.spec(*names)])
+        if uri.startswith("micro:"):
+            yield runs.digest([uri, params.data_seed])
 
 
 def load(name: str | Path) -> Grid:

@@ -2,11 +2,14 @@
 
     python -m tinyllm.kubernetes submit --gpu 1 --mem 8000 --cpu 2 --minutes 60 SCRIPT
     python -m tinyllm.kubernetes status NAME          prints running, success or failed
-    python -m tinyllm.kubernetes cancel NAME...
+    tinyllm-kubernetes-cancel NAME...                 (Snakemake wants one word here)
 
-`submit` prints the new Job's name. Snakemake's own executor for Kubernetes takes it that pods share
-no file system, and would carry every file through an object store; a study's run folders are meant
-to be shared, so here they lie on a volume that all pods mount.
+`submit` prints the new Job's name. A pod gets the variables that move the study's folders and
+caches (PASSED); keys and tokens are not among them: name a secret in job.yaml.
+
+Snakemake's own executor for Kubernetes takes it that pods share no file system, and would carry
+every file through an object store; a study's run folders are meant to be shared, so here they lie
+on a volume that all pods mount.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +27,18 @@ import yaml
 
 from tinyllm import paths
 
+PASSED = re.compile(r"TINYLLM_[A-Z_]+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE")
 TEMPLATE = paths.ROOT / "profiles" / "kubernetes" / "job.yaml"
 
 
 def manifest(script: Path, *, gpu: int, mem: int, cpu: int, minutes: int) -> dict[str, Any]:
     """The Job that runs a script in the current folder, with its limits (mem in MB)."""
     job = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
-    job["spec"]["activeDeadlineSeconds"] = 60 * minutes
-    container = job["spec"]["template"]["spec"]["containers"][0]
+    pod = job["spec"]["template"]["spec"]
+    pod["activeDeadlineSeconds"] = 60 * minutes  # the pod's: a Job's would count the queue too
+    container = pod["containers"][0]
+    passed = [{"name": n, "value": v} for n, v in sorted(os.environ.items()) if PASSED.fullmatch(n)]
+    container["env"] = [*container.get("env", []), *passed]
     container |= {"command": ["sh", str(script.resolve())], "workingDir": os.getcwd()}
     limits = {"cpu": str(cpu), "memory": f"{mem}M"} | ({"nvidia.com/gpu": str(gpu)} if gpu else {})
     container["resources"] = {"limits": limits, "requests": limits}
@@ -38,18 +46,25 @@ def manifest(script: Path, *, gpu: int, mem: int, cpu: int, minutes: int) -> dic
 
 
 def kubectl(*arguments: str, given: str | None = None) -> str:
-    """What kubectl prints; its error ends the process."""
+    """What kubectl prints; RuntimeError, with what it says, where it fails."""
     namespace = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))["metadata"]["namespace"]
     command = ["kubectl", "--namespace", namespace, *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
 def status(name: str) -> str:
-    """How a Job is: running, success or failed; one that is gone has failed."""
-    said = kubectl("get", name, "--output", "json", "--ignore-not-found")
+    """How a Job is: running, success or failed; one that is gone has failed.
+
+    One that cannot be asked for just now is taken to run on.
+    """
+    try:
+        said = kubectl("get", name, "--output", "json", "--ignore-not-found")
+    except RuntimeError as problem:
+        print(problem, file=sys.stderr)
+        return "running"
     if not said:
         return "failed"
     counts = json.loads(said).get("status", {})
@@ -68,17 +83,22 @@ def main(arguments: list[str]) -> None:
         submit.add_argument(f"--{name}", type=int, required=True)
     submit.add_argument("script", type=Path)
     commands.add_parser("status").add_argument("name")
-    commands.add_parser("cancel").add_argument("name", nargs="+")
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
     if command == "submit":
         job = manifest(**given)
         print(kubectl("create", "--filename", "-", "--output", "name", given=json.dumps(job)))
-    elif command == "status":
-        print(status(given["name"]))
     else:
-        kubectl("delete", *given["name"], "--ignore-not-found", "--wait=false")
+        print(status(given["name"]))
+
+
+def cancel() -> None:
+    """Delete the Jobs that the command line names."""
+    kubectl("delete", *sys.argv[1:], "--ignore-not-found", "--wait=false")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except RuntimeError as failed:
+        sys.exit(str(failed))

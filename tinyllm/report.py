@@ -22,7 +22,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 
-from tinyllm import paths
+from tinyllm import paths, status
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 0; }
@@ -57,8 +57,11 @@ class Page:
     name: str  # file name of the page
 
     @property
-    def failed(self) -> bool:
-        return self.source.stem.endswith(".failed")
+    def mark(self) -> str:
+        """How far it is, where it is not done."""
+        if not self.source.stem.endswith(".failed"):
+            return ""
+        return "failed" if status.error(self.source) else "not finished"
 
     @property
     def title(self) -> str:
@@ -145,7 +148,7 @@ def notebook_list(found: list[Page]) -> str:
     for run in dict.fromkeys(page.run for page in found):
         links = []
         for page in (page for page in found if page.run == run):
-            mark = ' <span class="failed">failed</span>' if page.failed else ""
+            mark = f' <span class="failed">{page.mark}</span>' if page.mark else ""
             links.append(f'<li><a href="{page.name}">{html.escape(page.title)}</a>{mark}</li>')
         head = html.escape(run) or "As committed, with the outputs of the micro study"
         parts.append(f"<h3>{head}</h3><ul>{''.join(links)}</ul>")

@@ -172,19 +172,28 @@ def _recording(folder: Path, spec: dict, first: bool) -> Iterator[dict]:
     begun.unlink(missing_ok=True)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Have this worker process end when the process that started it does, however that ended.
 
     Else a worker of a killed notebook would go on for hours, and hold its folder's lock.
+    parent: id of that process, where others stand between.
     """
-    parent = os.getppid()
+    above = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == above and (parent is None or _alive(parent)):
             time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def environment() -> dict[str, Any]:

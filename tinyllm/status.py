@@ -19,6 +19,7 @@ from tinyllm import paths, results, runs
 from tinyllm.grid import Grid, Job, load
 from tinyllm.params import ParameterError
 
+ENDED = "ended with status"  # the Snakefile writes it where papermill fails
 SHOWN = 160  # letters of an error that are shown
 
 
@@ -31,32 +32,39 @@ def _finished(folder: Path) -> bool:
     return (folder / runs.MANIFEST).exists()
 
 
-def refresh(grid: Grid) -> None:
+def refresh(grid: Grid, dry: bool = False) -> None:
     """Bring what lies on the disk in line with the grid, for a workflow that is about to start.
 
     Writes the jobs' parameter files where they are not as they should be, and removes executed
-    notebooks whose work is gone, so that these jobs run again.
+    notebooks whose work is gone, so that these jobs run again (a dry run removes nothing).
     """
     for job in grid.jobs:
         job.write()
-        if job.done.exists() and not done(job):
+        if not dry and job.done.exists() and not done(job):
             job.done.unlink()
 
 
 def failure(job: Job) -> str | None:
-    """Why a job failed, in one line; None where it did not, or where it is at work."""
-    if job.done.exists() or not job.failed.exists():
+    """Why a job failed, in one line; None where it did not, or where it is at work.
+
+    What no notebook can tell (its kernel was killed, its time was up) stands at the end of its log.
+    """
+    if job.done.exists():
         return None
+    if job.failed.exists() and (said := error(job.failed)):
+        return said
+    lines = job.log.read_text(encoding="utf-8").split("\n") if job.log.exists() else []
+    return next((line for line in reversed(lines) if line.startswith(ENDED)), None)
+
+
+def error(notebook: Path) -> str | None:
+    """The error that a notebook ended with, in one line; None where it shows none."""
     try:
-        notebook = json.loads(job.failed.read_text(encoding="utf-8"))
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except ValueError:  # papermill is writing it
         return None
-    errors = [
-        output
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", ())
-        if output["output_type"] == "error"
-    ]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    errors = [output for output in outputs if output["output_type"] == "error"]
     if not errors:
         return None
     line = " ".join(f"{errors[-1]['ename']}: {errors[-1]['evalue']}".split())
@@ -117,7 +125,7 @@ def failures(grid: Grid) -> list[str]:
     found = [(job, failure(job)) for job in grid.jobs]
     return [
         f"{job.params.study}/{job.params.dataset}, {job.name}: {why}\n"
-        f"    look: jupyter lab {paths.shown(job.failed)}"
+        f"    look: jupyter lab {paths.shown(job.failed)}   (log: {paths.shown(job.log)})"
         for job, why in found
         if why
     ]
