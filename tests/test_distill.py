@@ -194,7 +194,7 @@ def test_smollm2_with_lora_takes_real_steps_on_real_questions(
     params = Params.checked(
         study="smol", dataset="obqa", source="release", student="smollm2",
         teachers=["release:flan-t5", "release:llama2"], arms=["tinyllm+lora"], seeds=[0],
-        limit={"train": 16, "valid": 4, "test": 4}, batch_size=8, epochs=2.0, evals=2, lr=1e-3,
+        limit={"train": 16, "valid": 4, "test": 4}, batch_size=8, epochs=2.0, evals=2, lr=1e-4,
         max_input=192, max_target=32, max_new_tokens=4,
     )  # fmt: skip
     data.save(data.load(params), paths.study("smol", "obqa") / "data", params)

@@ -124,11 +124,12 @@ def test_a_killed_workflow_goes_on_where_it_was_and_gives_the_same_results(
     for folder in (whole, killed):
         folder.mkdir()
         with_teachers(folder, micro_teachers)
-    done = run(whole, file, "local", "--cores", "2")
+    asked = ("local", "--cores", "2", "--until", "distill")
+    done = run(whole, file, *asked)
     assert done.returncode == 0, done.stdout + done.stderr
 
     process = subprocess.Popen(
-        command(file, "local", "--cores", "2"), cwd=killed, env=os.environ | folders(killed),
+        command(file, *asked), cwd=killed, env=os.environ | folders(killed),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     students = killed / "runs" / "small" / "micro" / "students"
@@ -145,7 +146,7 @@ def test_a_killed_workflow_goes_on_where_it_was_and_gives_the_same_results(
     monkeypatch.setenv("TINYLLM_RUNS", str(killed / "runs"))
     assert status.table(grid.load(file)).iloc[0].done == len(trained)
 
-    again = run(killed, file, "local", "--cores", "2")
+    again = run(killed, file, *asked)
     assert again.returncode == 0, again.stdout + again.stderr
     after = manifests(killed)
     assert {f: after[f] for f in before} == before  # nothing finished was done again
@@ -161,7 +162,7 @@ def test_a_killed_workflow_goes_on_where_it_was_and_gives_the_same_results(
         pd.testing.assert_frame_equal(rows, two[key])
     assert not list(killed.rglob("*.failed.ipynb"))
     row = status.table(grid.load(file)).iloc[0]
-    assert (row.done, row.failed, row.missing, row.evaluated) == (3, 0, 0, "yes")
+    assert (row.done, row.failed, row.missing, row.rationales) == (3, 0, 0, "2/2")
 
 
 @pytest.mark.slow
