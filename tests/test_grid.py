@@ -221,6 +221,17 @@ def test_status_counts_done_failed_and_missing_and_says_why(runs_folder):
     assert "03_distillation: ended with status 137" in line and "03_distillation.log" in line
 
 
+def test_status_tells_students_of_other_parameters_from_those_asked_for(runs_folder):
+    found = grid.load(paths.ROOT / "params" / "micro.yaml")
+    one, two = found.jobs[2].work()[:2]
+    for folder, lr in ((one, found.studies[0].lr), (two, 0.5)):
+        folder.mkdir(parents=True)
+        spec = {"spec": {"lr": lr, "student": "micro-t5", "cleaning": [], "seed": 0}}
+        (folder / "manifest.json").write_text(json.dumps(spec), encoding="utf-8")
+    row = status.table(found).iloc[0]
+    assert (row.done, row.stale, row.missing) == (1, 1, 34)
+
+
 def test_a_notebook_whose_work_is_gone_is_run_again(runs_folder):
     found = grid.load(paths.ROOT / "params" / "micro.yaml")
     job = found.jobs[0]

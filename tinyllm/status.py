@@ -17,7 +17,7 @@ import pandas as pd
 
 from tinyllm import paths, results, runs
 from tinyllm.grid import Grid, Job, load
-from tinyllm.params import ParameterError
+from tinyllm.params import ParameterError, Params
 
 ENDED = "ended with status"  # the Snakefile writes it where papermill fails
 SHOWN = 160  # letters of an error that are shown
@@ -30,6 +30,13 @@ def done(job: Job) -> bool:
 
 def _finished(folder: Path) -> bool:
     return (folder / runs.MANIFEST).exists()
+
+
+def stale(folder: Path, params: Params) -> bool:
+    """True if a student's folder holds the outcome of other parameters, so that it is refused."""
+    spec = (runs.read_manifest(folder) or {}).get("spec", {})
+    names = set(spec) & set(Params.model_fields) - {"cleaning"}
+    return bool(runs.differences({name: spec[name] for name in names}, params.spec(*names)))
 
 
 def refresh(grid: Grid, dry: bool = False) -> None:
@@ -76,8 +83,9 @@ def table(grid: Grid) -> pd.DataFrame:
     """A row a study, dataset and student: how far it is.
 
     Columns: data and rationales (done of all), students (those asked for), done (in runs/), failed
-    (those of failed jobs that are not done), missing (neither done nor failed), stored (in
-    results/), evaluated (yes, or empty).
+    (those of failed jobs that are not done), stale (done with other parameters than are asked for
+    now: another `study` keeps both), missing (none of these), stored (in results/), evaluated (yes,
+    or empty).
     """
     stored = results.overview().set_index(["study", "dataset", "student"])["stored"]
     rows = []
@@ -87,7 +95,8 @@ def table(grid: Grid) -> pd.DataFrame:
         trained = [job for job in mine if job.rule == "distill"]
         students = [(job, folder) for job in trained for folder in job.work()]
         broken = {job: failure(job) is not None for job in trained}
-        finished = sum(_finished(folder) for _, folder in students)
+        old = sum(stale(folder, params) for _, folder in students)
+        finished = sum(_finished(folder) for _, folder in students) - old
         failed = sum(broken[job] and not _finished(folder) for job, folder in students)
         asked = [job for job in here if job.rule == "prompt"]
         evaluated = [job for job in mine if job.rule == "evaluate"]
@@ -101,17 +110,18 @@ def table(grid: Grid) -> pd.DataFrame:
                 "students": len(students),
                 "done": finished,
                 "failed": failed,
-                "missing": len(students) - finished - failed,
+                "stale": old,
+                "missing": len(students) - finished - failed - old,
                 "stored": int(
                     stored.get((params.study, params.dataset, paths.slug(params.student)), 0)
                 ),
-                "evaluated": "yes" if evaluated and all(map(done, evaluated)) else "",
+                "evaluated": "yes" if evaluated and all(map(done, evaluated)) and not old else "",
             }
         )
     return pd.DataFrame(rows)
 
 
-def _same(job: Job, params) -> bool:
+def _same(job: Job, params: Params) -> bool:
     return (job.params.study, job.params.dataset) == (params.study, params.dataset)
 
 
