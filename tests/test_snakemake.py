@@ -250,7 +250,7 @@ def own_questions(folder, dataset="good"):
 
 
 @pytest.mark.slow
-def test_the_kubernetes_profile_submits_every_job_with_its_limits(tmp_path, monkeypatch):
+def test_the_kubernetes_profile_submits_a_job_with_its_limits(tmp_path, monkeypatch):
     kubectl, jobs = tmp_path / "bin" / "kubectl", tmp_path / "jobs"
     kubectl.parent.mkdir()
     jobs.mkdir()

@@ -26,7 +26,7 @@ The controls have equal words, lengths and cost. A shuffled rationale says nothi
 question any more, but what it says may still be true and worth knowing; a scrambled one says
 nothing at all. A gibberish teacher tells what one more task does by itself.
 
-LoRA's adapters learn at ten times the rate of whole weights (`models.LORA_RATE`).
+LoRA's adapters learn at ten times the rate of whole weights (`models.LORA_RATE`, not tuned).
 
 `all` alone stands for each of them once (LoRA for fine-tuning only; not `repaired`, which changes
 nothing where teachers finish their sentences), as far as the teachers allow.

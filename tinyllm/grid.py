@@ -56,13 +56,11 @@ PREPARE, PROMPT, DISTILL, EVALUATE, FIGURES = (
 RULES = {"prepare": PREPARE, "prompt": PROMPT, "distill": DISTILL, "evaluate": EVALUATE}
 RULES |= {"figures": FIGURES}
 RULES_AT_WORK = ("prompt", "distill")
-# What students of one study and dataset may differ in, beside arm and seed: they lie in folders of
-# their own, and how they are run does not change what comes out.
+# What different students of one study and dataset may differ in: each lies in folders of its own.
+# Everything else they share.
 FREE = {"student", "arms", "seeds", "workers", "nproc", "checkpointing", "batch_size"}
 FREE |= {"accumulation", "lr", "epochs", "max_input", "max_target", "evals", "warmup", "patience"}
 FREE |= {"precision", "task_prefix", "teacher_batch"}
-
-
 # What notebooks 01 and 02 read. Their jobs leave all else at its default, so that another seed, arm
 # or learning rate does not make them run again.
 QUESTIONS = ("study", "dataset", "source", "limit", "data_seed")
@@ -152,12 +150,10 @@ class Job:
 
     def write(self) -> Path:
         """Write the parameter file if it is not there as it should be; gives its path."""
-        values = self.params.model_dump()
-        changed = {
-            n: v
-            for n, v in values.items()
-            if v != getattr(Params(), n) or n in ("study", "dataset")
-        }
+        default = Params().model_dump()
+        named = ("study", "dataset")
+        values = self.params.model_dump().items()
+        changed = {n: v for n, v in values if v != default[n] or n in named}
         figures = "" if self.whole else f"TINYLLM_FIGURES={paths.shown(self.figures)} "
         text = (
             f"# {self.source.stem} of this study; made from the grid. To run this job by hand:\n"

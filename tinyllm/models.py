@@ -51,7 +51,8 @@ FLAN_T5 = {
     "large": (1024, 2816, 24, 16),
 }
 LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
-LORA_RATE = 10.0  # of its learning rate: adapters need about ten times that of whole weights
+# Learning rate of adapters, as a multiple of whole weights': a common choice, not tuned here.
+LORA_RATE = 10.0
 
 
 @dataclass(frozen=True)
