@@ -14,6 +14,7 @@ A, B = "micro:a", "micro:b"
     [
         ("inference", {"trained": False}),
         ("finetune", {}),
+        ("finetune:x4", {"passes": 4}),
         ("lora", {"lora": 8}),
         ("lora:16", {"lora": 16}),
         ("finetune+lora:4", {"lora": 4}),
@@ -49,7 +50,8 @@ def test_names_with_a_hyphen_are_teachers_too():
     ("name", "words"),
     [
         ("fintune", ["'fintune' is unknown", "tinyllm-TEACHER", "tinyllm:gibberish"]),
-        ("finetune:2", ["'finetune:2' is unknown"]),
+        ("finetune:2", ["'finetune:2' is unknown", "finetune:xN"]),
+        ("finetune:x0", ["'finetune:x0' is unknown"]),
         ("tinyllm:random", ["'tinyllm:random' is unknown", "tinyllm:shuffled"]),
         ("tinyllm:", ["is unknown"]),
         ("kd-a", ["is unknown"]),

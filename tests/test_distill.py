@@ -20,6 +20,7 @@ from tinyllm.encoding import Encoding
 from tinyllm.params import ParameterError, Params
 
 ARMS = ["inference", "lora", "kd:2", "tinyllm+lora:4", "tinyllm:no-examples", "tinyllm:gibberish"]
+ARMS += ["finetune:x3"]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,14 @@ def test_every_student_records_its_size_cost_and_curves(study):
     losses = history[history.metric == "loss"].groupby("arm").task.agg(set)
     assert losses["kd:2"] == {"answer", "options"}
     assert losses["tinyllm:gibberish"] == {"answer", *study.teachers, "gibberish"}
+
+
+def test_longer_fine_tuning_makes_so_many_times_the_passes(study):
+    facts = results.facts(study).set_index("arm")
+    assert facts.steps["lora"] == 3 and facts.steps["finetune:x3"] == 9
+    assert facts.train_tokens["finetune:x3"] == 3 * facts.train_tokens["lora"]
+    spec = distill.student_spec(study, "finetune:x3", 0)
+    assert spec["settings"] == {"passes": 3} and spec["epochs"] == study.epochs
 
 
 def test_inference_scores_the_student_as_it_is(study):

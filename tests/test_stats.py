@@ -110,6 +110,41 @@ def test_chance_is_the_mean_over_questions_with_different_numbers_of_options():
     assert row["chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
 
 
+# --- groups of questions -----------------------------------------------------------------------
+
+
+def test_gains_within_groups_are_those_of_their_questions_alone():
+    frame = answers(
+        {
+            "tinyllm": [[1, 1, 1, 0, 0, 1], [1, 1, 0, 0, 1, 1]],
+            "finetune": [[0, 1, 0, 0, 1, 1], [0, 1, 0, 0, 1, 0]],
+        }
+    )
+    groups = pd.Series({"q0": "a", "q1": "a", "q2": "a", "q3": "b", "q4": "b"})  # q5: none
+    table = stats.by_group(frame, groups, "tinyllm", "finetune").set_index("group")
+    assert table["n"].tolist()[:2] == [3, 2]
+    assert table["difference"].tolist() == pytest.approx([3 / 6, -1 / 4, -1 / 4 - 3 / 6])
+    for name in ("a", "b"):
+        part = frame[frame["id"].isin(groups.index[groups == name])]
+        alone = stats.paired(part, "tinyllm", "finetune")
+        row = table.loc[name]
+        assert row["difference"] == pytest.approx(alone["difference"])
+        assert row["baseline_accuracy"] == pytest.approx(alone["baseline_accuracy"])
+        assert (row["low"], row["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.08)
+
+
+def test_a_gain_that_all_groups_share_is_no_difference_between_groups():
+    frame = predictions({"finetune": 0.4, "tinyllm": 0.7}, n=400, seeds=[0, 1, 2])
+    groups = pd.Series({f"q{i}": "first" if i % 2 else "last" for i in range(400)})
+    table = stats.by_group(frame, groups, "tinyllm", "finetune").set_index("group")
+    assert (table.loc[["first", "last"], "low"] > 0).all()
+    between = table.loc["last minus first"]
+    assert between["low"] < 0 < between["high"] and np.isnan(between["n"])
+    frame.loc[(frame["arm"] == "tinyllm") & frame["id"].map(groups).eq("last"), "correct"] = True
+    between = stats.by_group(frame, groups, "tinyllm", "finetune").iloc[-1]
+    assert between["low"] > 0.1 and between["p"] < 0.01
+
+
 # --- F1 and calibration ------------------------------------------------------------------------
 
 

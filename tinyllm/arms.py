@@ -6,6 +6,7 @@
 |---|---|
 | `inference` | nothing: it is scored as it is (no `+lora`) |
 | `finetune` | the answer alone |
+| `finetune:xN` | the same, in N times as many passes: how far does longer training alone go? |
 | `lora`, `lora:RANK` | short for `finetune+lora`, `finetune+lora:RANK` |
 | `kd`, `kd:T` | the answer, and the teachers' mean distribution over the options at temperature T |
 | `dss:TEACHER` | the answer and one teacher's rationales (Distill-step-by-step) |
@@ -28,8 +29,9 @@ nothing at all. A gibberish teacher tells what one more task does by itself.
 
 LoRA's adapters learn at ten times the rate of whole weights (`models.LORA_RATE`, not tuned).
 
-`all` alone stands for each of them once (LoRA for fine-tuning only; not `repaired`, which changes
-nothing where teachers finish their sentences), as far as the teachers allow.
+`all` alone stands for each of them once (LoRA for fine-tuning only; not `finetune:xN`, whose N is
+chosen so that it takes the time of another arm; not `repaired`, which changes nothing where
+teachers finish their sentences), as far as the teachers allow.
 
 To add an arm, add a line to METHODS or TINYLLM: nothing else knows their names.
 """
@@ -64,6 +66,7 @@ class Arm:
     scorers: whose distributions over the options are learned from, averaged.
     temperature: at which those and the student's are compared.
     lora: rank of the adapters; 0 trains the whole model.
+    passes: by how much its epochs exceed the study's.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Arm:
     scorers: tuple[str, ...] = ()
     temperature: float = TEMPERATURE
     lora: int = 0
+    passes: int = 1
 
     def settings(self) -> dict[str, Any]:
         """The fields that differ from a fine-tuned student's, for a spec and to be shown."""
@@ -94,9 +98,9 @@ TINYLLM: dict[str, dict[str, Any]] = {
     "gibberish": {"gibberish": True},
 }
 ALLOWED = (
-    f"{', '.join(METHODS)}, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, tinyllm, "
-    f"tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but inference "
-    "with +lora or +lora:RANK behind it"
+    f"{', '.join(METHODS)}, finetune:xN, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, "
+    f"tinyllm, tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but "
+    "inference with +lora or +lora:RANK behind it"
 )
 
 
@@ -147,6 +151,8 @@ def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
     """The arm of a method, fully trained."""
     if method in METHODS:
         return Arm(name, **METHODS[method])
+    if longer := re.fullmatch(r"finetune:x([1-9]\d*)", method):
+        return Arm(name, passes=int(longer[1]))
     kind, mark, rest = re.fullmatch(r"(dss|kd|tinyllm)?([:-]?)(.*)", method).groups()
     if kind in ("kd", "tinyllm") and not teachers:
         raise ValueError(f"{name!r}: needs at least one teacher")

@@ -5,7 +5,10 @@
     overlap(examples, texts)    a row a pair of teachers
     recorded()                  a row a dataset and teacher, over what the paper's release holds
 
-    python -m tinyllm.audit     writes results/rationale_audit.csv and rationale_overlap.csv
+    verdicts()                  a row a test question and teacher of the release
+
+    python -m tinyllm.audit     writes results/rationale_audit.csv, rationale_overlap.csv and
+                                rationale_verdicts.parquet
 
 `texts` is what any teachers wrote: by teacher, by question id, None (or no entry) where one wrote
 nothing. Everything is decided by rules that are written here and in `tinyllm.extract`; no model
@@ -27,7 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from tinyllm import extract, paths, release, stats
+from tinyllm import extract, paths, release, results, stats
 from tinyllm.data import Example
 from tinyllm.paper import DATASETS
 from tinyllm.prompts import STEP_BY_STEP
@@ -296,6 +299,29 @@ def recorded_overlap(datasets: Sequence[str] = DATASETS, split: str = "train") -
     return _over(datasets, split, overlap)
 
 
+def verdicts(datasets: Sequence[str] = DATASETS, split: str = "test") -> pd.DataFrame:
+    """Which option each recorded rationale argues for: a row a question and teacher.
+
+    Of test, where no student ever reads them: they tell which questions the teachers, who had the
+    gold answer before them, could argue for. Columns: dataset, id, teacher, verdict (of `verdict`;
+    `none` where there is no rationale).
+    """
+
+    def each(examples: Sequence[Example], texts: Texts) -> pd.DataFrame:
+        rows = [
+            {
+                "id": example.id,
+                "teacher": teacher,
+                "verdict": facts(written.get(example.id), example).verdict or "none",
+            }
+            for teacher, written in texts.items()
+            for example in examples
+        ]
+        return pd.DataFrame(rows)
+
+    return _over(datasets, split, each).drop(columns="split")
+
+
 def _over(datasets: Sequence[str], split: str, made) -> pd.DataFrame:
     frames = []
     for dataset in datasets:
@@ -321,6 +347,8 @@ def main() -> None:
         frame.to_csv(folder / file, index=False, float_format="%.6g", lineterminator="\n")
         print(frame.to_string(index=False, float_format="%.3g"))
         print(f"written: {paths.shown(folder / file)}")
+    verdicts().to_parquet(folder / results.VERDICTS, index=False, compression="zstd")
+    print(f"written: {paths.shown(folder / results.VERDICTS)}")
 
 
 if __name__ == "__main__":

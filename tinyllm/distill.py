@@ -163,6 +163,7 @@ def _fit(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train a model in place; returns its learning curves and facts for its manifest."""
     found = tasks(arm, params)
+    params = params.model_copy(update={"epochs": params.epochs * arm.passes})
     for split in examples.values():  # too long a question ends here, not after hours
         encoding.check_room(split, [task.prefix for task in found])
     texts = arm_texts(params, arm, examples["train"], seed)

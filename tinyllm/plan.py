@@ -111,7 +111,8 @@ def student(params: Params, name: str, setting: Setting) -> Cost:
     seconds = flops / setting.rate(params.student, "training")
     seconds *= 4 / 3 if params.checkpointing else 1  # a second forward pass
     if arm.trained and setting.device.name != "cpu":
-        seconds = max(seconds, STEP * sizes.steps(params, split["train"].questions) * params.nproc)
+        steps = sizes.steps(params, split["train"].questions) * arm.passes
+        seconds = max(seconds, STEP * steps * params.nproc)
 
     def scored(one: Split) -> float:
         text = min(sizes.tokens(sizes.PREFIX + one.text), params.max_input)

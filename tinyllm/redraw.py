@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tinyllm import figures, grid, paper, paths, results, series, stats, tables
+from tinyllm import figures, grid, paper, paths, results, series, stats, tables, worth
 from tinyllm.figures import Drawing
 
 CURVES = {  # column along x: end of the figure's name
@@ -115,13 +115,15 @@ def published() -> dict[str, Drawing]:
 def across_studies() -> dict[str, Drawing]:
     """Draw and save what joins all stored studies: curves, and measured beside published.
 
-    Returns the figures by name: those of CURVES that have a curve, published_and_measured.
+    Returns the figures by name: those of CURVES that have a curve, published_and_measured,
+    gains_by_verdict.
     """
     measured = results.stored()
     if measured.empty:
         return {}
     drawn = {}
-    rows = series.points(measured, results.stored_facts())
+    facts, whole_studies = results.stored_facts(), results.reported()
+    rows = series.points(measured, facts)
     whole = ~rows["study"].isin(grid.curves())
     teachers = stats.teacher_accuracy(results.stored_teachers())
     for x, name in CURVES.items():
@@ -132,10 +134,14 @@ def across_studies() -> dict[str, Drawing]:
             points = series.with_teachers(points, teachers)
         drawn[name] = figures.accuracy_against(points, x)
         figures.save(drawn[name], name, points)
-    beside = paper.compare(results.reported())
+    beside = paper.compare(whole_studies)
     if len(beside):
         drawn["published_and_measured"] = figures.published_and_measured(beside)
         figures.save(drawn["published_and_measured"], "published_and_measured", beside)
+    gains = worth.gains(whole_studies, results.stored_verdicts(), facts)
+    if len(gains):
+        drawn["gains_by_verdict"] = figures.gains_by_verdict(gains)
+        figures.save(drawn["gains_by_verdict"], "gains_by_verdict", gains)
     return drawn
 
 

@@ -5,6 +5,7 @@
     results/STUDY/DATASET/STUDENT/facts.csv              what each student was trained with and cost
     results/STUDY/DATASET/STUDENT/manifests.jsonl        each student's manifest
     results/STUDY/DATASET/teachers.parquet               the teachers' own answers to test
+    results/rationale_verdicts.parquet                   what recorded rationales of test argue for
 
 Every figure and table is drawn from these files alone, so they can be redrawn where no run folder,
 no model and no GPU is at hand.
@@ -29,6 +30,7 @@ from tinyllm.params import ParameterError, Params
 PREDICTIONS, HISTORY, FACTS = "predictions.parquet", "history.csv", "facts.csv"
 MANIFESTS = "manifests.jsonl"
 TEACHERS = "teachers.parquet"
+VERDICTS = "rationale_verdicts.parquet"
 TEACHER_COLUMNS = [
     "study",
     "dataset",
@@ -280,6 +282,13 @@ def stored_teachers(study: str | None = None, dataset: str | None = None) -> pd.
                 f"{paths.shown(file)}: column {lacking[0]!r}: is missing. Run notebook 04 again."
             )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TEACHER_COLUMNS)
+
+
+def stored_verdicts() -> pd.DataFrame:
+    """`audit.verdicts` as they are stored; an empty frame where they are not."""
+    file = paths.results() / VERDICTS
+    columns = ["dataset", "id", "teacher", "verdict"]
+    return pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=columns)
 
 
 def stored_histories(study: str, dataset: str) -> dict[str, pd.DataFrame]:

@@ -282,7 +282,7 @@ def question_tokens(params: Params, arm: arms.Arm, split: Split) -> float:
 
 
 def steps(params: Params, questions: int) -> float:
-    """Optimiser steps of one student."""
+    """Optimiser steps of one student (`finetune:xN`: a pass of N)."""
     return params.epochs * questions / (params.batch_size * params.accumulation * params.nproc)
 
 
@@ -290,7 +290,7 @@ def training_tokens(params: Params, name: str) -> float:
     """Tokens of one student's training, all epochs, without `correction`."""
     arm, train = arms.resolve(name, params.teachers), splits(params)["train"]
     each = question_tokens(params, arm, train) if arm.trained else 0.0
-    return each * train.questions * params.epochs
+    return each * train.questions * params.epochs * arm.passes
 
 
 def correction(params: Params, rows: Sequence[Run]) -> tuple[float, int]:

@@ -120,6 +120,8 @@ def verdict(predictions: pd.DataFrame) -> str:
     if "tinyllm:shuffled" in arms:
         pairs += [("tinyllm", "tinyllm:shuffled"), ("tinyllm:shuffled", "finetune")]
     pairs += [("tinyllm:scrambled", "finetune")] if "tinyllm:scrambled" in arms else []
+    pairs += [("tinyllm:repaired", "tinyllm")] if "tinyllm:repaired" in arms else []
+    pairs += [("tinyllm", arm) for arm in sorted(arms) if arm.startswith("finetune:x")]
     corrected = stats.compare(predictions).set_index("arm")["p_holm"]
     lines = []
     for arm, baseline in pairs:
@@ -147,6 +149,25 @@ def verdict(predictions: pd.DataFrame) -> str:
             "see a gain where there is one, and nothing about the paper."
         )
     return "\n".join(lines)
+
+
+def budget(facts: pd.DataFrame) -> pd.DataFrame:
+    """What a student of each arm was trained for, mean over seeds.
+
+    facts: of `results.stored_facts`. Index: study, dataset, student, arm. Columns: optimiser steps,
+    millions of tokens read and written, minutes on the machine at hand.
+    """
+    trained = facts[facts["steps"] > 0]
+    means = trained.groupby(["study", "dataset", "student", "arm"], sort=False).agg(
+        {"steps": "mean", "train_tokens": "mean", "train_seconds": "mean"}
+    )
+    return pd.DataFrame(
+        {
+            "steps": means["steps"].round().astype(int),
+            "million tokens": (means["train_tokens"] / 1e6).round(2),
+            "minutes": (means["train_seconds"] / 60).round(1),
+        }
+    )
 
 
 def by_overlap(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
     style       house style, and the parts that figures are built of
     questions   the questions: balance of the options, lengths
-    arms        one study: accuracy of its arms, paired differences, ablation, learning curves
+    arms        one study: accuracy of its arms, paired differences, ablation, learning curves,
+                gains by what the rationales argue for
     confidence  one study: calibration, confusion of classes
     curves      several studies: accuracy against alpha, questions, teachers, size, computing
     printed     the paper's published numbers, alone and beside this study's
@@ -11,7 +12,13 @@
 Nothing here imports torch, so figures are redrawn from stored numbers in seconds.
 """
 
-from tinyllm.figures.arms import ablation, learning_curves, main_results, paired_differences
+from tinyllm.figures.arms import (
+    ablation,
+    gains_by_verdict,
+    learning_curves,
+    main_results,
+    paired_differences,
+)
 from tinyllm.figures.confidence import calibration, calibration_bins, confusion
 from tinyllm.figures.curves import AXES, accuracy_against
 from tinyllm.figures.diagram import pipeline
@@ -51,6 +58,7 @@ __all__ = [
     "color",
     "confusion",
     "dataset_name",
+    "gains_by_verdict",
     "in_order",
     "learning_curves",
     "length_counts",

@@ -30,6 +30,7 @@ from tinyllm.figures.style import (
     dataset_name,
     grid,
     in_order,
+    span,
     spread,
     text_height,
 )
@@ -188,6 +189,52 @@ def _differences(comparison: pd.DataFrame, names: dict[str, str]) -> Figure:
             figure,
             f"Difference from {baseline} on the same questions. {counted(comparison)}. Bars: 95% "
             f"interval, paired bootstrap over {what}; p: its p-value{holm}. Filled: p below 0.05.",
+        )
+    return figure
+
+
+def gains_by_verdict(gains: pd.DataFrame) -> Figure:
+    """Gains over fine-tuning by how many teachers argued for the right option; a panel a dataset.
+
+    gains: of `worth.gains`. Hollow: how far the gains of the last and the first group differ.
+    """
+    groups = list(gains.groupby(["study", "dataset", "student"], sort=False))
+    rows = [len(part) + part["arm"].nunique() - 1 for _, part in groups]
+    with mpl.rc_context(STYLE):
+        figure = Drawing(
+            figsize=(PAGE, 0.3 + 0.36 * len(groups) + 0.17 * sum(rows)), layout="constrained"
+        )
+        axes = figure.subplots(
+            len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows}
+        ).ravel()
+        for axis, ((_, dataset, student), part) in zip(axes, groups, strict=True):
+            axis.axvline(0, color=INK, linewidth=0.8, zorder=0)
+            row, labels = 0, {}
+            for arm in in_order(part["arm"]):
+                for line in part[part["arm"] == arm].itertuples():
+                    x, left, right = (100 * v for v in (line.difference, line.low, line.high))
+                    contrast = pd.isna(line.n)
+                    mark = {"mfc": "white", "fmt": "D", "ms": 3.5} if contrast else {}
+                    bars(axis, [x], [row], [left], [right], color=color(arm), **mark)
+                    words = f"{x:+.1f}  [{left:+.1f}, {right:+.1f}]"
+                    words = words.replace("-", "\N{MINUS SIGN}")
+                    what = _p(line.p) if contrast else f"n = {line.n:.0f}"
+                    beside(axis, f"{words}   {what}", row)
+                    labels[row] = f"{arm_name(arm)}, {line.group}"
+                    row += 1
+                row += 1
+            axis.set_ylim(-0.6, row - 1.4)
+            axis.set_yticks(list(labels), list(labels.values()))
+            axis.tick_params(axis="y", length=0)
+            axis.set_title(f"{dataset_name(dataset)}, {student}")
+        axes[-1].set_xlabel("accuracy minus that of finetune, points")
+        caption(
+            figure,
+            "Gain over finetune on test questions, by how many of the arm's teachers, asked about "
+            "them with the gold answer at hand, argue for it (fixed rules over the recorded text; "
+            "no student read it). Diamonds: the gain on the last group over that on the first. "
+            f"{span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, paired bootstrap over "
+            "questions and seeds; p: uncorrected.",
         )
     return figure
 

@@ -65,6 +65,7 @@ ARM_COLORS = {
     "lora": "#56B4E9",
     "kd": "#E69F00",
     "finetune": "#0072B2",
+    "finetune:x": "#003E66",
     "dss": "#009E73",
     "tinyllm": "#D55E00",
     "tinyllm:repaired": "#A84300",
@@ -114,6 +115,8 @@ def color(arm: str) -> str:
     kind, _, teacher = arm.partition(":")
     if kind == "dss" and teacher.rpartition(":")[2] in TEACHER_COLORS:
         return TEACHER_COLORS[teacher.rpartition(":")[2]]
+    if kind == "finetune" and teacher:  # finetune:xN
+        return ARM_COLORS["finetune:x"]
     return ARM_COLORS.get(arm, ARM_COLORS["dss"] if kind == "dss" else INK)
 
 

@@ -22,6 +22,7 @@ from tinyllm.stats.arm import (
 from tinyllm.stats.calibration import confidences, confusion, ece, macro_f1, reliability
 from tinyllm.stats.pairs import (
     ablations,
+    by_group,
     compare,
     holm,
     mcnemar,
@@ -38,6 +39,7 @@ __all__ = [
     "SCHEMA",
     "ablations",
     "accuracy",
+    "by_group",
     "chance_and_majority",
     "check",
     "compare",

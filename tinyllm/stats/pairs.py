@@ -62,8 +62,6 @@ def paired(
         draws.append(_difference_draws(mine, other, together, resamples, (seed, _stream(name))))
     drawn = np.mean(draws, axis=0)
     left, right = np.mean(accuracies, axis=0)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    tail = min((drawn <= 1e-12).sum(), (drawn >= -1e-12).sum())
     won, lost, exact = mcnemar(ours.mean() > 0.5, theirs.mean() > 0.5)
     n = ours.shape[1]
     return {
@@ -74,15 +72,65 @@ def paired(
         "accuracy": float(left),
         "baseline_accuracy": float(right),
         "difference": float(left - right),
-        "low": float(low),
-        "high": float(high),
+        **_interval(drawn, confidence),
         "se": float(drawn.std(ddof=1)),
-        "p": min(1.0, 2 * (int(tail) + 1) / (resamples + 1)),
         "won": won,
         "lost": lost,
         "mcnemar_p": exact,
         "smallest": smallest_difference(n, (won + lost) / n),
     }
+
+
+def by_group(
+    predictions: pd.DataFrame,
+    groups: pd.Series,
+    arm: str,
+    baseline: str,
+    column: str = "correct",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`arm` minus `baseline` within groups of questions, and how far two groups' gains differ.
+
+    predictions: of one study, dataset, split and student. groups: a label by question id; questions
+        without one are left out. Rows are the labels in sorted order, then `LAST minus FIRST`: the
+        gain on the last label's questions over that on the first's, in which seeds are drawn
+        together (empty counts; absent where there is one label).
+
+    Columns: group, n, seeds, baseline_accuracy, difference, low, high (95% interval of the
+    bootstrap that `paired` uses), p (two-sided).
+    """
+    ours, theirs = (
+        score_matrix(predictions[predictions["arm"] == name], column) for name in (arm, baseline)
+    )
+    together = ours.index.equals(theirs.index)
+    label = groups.reindex(ours.columns.get_level_values("id"))
+    lines, draws = [], []
+    for name in sorted(label.dropna().unique()):
+        mine, other = (
+            side.loc[:, (label == name).to_numpy()].to_numpy() for side in (ours, theirs)
+        )
+        drawn = _difference_draws(
+            mine, other, together, resamples, (seed, _stream(name)), (seed, _stream("seeds"))
+        )
+        draws.append(drawn)
+        line = {"group": name, "n": mine.shape[1], "seeds": min(len(ours), len(theirs))}
+        line |= {"baseline_accuracy": other.mean(), "difference": mine.mean() - other.mean()}
+        lines.append(line | _interval(drawn))
+    if len(lines) > 1:
+        first, last = lines[0], lines[-1]
+        line = {"group": f"{last['group']} minus {first['group']}", "seeds": first["seeds"]}
+        line["difference"] = last["difference"] - first["difference"]
+        lines.append(line | _interval(draws[-1] - draws[0]))
+    return pd.DataFrame(lines)
+
+
+def _interval(drawn: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
+    """low, high and two-sided p of bootstrap draws of a difference."""
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tail = min((drawn <= 1e-12).sum(), (drawn >= -1e-12).sum())
+    p = min(1.0, 2 * (int(tail) + 1) / (len(drawn) + 1))
+    return {"low": float(low), "high": float(high), "p": p}
 
 
 def _stream(name: str) -> int:
@@ -99,12 +147,20 @@ def _seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> np.nd
 
 
 def _difference_draws(
-    mine: np.ndarray, other: np.ndarray, together: bool, resamples: int, seed: tuple[int, int]
+    mine: np.ndarray,
+    other: np.ndarray,
+    together: bool,
+    resamples: int,
+    seed: tuple[int, int],
+    seeds: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Bootstrap draws (resamples,) of mean(mine) - mean(other); both (seeds, questions)."""
+    """Bootstrap draws (resamples,) of mean(mine) - mean(other); both (seeds, questions).
+
+    seed, seeds: of the draws of questions, and of training seeds (the same unless given).
+    """
     n = mine.shape[1]
     questions = question_weights(n, resamples, seed).astype(np.float32)
-    rng = np.random.default_rng((*seed, 1))
+    rng = np.random.default_rng((*(seeds or seed), 1))
     if together:
         each = questions @ (mine - other).T.astype(np.float32)
         return (each * _seed_weights(len(mine), resamples, rng)).sum(axis=1) / n
