@@ -52,6 +52,8 @@ def test_a_rate_of_much_worse_fine_tuning_is_given_up_whatever_else_it_did():
     assert table["given_up"].to_dict() == {1e-4: True, 2e-4: False}
     cheap = tried({1e-4: (0.40, 0.90), 2e-4: (0.45, 0.5)}).query("lr > 1e-4 or arm == 'finetune'")
     assert selection.choose(cheap).set_index("lr")["chosen"][2e-4]
+    alone = cheap[cheap["arm"] == "finetune"]
+    assert selection.choose(alone).set_index("lr")["chosen"].to_dict() == {1e-4: False, 2e-4: True}
 
 
 def test_a_rate_that_lacks_an_arm_is_not_judged():

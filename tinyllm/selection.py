@@ -6,10 +6,10 @@ The grid's studies differ in `lr` alone, and their test is cut to one question, 
 look at it. For each dataset and student: a rate's worth is the accuracy on valid of the best
 checkpoint, averaged over the grid's arms and seeds, so that no arm is favoured. A rate whose
 fine-tuning, the cheapest arm, is more than two standard errors below the best one's is given up,
-and no other arm need be trained with it. Of the rest, the rate with the highest mean is taken;
-among rates within one standard error of it, the smallest. The standard error is a share's over the
-questions of valid, as if the arms' answers depended on each other wholly: it errs towards the
-smaller rate.
+and no other arm need be trained with it. If one rate is left, it is taken, whatever else was
+trained with it. Else the rate with the highest mean is taken; among rates within one standard error
+of it, the smallest. The standard error is a share's over the questions of valid, as if the arms'
+answers depended on each other wholly: it errs towards the smaller rate.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def choose(students: pd.DataFrame) -> pd.DataFrame:
         wide = part.pivot(index="lr", columns=["arm", "seed"], values="valid_accuracy").sort_index()
         screen = wide[SCREEN].mean(axis=1, skipna=False)
         given_up = screen < screen.max() - 2 * _se(screen.max(), n)
-        if (lacking := wide[~given_up].isna()).any(axis=None):
+        lacking = wide[~given_up].isna()
+        if len(lacking) > 1 and lacking.any(axis=None):
             lr = lacking.any(axis=1).idxmax()
             arm, seed = lacking.loc[lr].idxmax()
             raise ValueError(f"{'/'.join(key)}: lr {lr:g}: {arm}, seed {seed}, is not finished")
