@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tinyllm import grid, paths, selection
+from tinyllm import grid, paths, results, runs, selection
 from tinyllm.params import Params
 
 
@@ -61,6 +61,44 @@ def test_a_rate_that_lacks_an_arm_is_not_judged():
         selection.choose(tried({1e-4: (0.4, 0.4), 2e-4: (0.4, 0.4)}).iloc[:3])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f[f["arm"] == "tinyllm"], "needs the arm 'finetune'"),
+        (lambda f: pd.concat([f, f]), "lr 0.0001 stands in two studies"),
+        (lambda f: f.assign(valid_accuracy=None), "lr 0.0001: finetune is not finished"),
+    ],
+)
+def test_what_the_rule_cannot_judge_is_an_error_that_names_it(change, words):
+    with pytest.raises(ValueError, match=f"obqa/minilm-ed: .*{words}"):
+        selection.choose(change(tried({1e-4: (0.4, 0.4), 2e-4: (0.4, 0.4)})))
+
+
+def test_a_search_is_judged_as_far_as_it_is_finished(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path))
+    old = tried({3e-4: (0.4, 0.4)})
+    selection.choose(old).to_csv(tmp_path / selection.FILE, index=False)
+    for params in grid.load("laptop_search").studies:
+        if params.dataset != "obqa":
+            continue
+        data = paths.study(params.study, "obqa") / "data"
+        runs.write_json(data / runs.MANIFEST, {"spec": {}, "facts": {"rows": {"valid": 500}}})
+        student = results.student_folder(params, "finetune", 0)
+        spec = params.spec("lr", "epochs")
+        accuracy = {1e-4: 0.348, 2e-4: 0.416, 4e-4: 0.284}[params.lr]
+        facts = {"valid_accuracy": accuracy}
+        runs.write_json(student / runs.MANIFEST, {"spec": spec, "facts": facts})
+    selection.main(["laptop_search"])
+    stored = selection.stored()
+    assert stored["lr"].tolist() == [1e-4, 2e-4, 4e-4]  # the old rate is gone
+    assert stored.loc[stored["chosen"], "lr"].tolist() == [2e-4]
+    assert "not yet: arc/minilm-ed: lr 0.0001: finetune is not finished" in capsys.readouterr().out
+    runs.write_json(student / runs.MANIFEST, {"spec": {"epochs": 99.0}, "facts": facts})
+    selection.main(["laptop_search"])
+    assert "not yet: obqa" in capsys.readouterr().out  # of other parameters
+
+
 def test_the_search_can_see_one_test_question_at_most():
     studies = grid.load("laptop_search").studies
     assert {p.limit["test"] for p in studies} == {1}
@@ -69,6 +107,7 @@ def test_the_search_can_see_one_test_question_at_most():
 
 def test_laptop_studies_run_with_the_rate_that_was_chosen_for_their_dataset():
     stored = selection.stored()
+    assert stored["chosen"].any()
     for row in stored[stored["chosen"]].itertuples():
         file = paths.ROOT / "params" / "laptop" / f"{row.dataset}.yaml"
         params = Params.checked(**yaml.safe_load(file.read_text(encoding="utf-8")))

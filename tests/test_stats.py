@@ -130,7 +130,12 @@ def test_gains_within_groups_are_those_of_their_questions_alone():
         row = table.loc[name]
         assert row["difference"] == pytest.approx(alone["difference"])
         assert row["baseline_accuracy"] == pytest.approx(alone["baseline_accuracy"])
-        assert (row["low"], row["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.08)
+    assert table[["low", "high", "p"]].isna().all(axis=None)  # of too few questions
+    with pytest.raises(ValueError, match="there is no 'kd'"):
+        stats.by_group(frame, groups, "kd", "finetune")
+    odd = frame[~((frame["arm"] == "tinyllm") & (frame["id"] == "q0"))]
+    with pytest.raises(ValueError, match=r"'q0'.* is scored for only one of"):
+        stats.by_group(odd, groups, "tinyllm", "finetune")
 
 
 def test_a_gain_that_all_groups_share_is_no_difference_between_groups():
@@ -138,6 +143,9 @@ def test_a_gain_that_all_groups_share_is_no_difference_between_groups():
     groups = pd.Series({f"q{i}": "first" if i % 2 else "last" for i in range(400)})
     table = stats.by_group(frame, groups, "tinyllm", "finetune").set_index("group")
     assert (table.loc[["first", "last"], "low"] > 0).all()
+    alone = stats.paired(frame[frame["id"].map(groups) == "first"], "tinyllm", "finetune")
+    ends = table.loc["first", ["low", "high"]].tolist()
+    assert ends == pytest.approx([alone["low"], alone["high"]], abs=0.01)
     between = table.loc["last minus first"]
     assert between["low"] < 0 < between["high"] and np.isnan(between["n"])
     frame.loc[(frame["arm"] == "tinyllm") & frame["id"].map(groups).eq("last"), "correct"] = True

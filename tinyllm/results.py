@@ -44,6 +44,7 @@ TEACHER_COLUMNS = [
 ]
 DIGITS = 5  # log-probabilities and losses are stored to so many decimals
 KEYS = ["study", "dataset", "student"]
+LEARNED = ["teachers", "sources", "alpha"]  # columns of facts.csv that follow from its tasks
 RECORDED = [  # columns of facts.csv that a student's manifest records as they are
     *("train_questions", "parameters", "trained_parameters", "train_tokens", "train_flops"),
     *("train_seconds", "steps"),
@@ -130,7 +131,8 @@ def facts(params: Params) -> pd.DataFrame:
 def facts_stored(params: Params) -> pd.DataFrame:
     """The facts that figures need of each student, from its manifest: a row an arm and seed.
 
-    Columns: arm, seed, teachers (number of those whose rationales it learned), alpha (their weight;
+    Columns: arm, seed, teachers (number of those whose rationales it learned), sources (which),
+    alpha (their weight;
     empty where there are none or several weights), and RECORDED: train_questions, parameters,
     trained_parameters, train_tokens (read and written), train_flops, train_seconds, steps. What a
     manifest lacks is empty.
@@ -142,11 +144,13 @@ def facts_stored(params: Params) -> pd.DataFrame:
             if manifest is None:
                 continue
             tasks = manifest["spec"].get("tasks", [])
-            alphas = [task[2] for task in tasks if task[0] not in ("answer", "options")]
-            row = {"arm": arm, "seed": seed, "teachers": len(alphas)}
+            written = [task for task in tasks if task[0] not in ("answer", "options")]
+            alphas = [weight for _, _, weight in written]
+            row = {"arm": arm, "seed": seed, "teachers": len(written)}
+            row["sources"] = " ".join(name for name, _, _ in written)
             row["alpha"] = alphas[0] if len(set(alphas)) == 1 else None
             rows.append(row | {name: manifest["facts"].get(name) for name in RECORDED})
-    return pd.DataFrame(rows, columns=["arm", "seed", "teachers", "alpha", *RECORDED])
+    return pd.DataFrame(rows, columns=["arm", "seed", *LEARNED, *RECORDED])
 
 
 def stored_folder(params: Params) -> Path:
@@ -305,7 +309,7 @@ def stored_facts() -> pd.DataFrame:
         names = pd.read_parquet(file.with_name(PREDICTIONS), columns=KEYS).iloc[0].to_dict()
         frames.append(pd.read_csv(file).assign(**names))
     if not frames:
-        return pd.DataFrame(columns=[*KEYS, "arm", "seed", "teachers", "alpha", *RECORDED])
+        return pd.DataFrame(columns=[*KEYS, "arm", "seed", *LEARNED, *RECORDED])
     return pd.concat(frames, ignore_index=True)
 
 

@@ -1,6 +1,6 @@
 """The learning rate of a study, chosen on valid by a rule that is written down.
 
-    python -m tinyllm.selection laptop_search     writes results/selection.csv and prints the choice
+    python -m tinyllm.selection [GRID]      writes results/selection.csv and prints it
 
 The grid's studies differ in `lr` alone, and their test is cut to one question, so that nobody can
 look at it. For each dataset and student: a rate's worth is the accuracy on valid of the best
@@ -15,11 +15,12 @@ answers depended on each other wholly: it errs towards the smaller rate.
 from __future__ import annotations
 
 import sys
+from itertools import product
 from math import sqrt
 
 import pandas as pd
 
-from tinyllm import grid, paths, results, runs
+from tinyllm import grid, paths, results, runs, status
 from tinyllm.params import ParameterError
 
 FILE = "selection.csv"
@@ -28,22 +29,22 @@ KEYS = ["dataset", "student"]
 
 
 def collect(name: str) -> pd.DataFrame:
-    """What the finished students of a grid reached on valid: a row a student.
+    """What the students of a grid reached on valid: a row a student that the grid asks for.
 
-    Columns: dataset, student, lr, epochs, arm, seed, valid_accuracy, n (questions of valid).
+    Columns: dataset, student, lr, epochs, arm, seed, valid_accuracy (empty where that student is
+    not finished, or was made with other parameters), n (questions of valid).
     """
     rows = []
     for params in grid.load(name).studies:
+        base = {"dataset": params.dataset, "student": params.student}
+        base |= {"lr": params.lr, "epochs": params.epochs}
         data = runs.read_manifest(paths.study(params.study, params.dataset) / "data")
-        for arm in params.arms:
-            for seed in params.seeds:
-                student = runs.read_manifest(results.student_folder(params, arm, seed))
-                if student is None:
-                    continue
-                row = {"dataset": params.dataset, "student": params.student, "lr": params.lr}
-                row |= {"epochs": params.epochs, "arm": arm, "seed": seed}
-                row["valid_accuracy"] = student["facts"]["valid_accuracy"]
-                rows.append(row | {"n": data["facts"]["rows"]["valid"]})
+        base["n"] = data["facts"]["rows"]["valid"] if data else None
+        for arm, seed in product(params.arms, params.seeds):
+            folder = results.student_folder(params, arm, seed)
+            found = None if status.stale(folder, params) else runs.read_manifest(folder)
+            accuracy = found["facts"]["valid_accuracy"] if found else None
+            rows.append({**base, "arm": arm, "seed": seed, "valid_accuracy": accuracy})
     return pd.DataFrame(rows)
 
 
@@ -51,20 +52,27 @@ def choose(students: pd.DataFrame) -> pd.DataFrame:
     """The rule of the module, on a frame of `collect`: a row a dataset, student and rate.
 
     Columns: dataset, student, epochs, lr, one an arm (its accuracy on valid, mean over seeds),
-    mean, se, n, given_up, chosen. Raises ValueError where rates that were not given up were not
-    tried with the same arms and seeds.
+    mean, se, n, given_up, chosen. Raises ValueError where a student that the rule needs has no
+    accuracy, where fine-tuning was not tried, or where a rate stands for several studies.
     """
     tables = []
     for key, part in students.groupby(KEYS, sort=False):
-        n = int(part["n"].iloc[0])
+        name = "/".join(key)
+        if SCREEN not in set(part["arm"]):
+            raise ValueError(f"{name}: the rule needs the arm {SCREEN!r}, which is not tried")
+        if (twice := part.duplicated(["lr", "arm", "seed"])).any():
+            raise ValueError(f"{name}: lr {part.loc[twice, 'lr'].iloc[0]:g} stands in two studies")
         wide = part.pivot(index="lr", columns=["arm", "seed"], values="valid_accuracy").sort_index()
         screen = wide[SCREEN].mean(axis=1, skipna=False)
+        if (lacking := screen.isna()).any():
+            raise ValueError(f"{name}: lr {lacking.idxmax():g}: {SCREEN} is not finished")
+        n = int(part["n"].iloc[0])
         given_up = screen < screen.max() - 2 * _se(screen.max(), n)
         lacking = wide[~given_up].isna()
         if len(lacking) > 1 and lacking.any(axis=None):
             lr = lacking.any(axis=1).idxmax()
             arm, seed = lacking.loc[lr].idxmax()
-            raise ValueError(f"{'/'.join(key)}: lr {lr:g}: {arm}, seed {seed}, is not finished")
+            raise ValueError(f"{name}: lr {lr:g}: {arm}, seed {seed}, is not finished")
         table = wide.T.groupby(level="arm", sort=False).mean().T
         mean = wide[~given_up].mean(axis=1)
         best = mean.max()
@@ -90,16 +98,15 @@ def stored() -> pd.DataFrame:
 def main(arguments: list[str]) -> None:
     """Choose, for each dataset whose students are all finished; others keep what is stored."""
     students = collect(arguments[0])
-    found = [old for old in [stored()] if len(old)]
+    table = stored()
     for key, part in students.groupby(KEYS, sort=False):
-        rates = {p.lr for p in grid.load(arguments[0]).studies if (p.dataset, p.student) == key}
         try:
-            if missing := rates - set(part["lr"]):
-                raise ValueError(f"{'/'.join(key)}: lr {min(missing):g} is not finished")
-            found.append(choose(part))
+            new = choose(part)
         except ValueError as unfinished:
             print(f"not yet: {unfinished}")
-    table = pd.concat(found, ignore_index=True).drop_duplicates([*KEYS, "lr"], keep="last")
+            continue
+        others = table[~(table[KEYS] == key).all(axis=1)]
+        table = pd.concat([others, new], ignore_index=True) if len(others) else new
     file = paths.results() / FILE
     table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
     print(table.to_string(index=False, float_format="%.4g"))
@@ -108,6 +115,6 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        main(sys.argv[1:] or ["laptop_search"])
     except ParameterError as problem:
         sys.exit(str(problem))

@@ -301,8 +301,9 @@ def correction(params: Params, rows: Sequence[Run]) -> tuple[float, int]:
     for run in rows:
         same = (run.dataset, run.student) == (params.dataset, params.student)
         same = same and run.train_tokens and run.train_questions == train.questions
-        if same and abs(run.steps - wanted) < 1 + 0.02 * wanted:
-            with contextlib.suppress(ValueError):  # an arm of other teachers
+        with contextlib.suppress(ValueError):  # an arm of other teachers
+            steps_wanted = wanted * arms.resolve(run.arm, params.teachers).passes
+            if same and abs(run.steps - steps_wanted) < 1 + 0.02 * steps_wanted:
                 ratios.append(run.train_tokens / training_tokens(params, run.arm))
     return (median(ratios) if ratios else 1.0), len(ratios)
 

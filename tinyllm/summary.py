@@ -6,6 +6,7 @@ hand.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -121,7 +122,8 @@ def verdict(predictions: pd.DataFrame) -> str:
         pairs += [("tinyllm", "tinyllm:shuffled"), ("tinyllm:shuffled", "finetune")]
     pairs += [("tinyllm:scrambled", "finetune")] if "tinyllm:scrambled" in arms else []
     pairs += [("tinyllm:repaired", "tinyllm")] if "tinyllm:repaired" in arms else []
-    pairs += [("tinyllm", arm) for arm in sorted(arms) if arm.startswith("finetune:x")]
+    longer = (arm for arm in sorted(arms) if re.fullmatch(r"finetune:x\d+", arm))
+    pairs += [("tinyllm", arm) for arm in longer]
     corrected = stats.compare(predictions).set_index("arm")["p_holm"]
     lines = []
     for arm, baseline in pairs:

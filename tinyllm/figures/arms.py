@@ -213,13 +213,16 @@ def gains_by_verdict(gains: pd.DataFrame) -> Figure:
             for arm in in_order(part["arm"]):
                 for line in part[part["arm"] == arm].itertuples():
                     x, left, right = (100 * v for v in (line.difference, line.low, line.high))
-                    contrast = pd.isna(line.n)
+                    contrast, known = pd.isna(line.n), not pd.isna(line.low)
                     mark = {"mfc": "white", "fmt": "D", "ms": 3.5} if contrast else {}
-                    bars(axis, [x], [row], [left], [right], color=color(arm), **mark)
-                    words = f"{x:+.1f}  [{left:+.1f}, {right:+.1f}]"
-                    words = words.replace("-", "\N{MINUS SIGN}")
-                    what = _p(line.p) if contrast else f"n = {line.n:.0f}"
-                    beside(axis, f"{words}   {what}", row)
+                    if known:
+                        bars(axis, [x], [row], [left], [right], color=color(arm), **mark)
+                    words = f"{x:+.1f}  [{left:+.1f}, {right:+.1f}]   " if known else ""
+                    if contrast:
+                        words += _p(line.p_holm) if known else "too few questions"
+                    else:
+                        words += f"n = {line.n:.0f}, finetune {100 * line.baseline_accuracy:.0f}%"
+                    beside(axis, words.replace("-", "\N{MINUS SIGN}"), row)
                     labels[row] = f"{arm_name(arm)}, {line.group}"
                     row += 1
                 row += 1
@@ -228,13 +231,15 @@ def gains_by_verdict(gains: pd.DataFrame) -> Figure:
             axis.tick_params(axis="y", length=0)
             axis.set_title(f"{dataset_name(dataset)}, {student}")
         axes[-1].set_xlabel("accuracy minus that of finetune, points")
+        drawn = "questions and seeds" if gains["seeds"].max() > 1 else "questions"
         caption(
             figure,
             "Gain over finetune on test questions, by how many of the arm's teachers, asked about "
-            "them with the gold answer at hand, argue for it (fixed rules over the recorded text; "
-            "no student read it). Diamonds: the gain on the last group over that on the first. "
-            f"{span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, paired bootstrap over "
-            "questions and seeds; p: uncorrected.",
+            "them with the gold answer at hand, are known to argue for it (fixed rules over the "
+            "recorded text, which no student read; the rest argue for another option or cannot be "
+            "judged). Diamonds: the gain on the last group over that on the first, p after Holm's "
+            f"correction. {span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, paired "
+            f"bootstrap over {drawn}; none below {stats.SMALLEST} questions.",
         )
     return figure
 

@@ -21,6 +21,7 @@ from tinyllm.stats.arm import (
 )
 from tinyllm.stats.calibration import confidences, confusion, ece, macro_f1, reliability
 from tinyllm.stats.pairs import (
+    SMALLEST,
     ablations,
     by_group,
     compare,
@@ -37,6 +38,7 @@ __all__ = [
     "GROUP",
     "RUN",
     "SCHEMA",
+    "SMALLEST",
     "ablations",
     "accuracy",
     "by_group",

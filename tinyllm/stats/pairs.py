@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from tinyllm.stats.draws import question_weights
 from tinyllm.stats.rows import score_matrix
 
+SMALLEST = 20  # questions of a group that a bootstrap can say something of
 RESAMPLES = 10_000  # the least p is 2 / 10001: small enough for Holm over dozens of arms
 
 
@@ -42,17 +43,7 @@ def paired(
     majority of seeds) and mcnemar_p, the exact test on them; smallest, the difference that this n
     could tell (see `smallest_difference`).
     """
-    sides = [predictions[predictions["arm"] == name] for name in (arm, baseline)]
-    for name, rows in zip((arm, baseline), sides, strict=True):
-        if rows.empty:
-            have = ", ".join(sorted(predictions["arm"].unique()))
-            raise ValueError(f"column 'arm': there is no {name!r}; there are {have}")
-    if sides[0]["student"].iloc[0] != sides[1]["student"].iloc[0]:
-        raise ValueError(f"column 'student': {arm!r} and {baseline!r} have different ones")
-    ours, theirs = (score_matrix(rows, column) for rows in sides)
-    if not ours.columns.equals(theirs.columns):
-        odd = ours.columns.symmetric_difference(theirs.columns)[0]
-        raise ValueError(f"column 'id': {odd} is scored for only one of {arm!r} and {baseline!r}")
+    ours, theirs = _both(predictions, arm, baseline, column)
     names = sorted(set(ours.columns.get_level_values("dataset")))
     accuracies, draws = [], []
     for name in names:
@@ -93,18 +84,17 @@ def by_group(
     """`arm` minus `baseline` within groups of questions, and how far two groups' gains differ.
 
     predictions: of one study, dataset, split and student. groups: a label by question id; questions
-        without one are left out. Rows are the labels in sorted order, then `LAST minus FIRST`: the
+        without one are left out. Rows are the labels as sorted texts, then `LAST minus FIRST`: the
         gain on the last label's questions over that on the first's, in which seeds are drawn
-        together (empty counts; absent where there is one label).
+        together (n is empty; absent where there is one label).
 
     Columns: group, n, seeds, baseline_accuracy, difference, low, high (95% interval of the
-    bootstrap that `paired` uses), p (two-sided).
+    bootstrap that `paired` uses), p (two-sided); the last three are empty for groups of fewer than
+    SMALLEST questions, of which a bootstrap knows too little.
     """
-    ours, theirs = (
-        score_matrix(predictions[predictions["arm"] == name], column) for name in (arm, baseline)
-    )
+    ours, theirs = _both(predictions, arm, baseline, column)
     together = ours.index.equals(theirs.index)
-    label = groups.reindex(ours.columns.get_level_values("id"))
+    label = groups.reindex(ours.columns.get_level_values("id")).map(str, na_action="ignore")
     lines, draws = [], []
     for name in sorted(label.dropna().unique()):
         mine, other = (
@@ -116,13 +106,33 @@ def by_group(
         draws.append(drawn)
         line = {"group": name, "n": mine.shape[1], "seeds": min(len(ours), len(theirs))}
         line |= {"baseline_accuracy": other.mean(), "difference": mine.mean() - other.mean()}
-        lines.append(line | _interval(drawn))
+        lines.append(line | (_interval(drawn) if mine.shape[1] >= SMALLEST else {}))
     if len(lines) > 1:
         first, last = lines[0], lines[-1]
         line = {"group": f"{last['group']} minus {first['group']}", "seeds": first["seeds"]}
         line["difference"] = last["difference"] - first["difference"]
-        lines.append(line | _interval(draws[-1] - draws[0]))
-    return pd.DataFrame(lines)
+        enough = min(first["n"], last["n"]) >= SMALLEST
+        lines.append(line | (_interval(draws[-1] - draws[0]) if enough else {}))
+    columns = ["group", "n", "seeds", "baseline_accuracy", "difference", "low", "high", "p"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _both(
+    predictions: pd.DataFrame, arm: str, baseline: str, column: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`score_matrix` of two arms, which must have answered the same questions."""
+    sides = [predictions[predictions["arm"] == name] for name in (arm, baseline)]
+    for name, rows in zip((arm, baseline), sides, strict=True):
+        if rows.empty:
+            have = ", ".join(sorted(predictions["arm"].unique()))
+            raise ValueError(f"column 'arm': there is no {name!r}; there are {have}")
+    if sides[0]["student"].iloc[0] != sides[1]["student"].iloc[0]:
+        raise ValueError(f"column 'student': {arm!r} and {baseline!r} have different ones")
+    ours, theirs = (score_matrix(rows, column) for rows in sides)
+    if not ours.columns.equals(theirs.columns):
+        odd = ours.columns.symmetric_difference(theirs.columns)[0]
+        raise ValueError(f"column 'id': {odd} is scored for only one of {arm!r} and {baseline!r}")
+    return ours, theirs
 
 
 def _interval(drawn: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
