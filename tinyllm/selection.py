@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
         except ValueError as unfinished:
             print(f"not yet: {unfinished}")
             continue
-        others = table[~(table[KEYS] == key).all(axis=1)]
+        others = table[~(table[KEYS] == list(key)).all(axis=1)]
         table = pd.concat([others, new], ignore_index=True) if len(others) else new
     file = paths.results() / FILE
     table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")

@@ -32,7 +32,7 @@ def gains(predictions: pd.DataFrame, verdicts: pd.DataFrame, facts: pd.DataFrame
     for key, rows in predictions.groupby(KEYS, sort=False):
         mine = verdicts[(verdicts["dataset"] == key[1]) & (verdicts["verdict"] != "none")]
         teachers = [f"release:{name}" for name in mine["teacher"].unique()]
-        had = facts[(facts[KEYS] == key).all(axis=1)].groupby("arm")["sources"].first()
+        had = facts[(facts[KEYS] == list(key)).all(axis=1)].groupby("arm")["sources"].first()
         for arm in rows["arm"].unique():
             if not teachers or not (arm == "tinyllm" or arm.startswith("dss:")):
                 continue
