@@ -53,6 +53,7 @@ def paired(
         draws.append(_difference_draws(mine, other, together, resamples, (seed, _stream(name))))
     drawn = np.mean(draws, axis=0)
     left, right = np.mean(accuracies, axis=0)
+    interval = _interval(drawn, confidence)
     won, lost, exact = mcnemar(ours.mean() > 0.5, theirs.mean() > 0.5)
     n = ours.shape[1]
     return {
@@ -63,8 +64,10 @@ def paired(
         "accuracy": float(left),
         "baseline_accuracy": float(right),
         "difference": float(left - right),
-        **_interval(drawn, confidence),
+        "low": interval["low"],
+        "high": interval["high"],
         "se": float(drawn.std(ddof=1)),
+        "p": interval["p"],
         "won": won,
         "lost": lost,
         "mcnemar_p": exact,
