@@ -303,14 +303,15 @@ def stored_histories(study: str, dataset: str) -> dict[str, pd.DataFrame]:
 
 def stored_facts() -> pd.DataFrame:
     """`facts_stored` of all stored studies, with study, dataset, student; those without are left
-    out."""
+    out, and what older files lack is empty."""
     frames = []
     for file in sorted(paths.results().glob(f"*/*/*/{FACTS}")):
         names = pd.read_parquet(file.with_name(PREDICTIONS), columns=KEYS).iloc[0].to_dict()
         frames.append(pd.read_csv(file).assign(**names))
+    columns = [*KEYS, "arm", "seed", *LEARNED, *RECORDED]
     if not frames:
-        return pd.DataFrame(columns=[*KEYS, "arm", "seed", *LEARNED, *RECORDED])
-    return pd.concat(frames, ignore_index=True)
+        return pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True).reindex(columns=columns)
 
 
 def main(arguments: list[str]) -> None:
