@@ -282,7 +282,7 @@ def question_tokens(params: Params, arm: arms.Arm, split: Split) -> float:
 
 
 def steps(params: Params, questions: int) -> float:
-    """Optimiser steps of one student (`finetune:xN`: a pass of N)."""
+    """Optimiser steps of one student in the study's epochs; `finetune:xN` makes N times as many."""
     return params.epochs * questions / (params.batch_size * params.accumulation * params.nproc)
 
 

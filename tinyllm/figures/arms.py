@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -155,12 +156,7 @@ def _differences(comparison: pd.DataFrame, names: dict[str, str]) -> Figure:
     groups = list(comparison.groupby(["study", "dataset", "student"], sort=False))
     rows = [len(part) for _, part in groups]
     with mpl.rc_context(STYLE):
-        figure = Drawing(
-            figsize=(PAGE, 0.3 + 0.36 * len(groups) + 0.17 * sum(rows)), layout="constrained"
-        )
-        axes = figure.subplots(
-            len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows}
-        ).ravel()
+        figure, axes = _stacked(rows)
         low, high = min(0, 100 * comparison["low"].min()), max(0, 100 * comparison["high"].max())
         room = 0.04 * (high - low)
         for axis, ((_, dataset, student), part) in zip(axes, groups, strict=True):
@@ -193,6 +189,15 @@ def _differences(comparison: pd.DataFrame, names: dict[str, str]) -> Figure:
     return figure
 
 
+def _stacked(rows: Sequence[int]) -> tuple[Figure, np.ndarray]:
+    """A page-wide figure of panels one below the other, each as high as its number of rows."""
+    height = 0.3 + 0.36 * len(rows) + 0.17 * sum(rows)
+    figure = Drawing(figsize=(PAGE, height), layout="constrained")
+    ratios = {"height_ratios": rows}
+    axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw=ratios)
+    return figure, axes.ravel()
+
+
 def gains_by_verdict(gains: pd.DataFrame) -> Figure:
     """Gains over fine-tuning by how many teachers argued for the right option; a panel a dataset.
 
@@ -201,12 +206,7 @@ def gains_by_verdict(gains: pd.DataFrame) -> Figure:
     groups = list(gains.groupby(["study", "dataset", "student"], sort=False))
     rows = [len(part) + part["arm"].nunique() - 1 for _, part in groups]
     with mpl.rc_context(STYLE):
-        figure = Drawing(
-            figsize=(PAGE, 0.3 + 0.36 * len(groups) + 0.17 * sum(rows)), layout="constrained"
-        )
-        axes = figure.subplots(
-            len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows}
-        ).ravel()
+        figure, axes = _stacked(rows)
         for axis, ((_, dataset, student), part) in zip(axes, groups, strict=True):
             axis.axvline(0, color=INK, linewidth=0.8, zorder=0)
             row, labels = 0, {}
