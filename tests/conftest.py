@@ -24,6 +24,13 @@ def mirror() -> Path:
 
 
 @pytest.fixture
+def committed_results(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """results/ of the checkout, and the package reads it (`make test` names an empty folder)."""
+    monkeypatch.setenv("TINYLLM_RESULTS", str(paths.ROOT / "results"))
+    return paths.results()
+
+
+@pytest.fixture
 def release_mirror(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, and the package reads it."""
     monkeypatch.setenv("TINYLLM_RELEASE_DIR", str(mirror))

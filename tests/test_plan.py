@@ -17,10 +17,9 @@ HF = "hf:google/flan-t5-xl"
 
 
 @pytest.fixture(autouse=True)
-def _empty_runs(tmp_path, monkeypatch):
+def _empty_runs(tmp_path, monkeypatch, committed_results):
     """No run folder of this machine, but the results that are committed."""
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("TINYLLM_RESULTS", str(paths.ROOT / "results"))
     monkeypatch.delenv("TINYLLM_DEVICE", raising=False)
 
 

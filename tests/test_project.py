@@ -71,13 +71,12 @@ def test_no_committed_file_names_a_registry_or_a_path_of_one_machine():
     assert found.returncode == 1, found.stderr
 
 
-def test_the_readme_reports_what_is_stored(monkeypatch):
+def test_the_readme_reports_what_is_stored(committed_results):
     from tinyllm import results, summary
 
     changed = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "results", "README.md"]
     if subprocess.run(changed, capture_output=True, text=True).stdout:
         pytest.skip("results/ holds runs that are not committed; `make outputs` writes the README")
-    monkeypatch.setenv("TINYLLM_RESULTS", str(ROOT / "results"))
     stored = results.reported()
     assert "micro" in set(stored.dataset)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,11 +84,10 @@ def test_the_readme_reports_what_is_stored(monkeypatch):
     assert block == summary.report(stored)
 
 
-def test_the_stored_micro_study_passes_its_controls(monkeypatch):
+def test_the_stored_micro_study_passes_its_controls(committed_results):
     """The positive control shows a gain, the negative control none (see notebook 04)."""
     from tinyllm import results, stats
 
-    monkeypatch.setenv("TINYLLM_RESULTS", str(ROOT / "results"))
     micro = results.stored("micro")
     assert micro.id.nunique() >= 400 and micro.seed.nunique() >= 3
     gain = stats.paired(micro, "tinyllm", "finetune")

@@ -105,7 +105,7 @@ def test_the_search_can_see_one_test_question_at_most():
     assert {p.lr for p in studies} == {1e-4, 2e-4, 4e-4}
 
 
-def test_laptop_studies_run_with_the_rate_that_was_chosen_for_their_dataset():
+def test_laptop_studies_run_with_the_rate_that_was_chosen_for_their_dataset(committed_results):
     stored = selection.stored()
     assert stored["chosen"].any()
     for row in stored[stored["chosen"]].itertuples():

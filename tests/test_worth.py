@@ -67,7 +67,7 @@ def test_students_of_other_teachers_than_the_recorded_ones_are_left_out():
     assert worth.gains(rows(), said.iloc[:0], FACTS).empty
 
 
-def test_stored_verdicts_cover_the_stored_test_questions_of_the_release():
+def test_stored_verdicts_cover_the_stored_test_questions_of_the_release(committed_results):
     from tinyllm import results
 
     said, stored = results.stored_verdicts(), results.stored("laptop")
