@@ -122,8 +122,8 @@ def verdict(predictions: pd.DataFrame) -> str:
         pairs += [("tinyllm", "tinyllm:shuffled"), ("tinyllm:shuffled", "finetune")]
     pairs += [("tinyllm:scrambled", "finetune")] if "tinyllm:scrambled" in arms else []
     pairs += [("tinyllm:repaired", "tinyllm")] if "tinyllm:repaired" in arms else []
-    longer = (arm for arm in sorted(arms) if re.fullmatch(r"finetune:x\d+", arm))
-    pairs += [("tinyllm", arm) for arm in longer]
+    for longer in (arm for arm in sorted(arms) if re.fullmatch(r"finetune:x\d+", arm)):
+        pairs += [(longer, "finetune"), ("tinyllm", longer)]
     corrected = stats.compare(predictions).set_index("arm")["p_holm"]
     lines = []
     for arm, baseline in pairs:
