@@ -1,6 +1,7 @@
 """Training: the loss is what the paper says, whatever the batch, padding, accumulation or stop."""
 
 import copy
+import warnings
 from dataclasses import replace
 
 import pandas as pd
@@ -340,6 +341,23 @@ def test_bf16_is_used_where_it_is_asked_for_and_auto_is_fp32_without_a_gpu(
         losses.append([row["value"] for row in t.history if row["metric"] == "loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_who_asks_for_bf16_where_it_is_emulated_is_warned_and_told_what_to_set(monkeypatch):
+    able = {"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    with pytest.warns(UserWarning, match="precision: bf16: .* set precision: fp32"):
+        assert models.precision("bf16") == torch.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.precision("fp32")
+        for unit in ("avx512_bf16", "amx_bf16"):
+            able[unit] = True
+            models.precision("bf16")
+            able[unit] = False
+        able["architecture"] = "aarch64"
+        models.precision("bf16")
 
 
 def test_batches_are_alike_in_all_lengths_and_an_epoch_holds_every_question_once():

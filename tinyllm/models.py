@@ -14,11 +14,12 @@ import copy
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -335,11 +336,29 @@ def _minilm_encoder_decoder(
 
 
 def precision(wanted: str) -> torch.dtype:
-    """The dtype of `params.precision` on this device: `auto` is bf16 on GPUs that have it."""
+    """The dtype of `params.precision` on this device: `auto` is bf16 on GPUs that have it.
+
+    Warns where bf16 was asked for and would be emulated.
+    """
     if wanted == "bf16":
+        if not torch.cuda.is_available() and emulates_bf16(torch.cpu.get_capabilities()):
+            warnings.warn(
+                "precision: bf16: this processor has no bf16 units and emulates them, many times "
+                "slower than fp32 (benchmarks/precision.py measures it): set precision: fp32",
+                stacklevel=2,
+            )
         return torch.bfloat16
     gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if wanted == "auto" and gpu else torch.float32
+
+
+def emulates_bf16(processor: Mapping[str, Any]) -> bool:
+    """True for x86 processors that cannot multiply in bf16; of others it is not known.
+
+    processor: what `torch.cpu.get_capabilities()` says.
+    """
+    x86 = processor.get("architecture") == "x86_64"
+    return x86 and not (processor.get("avx512_bf16") or processor.get("amx_bf16"))
 
 
 def device() -> torch.device:
