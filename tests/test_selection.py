@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 import yaml
@@ -94,8 +96,13 @@ def test_a_search_is_judged_as_far_as_it_is_finished(tmp_path, monkeypatch, caps
     assert stored["lr"].tolist() == [1e-4, 2e-4, 4e-4]  # the old rate is gone
     assert stored.loc[stored["chosen"], "lr"].tolist() == [2e-4]
     assert "not yet: arc/minilm-ed: lr 0.0001: finetune is not finished" in capsys.readouterr().out
-    runs.write_json(student / runs.MANIFEST, {"spec": {"epochs": 99.0}, "facts": facts})
+    shutil.rmtree(tmp_path / "runs")  # on another machine, the search goes on
+    (tmp_path / selection.FILE).unlink()
     selection.main(["laptop_search"])
+    pd.testing.assert_frame_equal(selection.stored(), stored)
+    runs.write_json(data / runs.MANIFEST, {"spec": {}, "facts": {"rows": {"valid": 500}}})
+    runs.write_json(student / runs.MANIFEST, {"spec": {"epochs": 99.0}, "facts": facts})
+    selection.main(["laptop_search"])  # what runs/ holds stands above what was kept
     assert "not yet: obqa" in capsys.readouterr().out  # of other parameters
 
 

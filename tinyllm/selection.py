@@ -2,6 +2,9 @@
 
     python -m tinyllm.selection [GRID]      writes results/selection.csv and prints it
 
+It keeps the manifests of the search's finished students too (results/selection_students.jsonl), so
+that a search can be stopped and go on, on another machine if need be.
+
 The grid's studies differ in `lr` alone, and their test is cut to one question, so that nobody can
 look at it. For each dataset and student: a rate's worth is the accuracy on valid of the best
 checkpoint, averaged over the grid's arms and seeds, so that no arm is favoured. A rate whose
@@ -14,18 +17,42 @@ answers depended on each other wholly: it errs towards the smaller rate.
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import product
 from math import sqrt
+from typing import Any
 
 import pandas as pd
 
 from tinyllm import grid, paths, results, runs, status
-from tinyllm.params import ParameterError
+from tinyllm.params import ParameterError, Params
 
 FILE = "selection.csv"
+STUDENTS = "selection_students.jsonl"  # a line a finished student, so that a search can go on
 SCREEN = "finetune"  # the arm by which rates are given up
 KEYS = ["dataset", "student"]
+
+
+def finished(name: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The grid's finished students, by study, dataset, student, arm and seed: `key`, these five,
+    `n` (questions of valid) and `manifest`. Of runs/, and of results/ where runs/ is gone: a search
+    takes hours, and need not be made in one go on one machine."""
+    file = paths.results() / STUDENTS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    found = {tuple(one["key"]): one for one in map(json.loads, lines)}
+    for params in grid.load(name).studies:
+        data = runs.read_manifest(paths.study(params.study, params.dataset) / "data")
+        for arm, seed in product(params.arms, params.seeds):
+            manifest = runs.read_manifest(results.student_folder(params, arm, seed))
+            if data and manifest:
+                key, n = _key(params, arm, seed), data["facts"]["rows"]["valid"]
+                found[key] = {"key": list(key), "n": n, "manifest": manifest}
+    return found
+
+
+def _key(params: Params, arm: str, seed: int) -> tuple[str, ...]:
+    return params.study, params.dataset, params.student, arm, str(seed)
 
 
 def collect(name: str) -> pd.DataFrame:
@@ -34,17 +61,17 @@ def collect(name: str) -> pd.DataFrame:
     Columns: dataset, student, lr, epochs, arm, seed, valid_accuracy (empty where that student is
     not finished, or was made with other parameters), n (questions of valid).
     """
-    rows = []
+    rows, found = [], finished(name)
     for params in grid.load(name).studies:
         base = {"dataset": params.dataset, "student": params.student}
         base |= {"lr": params.lr, "epochs": params.epochs}
-        data = runs.read_manifest(paths.study(params.study, params.dataset) / "data")
-        base["n"] = data["facts"]["rows"]["valid"] if data else None
         for arm, seed in product(params.arms, params.seeds):
-            folder = results.student_folder(params, arm, seed)
-            found = None if status.stale(folder, params) else runs.read_manifest(folder)
-            accuracy = found["facts"]["valid_accuracy"] if found else None
-            rows.append({**base, "arm": arm, "seed": seed, "valid_accuracy": accuracy})
+            one = found.get(_key(params, arm, seed))
+            if one and status.differs(one["manifest"], params):
+                one = None
+            accuracy = one["manifest"]["facts"]["valid_accuracy"] if one else None
+            n = one["n"] if one else None
+            rows.append({**base, "arm": arm, "seed": seed, "valid_accuracy": accuracy, "n": n})
     return pd.DataFrame(rows)
 
 
@@ -66,7 +93,7 @@ def choose(students: pd.DataFrame) -> pd.DataFrame:
         screen = wide[SCREEN].mean(axis=1, skipna=False)
         if (lacking := screen.isna()).any():
             raise ValueError(f"{name}: lr {lacking.idxmax():g}: {SCREEN} is not finished")
-        n = int(part["n"].iloc[0])
+        n = int(part["n"].max())
         given_up = screen < screen.max() - 2 * _se(screen.max(), n)
         lacking = wide[~given_up].isna()
         if len(lacking) > 1 and lacking.any(axis=None):
@@ -96,7 +123,11 @@ def stored() -> pd.DataFrame:
 
 
 def main(arguments: list[str]) -> None:
-    """Choose, for each dataset whose students are all finished; others keep what is stored."""
+    """Keep what is finished, and choose for each dataset whose students all are; others keep what
+    is stored."""
+    lines = [json.dumps(one) for _, one in sorted(finished(arguments[0]).items())]
+    file = paths.results() / STUDENTS
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     students = collect(arguments[0])
     table = stored()
     for key, part in students.groupby(KEYS, sort=False):

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,7 +36,12 @@ def _finished(folder: Path) -> bool:
 
 def stale(folder: Path, params: Params) -> bool:
     """True if a student's folder holds the outcome of other parameters, so that it is refused."""
-    spec = (runs.read_manifest(folder) or {}).get("spec", {})
+    return differs(runs.read_manifest(folder) or {}, params)
+
+
+def differs(manifest: Mapping[str, Any], params: Params) -> bool:
+    """True if a student's manifest is of other parameters; False where it names none."""
+    spec = manifest.get("spec", {})
     names = set(spec) & set(Params.model_fields) - {"cleaning"}
     return bool(runs.differences({name: spec[name] for name in names}, params.spec(*names)))
 
