@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,16 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def read_predictions(file: Path) -> pd.DataFrame:
     """The predictions in a file, whole (see `stats.check`); else ValueError that names the file."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise ValueError(f"{paths.shown(file)}: is no readable parquet file: {error}") from None
+    return _read_predictions(file, state.st_mtime_ns, state.st_size, state.st_ino).copy()
+
+
+@cache
+def _read_predictions(file: Path, *_: int) -> pd.DataFrame:
+    """A file is read once, until it is another one: to check it takes longer than to read it."""
     try:
         rows = pd.read_parquet(file)
     except (pyarrow.ArrowException, OSError) as error:
