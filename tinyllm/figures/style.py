@@ -158,8 +158,11 @@ def save(
     folder = Path(folder) if folder is not None else paths.figures()
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
+        layout = figure.get_layout_engine()
         for kind, metadata in METADATA.items():
             figure.savefig(folder / f"{name}.{kind}", metadata=metadata)
+            figure.set_layout_engine("none")  # the other kind is laid out as the first was
+        figure.set_layout_engine(layout)
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     return folder / f"{name}.png"
 
