@@ -102,7 +102,11 @@ def test_a_search_is_judged_as_far_as_it_is_finished(tmp_path, monkeypatch, caps
     pd.testing.assert_frame_equal(selection.stored(), stored)
     runs.write_json(data / runs.MANIFEST, {"spec": {}, "facts": {"rows": {"valid": 500}}})
     runs.write_json(student / runs.MANIFEST, {"spec": {"epochs": 99.0}, "facts": facts})
-    selection.main(["laptop_search"])  # what runs/ holds stands above what was kept
+    selection.main(["laptop_search"])  # one of other parameters does not replace what was kept
+    pd.testing.assert_frame_equal(selection.stored(), stored)
+    (tmp_path / selection.STUDENTS).unlink()
+    capsys.readouterr()
+    selection.main(["laptop_search"])
     assert "not yet: obqa" in capsys.readouterr().out  # of other parameters
 
 

@@ -36,8 +36,8 @@ KEYS = ["dataset", "student"]
 
 def finished(name: str) -> dict[tuple[str, ...], dict[str, Any]]:
     """The grid's finished students, by study, dataset, student, arm and seed: `key`, these five,
-    `n` (questions of valid) and `manifest`. Of runs/, and of results/ where runs/ is gone: a search
-    takes hours, and need not be made in one go on one machine."""
+    `n` (questions of valid) and `manifest`. Of runs/, and of results/ where runs/ has none of these
+    parameters: a search takes hours, and need not be made in one go on one machine."""
     file = paths.results() / STUDENTS
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     found = {tuple(one["key"]): one for one in map(json.loads, lines)}
@@ -45,7 +45,7 @@ def finished(name: str) -> dict[tuple[str, ...], dict[str, Any]]:
         data = runs.read_manifest(paths.study(params.study, params.dataset) / "data")
         for arm, seed in product(params.arms, params.seeds):
             manifest = runs.read_manifest(results.student_folder(params, arm, seed))
-            if data and manifest:
+            if data and manifest and not status.differs(manifest, params):
                 key, n = _key(params, arm, seed), data["facts"]["rows"]["valid"]
                 found[key] = {"key": list(key), "n": n, "manifest": manifest}
     return found
