@@ -11,7 +11,9 @@ checkpoint, averaged over the grid's arms and seeds, so that no arm is favoured.
 fine-tuning, the cheapest arm, is more than two standard errors below the best one's is given up,
 and no other arm need be trained with it. If one rate is left, it is taken, whatever else was
 trained with it. Else the rate with the highest mean is taken; among rates within one standard error
-of it, the smallest. The standard error is a share's over the questions of valid, as if the arms'
+of it, the smallest. That is the whole rule for a student's first dataset in the grid; the others
+keep that dataset's rate where fine-tuning does not give it up, and need the other arms only where it
+does: a search of all arms takes hours for each dataset. The standard error is a share's over the questions of valid, as if the arms'
 answers depended on each other wholly: it errs towards the smaller rate.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from itertools import product
 from math import sqrt
 from typing import Any
@@ -75,16 +78,17 @@ def collect(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(students: pd.DataFrame) -> pd.DataFrame:
+def choose(students: pd.DataFrame, kept: Mapping[str, float] | None = None) -> pd.DataFrame:
     """The rule of the module, on a frame of `collect`: a row a dataset, student and rate.
 
+    kept: by student, the rate of its first dataset, for frames that hold other datasets alone.
     Columns: dataset, student, epochs, lr, one an arm (its accuracy on valid, mean over seeds),
     mean, se, n, given_up, chosen. Raises ValueError where a student that the rule needs has no
     accuracy, where fine-tuning was not tried, or where a rate stands for several studies.
     """
-    tables = []
+    tables, kept = [], dict(kept or {})
     for key, part in students.groupby(KEYS, sort=False):
-        name = "/".join(key)
+        name, student = "/".join(key), key[1]
         if SCREEN not in set(part["arm"]):
             raise ValueError(f"{name}: the rule needs the arm {SCREEN!r}, which is not tried")
         if (twice := part.duplicated(["lr", "arm", "seed"])).any():
@@ -95,8 +99,9 @@ def choose(students: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"{name}: lr {lacking.idxmax():g}: {SCREEN} is not finished")
         n = int(part["n"].max())
         given_up = screen < screen.max() - 2 * _se(screen.max(), n)
+        keeps = student in kept and not given_up.get(kept[student], True)
         lacking = wide[~given_up].isna()
-        if len(lacking) > 1 and lacking.any(axis=None):
+        if len(lacking) > 1 and not keeps and lacking.any(axis=None):
             lr = lacking.any(axis=1).idxmax()
             arm, seed = lacking.loc[lr].idxmax()
             raise ValueError(f"{name}: lr {lr:g}: {arm}, seed {seed}, is not finished")
@@ -105,7 +110,9 @@ def choose(students: pd.DataFrame) -> pd.DataFrame:
         best = mean.max()
         se = _se(best, n)
         table = table.assign(mean=mean, se=se, n=n, given_up=given_up, chosen=False)
-        table.loc[mean[mean >= best - se].index.min(), "chosen"] = True
+        chosen = kept[student] if keeps else mean[mean >= best - se].index.min()
+        table.loc[chosen, "chosen"] = True
+        kept.setdefault(student, chosen)
         table.insert(0, "epochs", part["epochs"].iloc[0])
         tables.append(table.reset_index().assign(**dict(zip(KEYS, key, strict=True))))
     frame = pd.concat(tables, ignore_index=True)
@@ -130,9 +137,14 @@ def main(arguments: list[str]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     students = collect(arguments[0])
     table = stored()
+    first: dict[str, tuple[str, ...]] = {}
     for key, part in students.groupby(KEYS, sort=False):
+        ours = table[(table[KEYS] == list(first.setdefault(key[1], key))).all(axis=1)]
+        kept = {} if first[key[1]] == key else dict(ours[ours["chosen"]][["student", "lr"]].values)
         try:
-            new = choose(part)
+            if first[key[1]] != key and not kept:
+                raise ValueError(f"{'/'.join(key)}: {first[key[1]][0]}, the first, has no rate")
+            new = choose(part, kept)
         except ValueError as unfinished:
             print(f"not yet: {unfinished}")
             continue
