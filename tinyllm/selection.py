@@ -12,9 +12,10 @@ fine-tuning, the cheapest arm, is more than two standard errors below the best o
 and no other arm need be trained with it. If one rate is left, it is taken, whatever else was
 trained with it. Else the rate with the highest mean is taken; among rates within one standard error
 of it, the smallest. That is the whole rule for a student's first dataset in the grid; the others
-keep that dataset's rate where fine-tuning does not give it up, and need the other arms only where it
-does: a search of all arms takes hours for each dataset. The standard error is a share's over the questions of valid, as if the arms'
-answers depended on each other wholly: it errs towards the smaller rate.
+keep that dataset's rate where fine-tuning does not give it up, and need the other arms only where
+it does: a search of all arms takes hours for each dataset. The standard error is a share's over the
+questions of valid, as if the arms' answers depended on each other wholly: it errs towards the
+smaller rate.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from tinyllm import models, runs
 from tinyllm.batches import Collator, LengthGroups
-from tinyllm.encoding import IGNORED, projecting_only
+from tinyllm.encoding import IGNORED
 from tinyllm.params import Params
+from tinyllm.projection import cross_entropy, projecting_only
 from tinyllm.tasks import ANSWER, Task
 
 WEIGHT_DECAY = 0.0
@@ -67,15 +69,16 @@ class MultiTask(nn.Module):
                 sums.append(counts.new_zeros((), dtype=torch.float32))
                 continue
             labels = batch[f"labels_{t}"]
+            run = partial(self._logits, t, states, mask, batch)
+            if f"places_{t}" not in batch:
+                sums.append(cross_entropy(self.model, run, labels))
+                continue
             wanted = labels != IGNORED
             with projecting_only(self.model, wanted):
-                logits = self._logits(t, states, mask, batch).float()
-            if f"places_{t}" in batch:
-                losses = nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
-                places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
-                sums.append(_soft_loss(losses, wanted, places, target, temperature))
-            else:
-                sums.append(nn.functional.cross_entropy(logits, labels[wanted], reduction="sum"))
+                logits = run().float()
+            losses = nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
+            places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
+            sums.append(_soft_loss(losses, wanted, places, target, temperature))
         return torch.stack(sums)
 
     def _logits(
