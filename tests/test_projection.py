@@ -84,6 +84,14 @@ def test_cross_entropy_in_pieces_is_that_of_all_logits(kind, piece, monkeypatch)
     torch.testing.assert_close(run(), logits)  # the layer is as it was
 
 
+def test_a_second_backward_pass_is_refused_and_never_wrong():
+    model = model_of("t5")
+    loss = projection.cross_entropy(model, *reversed(asked(model)))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        loss.backward()
+
+
 def test_large_logits_overflow_nothing():
     model = model_of("llama")
     with torch.no_grad():

@@ -98,7 +98,7 @@ class _Pieces(torch.autograd.Function):
         loss = states.new_zeros(())
         needs = ctx.needs_input_grad
         to_states = torch.empty_like(states) if needs[0] else None
-        to_weight = torch.zeros_like(weight) if needs[1] else None
+        to_weight = torch.empty_like(weight) if needs[1] else None  # the first piece fills it
         to_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
         for start in range(0, len(states), PIECE):
             some, gold = states[start : start + PIECE], labels[start : start + PIECE]
@@ -117,12 +117,15 @@ class _Pieces(torch.autograd.Function):
             if to_states is not None:
                 to_states[start : start + PIECE] = logits.T @ weight
             if to_weight is not None:
-                to_weight.addmm_(logits, some)
+                torch.addmm(to_weight, logits, some, beta=min(start, 1), out=to_weight)
             if to_bias is not None:
                 to_bias += logits.sum(1)
-        ctx.save_for_backward(to_states, to_weight, to_bias)
+        ctx.gradients = to_states, to_weight, to_bias
         return loss
 
     @staticmethod
     def backward(ctx: Any, by: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *(None if each is None else each * by for each in ctx.saved_tensors), None
+        found, ctx.gradients = ctx.gradients, None
+        if found is None:
+            raise RuntimeError("the gradient was scaled in place, and can be asked for once only")
+        return *(None if each is None else each.mul_(by) for each in found), None
