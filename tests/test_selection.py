@@ -58,6 +58,22 @@ def test_a_rate_of_much_worse_fine_tuning_is_given_up_whatever_else_it_did():
     assert selection.choose(alone).set_index("lr")["chosen"].to_dict() == {1e-4: False, 2e-4: True}
 
 
+def test_a_later_dataset_keeps_the_first_ones_rate_unless_fine_tuning_gives_it_up():
+    first = tried({1e-4: (0.40, 0.40), 2e-4: (0.45, 0.50)})
+    # The other arm is not finished: 4 points are less than two standard errors, 6 are more.
+    near = tried({1e-4: (0.45, None), 2e-4: (0.41, None)}).assign(dataset="arc")
+    table = selection.choose(pd.concat([first, near])).set_index(["dataset", "lr"])
+    assert table["chosen"].to_dict() == {
+        **{("obqa", 1e-4): False, ("obqa", 2e-4): True},
+        **{("arc", 1e-4): False, ("arc", 2e-4): True},
+    }
+    assert selection.choose(near, {"minilm-ed": 2e-4}).set_index("lr")["chosen"][2e-4]
+    far = tried({1e-4: (0.45, 0.40), 2e-4: (0.39, 0.90)}).assign(dataset="arc")
+    assert selection.choose(far, {"minilm-ed": 2e-4}).set_index("lr")["chosen"][1e-4]
+    with pytest.raises(ValueError, match="tinyllm, seed 0, is not finished"):
+        selection.choose(near)  # as a first dataset it needs the other arms
+
+
 def test_a_rate_that_lacks_an_arm_is_not_judged():
     with pytest.raises(ValueError, match=r"obqa/minilm-ed: lr 0.0002: tinyllm, seed 0, is not"):
         selection.choose(tried({1e-4: (0.4, 0.4), 2e-4: (0.4, 0.4)}).iloc[:3])
@@ -108,6 +124,9 @@ def test_a_search_is_judged_as_far_as_it_is_finished(tmp_path, monkeypatch, caps
     capsys.readouterr()
     selection.main(["laptop_search"])
     assert "not yet: obqa" in capsys.readouterr().out  # of other parameters
+    (tmp_path / selection.FILE).unlink()
+    selection.main(["laptop_search"])
+    assert "minilm-ed: obqa, its first dataset, has no rate yet" in capsys.readouterr().out
 
 
 def test_the_search_can_see_one_test_question_at_most():

@@ -130,6 +130,14 @@ def stored() -> pd.DataFrame:
     return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*KEYS, "lr", "chosen"])
 
 
+def _kept(table: pd.DataFrame, first: pd.Series, student: str) -> dict[str, float]:
+    """By student, the rate that was chosen for its first dataset; ValueError if none is yet."""
+    ours = (table[KEYS] == [first[student], student]).all(axis=1) & table["chosen"].astype(bool)
+    if not ours.any():
+        raise ValueError(f"{student}: {first[student]}, its first dataset, has no rate yet")
+    return {student: table.loc[ours, "lr"].iloc[0]}
+
+
 def main(arguments: list[str]) -> None:
     """Keep what is finished, and choose for each dataset whose students all are; others keep what
     is stored."""
@@ -138,14 +146,11 @@ def main(arguments: list[str]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     students = collect(arguments[0])
     table = stored()
-    first: dict[str, tuple[str, ...]] = {}
+    first = students.groupby("student", sort=False)["dataset"].first()
     for key, part in students.groupby(KEYS, sort=False):
-        ours = table[(table[KEYS] == list(first.setdefault(key[1], key))).all(axis=1)]
-        kept = {} if first[key[1]] == key else dict(ours[ours["chosen"]][["student", "lr"]].values)
+        dataset, student = key
         try:
-            if first[key[1]] != key and not kept:
-                raise ValueError(f"{'/'.join(key)}: {first[key[1]][0]}, the first, has no rate")
-            new = choose(part, kept)
+            new = choose(part, {} if dataset == first[student] else _kept(table, first, student))
         except ValueError as unfinished:
             print(f"not yet: {unfinished}")
             continue
