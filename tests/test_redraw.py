@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import pandas as pd
 import pytest
@@ -82,12 +83,18 @@ def test_nothing_stored_draws_nothing_and_names_the_remedy(tmp_path, monkeypatch
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory):
-    """Everything redrawn twice from what is committed: both folders, and the CPU seconds of one."""
+    """Everything redrawn twice from what is committed: both folders, and the seconds of one, on
+    cores that have nothing else to do."""
     base = tmp_path_factory.mktemp("redrawn")
-    code = (
-        "import sys; from tinyllm import redraw; redraw.main(); "
-        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'"
-    )
+    code = textwrap.dedent("""
+        import sys
+        from tinyllm import redraw
+        def draw(piece):  # in the processes that draw
+            piece()
+            assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
+        redraw._draw = draw
+        redraw.main()
+    """)
     spent = []
     for name in ("one", "two"):
         before = base / "one" if name == "two" else paths.ROOT / "figures"
@@ -97,7 +104,8 @@ def committed(tmp_path_factory):
         start = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | environment)
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
+        seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+        spent.append(seconds / os.cpu_count())  # it draws on all of them
     return base, min(spent)  # another's work beside it can only add
 
 

@@ -1,6 +1,6 @@
 """Every figure and table, from stored predictions and published numbers: `make figures`.
 
-    python -m tinyllm.redraw      redraw all; prints what was written
+    python -m tinyllm.redraw      redraw all, on all cores; prints what was written
 
 The notebooks draw by the same functions, so that both give the same files. Studies that a grid
 makes as points of a curve (`grid.curves`) are drawn in the curve only. Nothing here imports torch,
@@ -14,7 +14,10 @@ table under results/.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -145,14 +148,10 @@ def across_studies() -> dict[str, Drawing]:
     return drawn
 
 
-def from_numbers() -> list[Path]:
-    """Redraw the figures whose data are not under results/ from their own CSV; gives the PNGs."""
-    drawn = []
-    for end, draw in FROM_NUMBERS.items():
-        for file in sorted(paths.figures().glob(f"*_{end}.csv")):
-            numbers = pd.read_csv(file, keep_default_na=False, na_values=[""])
-            drawn.append(figures.save(draw(numbers), file.stem, numbers))
-    return drawn
+def from_numbers(file: Path, draw: Callable[[pd.DataFrame], Drawing]) -> Path:
+    """Redraw a figure whose data are not under results/ from its own CSV; gives the PNG."""
+    numbers = pd.read_csv(file, keep_default_na=False, na_values=[""])
+    return figures.save(draw(numbers), file.stem, numbers)
 
 
 def recorded_rationales() -> None:
@@ -163,17 +162,26 @@ def recorded_rationales() -> None:
         audit.recorded_audit()
 
 
+def pieces() -> list[Callable[[], object]]:
+    """All that is drawn, in pieces that do not need each other, those that take longest first."""
+    points = grid.curves()
+    whole = [each for each in results.stored_studies() if each[0] not in points]
+    found = [partial(study, *each) for each in whole] + [published, across_studies]
+    found += [recorded_rationales, *(partial(histories, *each) for each in whole)]
+    for end, draw in FROM_NUMBERS.items():
+        files = sorted(paths.figures().glob(f"*_{end}.csv"))
+        found += [partial(from_numbers, file, draw) for file in files]
+    return found
+
+
+def _draw(piece: Callable[[], object]) -> None:
+    piece()  # what it returns stays in its process
+
+
 def main() -> None:
     """See the module."""
-    published()
-    points = grid.curves()
-    for each in results.stored_studies():
-        if each[0] not in points:
-            study(*each)
-            histories(*each)
-    across_studies()
-    from_numbers()
-    recorded_rationales()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_draw, pieces()))  # an error in any of them ends here
     folder = paths.figures()
     drawn, written = len(list(folder.glob("*.png"))), len(list(table_folder().glob("*.csv")))
     print(f"{drawn} figures in {paths.shown(folder)}, {written} tables in {table_folder().name}/")
