@@ -4,7 +4,8 @@ A vocabulary of 30 000 tokens makes the projection to it the largest product of 
 the logits its largest tensor. So the layer sees only the positions that have a target; and in
 training on a CPU the logits are made a piece at a time, small enough to stay in the cache, with
 their gradient at once (as in Wijmans et al. 2024, *Cut your losses*, and Hsu et al. 2024, *Liger
-kernel*, on GPUs). benchmarks/precision.py measures it.
+kernel*, on GPUs). benchmarks/precision.py measures it. torch's own `linear_cross_entropy`, which
+does the same, took 2.8 times as long as the whole logits there (torch 2.13, one thread).
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def _in_pieces(owner: PreTrainedModel, layer: nn.Module) -> bool:
 class _Pieces(torch.autograd.Function):
     """Summed cross-entropy of softmax(states W' + b) to labels, its gradient made beside it.
 
-    states [N, d]; weight W [V, d]; bias b [V] or None; labels [N]. Logits stand as [V, piece],
-    which this processor's products are half as fast again with as with [piece, V].
+    states [N, d]; weight W [V, d]; bias b [V] or None; labels [N]. Logits stand as [V, piece]: made
+    so, they take 0.7 of the time that [piece, V] takes (AVX2, one thread).
     """
 
     @staticmethod
