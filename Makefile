@@ -10,7 +10,7 @@ NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study test test-slow test-slurm restore lab install models lint format plan status outputs parameters figures report clean
+.PHONY: help study test test-slow test-slurm restore keep lab install models lint format plan status outputs parameters figures report clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test-slow: install models  ## the tests that take minutes each; CI runs them too
 test-slurm: install  ## the Slurm profile on a Slurm of this machine alone (root, Debian's packages)
 	TINYLLM_TEST_SLURM=1 $(BIN)/pytest -q tests/test_slurm.py
 
+keep: install  ## store the finished students of GRID, also of studies that are not finished
+	@$(BIN)/python -m tinyllm.handover $(GRID) --keep
+
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
@@ -55,7 +58,7 @@ $(VENV)/models: requirements-models.txt $(VENV)/installed
 	touch $@
 
 restore: install  ## give runs/ the finished students of GRID that results/ holds
-	@$(BIN)/python -m tinyllm.results $(GRID)
+	@$(BIN)/python -m tinyllm.handover $(GRID)
 
 outputs: parameters  ## run the notebooks in place on the micro study, and refresh README's results
 	@for name in $(NOTEBOOKS); do \

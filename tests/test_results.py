@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from simulated import history, predictions, teachers
 
-from tinyllm import results, runs
+from tinyllm import grid, handover, results, runs, status
 from tinyllm.params import Params
 
 PARAMS = Params.checked(
@@ -66,12 +66,46 @@ def test_stored_students_can_be_given_back_to_a_checkout_without_runs(folders, m
     with pytest.raises(FileNotFoundError):
         results.collect(PARAMS)
     part = PARAMS.model_copy(update={"seeds": [1]})
-    assert results.restore(part) == 2
+    assert handover.restore(part) == 2
     assert runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1)) == kept
-    assert results.restore(PARAMS) == 2  # those that were not there yet
+    assert handover.restore(PARAMS) == 2  # those that were not there yet
     again, same = results.collect(PARAMS)
     pd.testing.assert_frame_equal(again, rows)
     pd.testing.assert_frame_equal(same, curves)
+
+
+def test_students_of_an_unfinished_study_wait_in_results_and_are_drawn_nowhere(
+    folders, monkeypatch
+):
+    rows, _ = results.collect(PARAMS)
+    part = PARAMS.model_copy(update={"arms": ["finetune"]})
+    results.store(part, *results.collect(part))
+    unfinished = results.student_folder(PARAMS, "tinyllm", 1)
+    (unfinished / runs.MANIFEST).rename(unfinished / "later.json")
+    assert handover.keep(PARAMS) == 1  # tinyllm, seed 0
+    counts = status.table(grid.Grid("g", (PARAMS,), "all", "all")).iloc[0]
+    assert (counts["done"], counts["stored"], counts["waiting"]) == (3, 2, 1)
+    assert set(results.stored()["arm"]) == {"finetune"}
+    assert results.stored_studies() == [("small", "obqa")]
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
+    assert handover.restore(PARAMS) == 3
+    again = results.student_folder(PARAMS, "tinyllm", 1)
+    again.mkdir(parents=True)
+    for file in unfinished.iterdir():
+        file.rename(again / file.name.replace("later.json", runs.MANIFEST))
+    assert handover.keep(PARAMS) == 2
+    results.store(PARAMS, *results.collect(PARAMS))
+    pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
+    assert not (results.stored_folder(PARAMS) / results.WAITING).exists()
+    assert handover.keep(PARAMS) == 0
+
+
+def test_a_student_of_other_parameters_is_not_kept(folders):
+    folder = results.student_folder(PARAMS, "tinyllm", 1)
+    manifest = runs.read_manifest(folder)
+    runs.write_json(folder / runs.MANIFEST, manifest | {"spec": manifest["spec"] | {"lr": 3.0}})
+    with pytest.raises(runs.StaleRun, match=r"lr"):
+        handover.keep(PARAMS)
 
 
 def test_teachers_answers_are_stored_beside_the_students(folders):

@@ -4,21 +4,20 @@
     results/STUDY/DATASET/STUDENT/history.csv            the learning curves
     results/STUDY/DATASET/STUDENT/facts.csv              what each student was trained with and cost
     results/STUDY/DATASET/STUDENT/manifests.jsonl        each student's manifest
+    results/STUDY/DATASET/STUDENT/waiting/ARM_seedK/     a student that is in none of these yet
     results/STUDY/DATASET/teachers.parquet               the teachers' own answers to test
     results/rationale_verdicts.parquet                   what recorded rationales of test argue for
 
 Every figure and table is drawn from these files alone, so they can be redrawn where no run folder,
 no model and no GPU is at hand.
-
-    python -m tinyllm.results GRID      give runs/ the finished students that results/ holds, so
-                                        that a grid goes on where another machine left it
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import shutil
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,11 @@ import pandas as pd
 import pyarrow
 
 from tinyllm import paths, runs, stats
-from tinyllm.params import ParameterError, Params
+from tinyllm.params import Params
 
 PREDICTIONS, HISTORY, FACTS = "predictions.parquet", "history.csv", "facts.csv"
 MANIFESTS = "manifests.jsonl"
+WAITING = "waiting"
 TEACHERS = "teachers.parquet"
 VERDICTS = "rationale_verdicts.parquet"
 TEACHER_COLUMNS = [
@@ -86,14 +86,20 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
         )
     predictions, history = [], []
     for arm, seed in wanted:
-        folder = student_folder(params, arm, seed)
-        spec = runs.read_manifest(folder)["spec"]
-        asked = params.spec(*(set(spec) & set(Params.model_fields) - {"cleaning"}))
-        runs.refuse_other(folder, {name: spec[name] for name in asked}, asked)
+        folder = asked_folder(params, arm, seed)
         predictions.append(read_predictions(folder / PREDICTIONS))
         history.append(pd.read_csv(folder / HISTORY).assign(arm=arm, seed=seed))
     rows = stats.check(pd.concat(predictions, ignore_index=True), "the students together")
-    return _rounded(rows), pd.concat(history, ignore_index=True).round({"value": DIGITS})
+    return rounded(rows), pd.concat(history, ignore_index=True).round({"value": DIGITS})
+
+
+def asked_folder(params: Params, arm: str, seed: int) -> Path:
+    """A finished student's run folder; StaleRun where it holds one of other parameters."""
+    folder = student_folder(params, arm, seed)
+    spec = runs.read_manifest(folder)["spec"]
+    asked = params.spec(*(set(spec) & set(Params.model_fields) - {"cleaning"}))
+    runs.refuse_other(folder, {name: spec[name] for name in asked}, asked)
+    return folder
 
 
 def read_predictions(file: Path) -> pd.DataFrame:
@@ -113,11 +119,11 @@ def _read_predictions(file: Path, *_: int) -> pd.DataFrame:
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{paths.shown(file)}: is no readable parquet file: {error}") from None
     if "logprobs" not in rows and {"scores", "tokens"} <= set(rows):
-        rows = _rounded(rows)
+        rows = rounded(rows)
     return stats.check(rows, paths.shown(file))
 
 
-def _rounded(rows: pd.DataFrame) -> pd.DataFrame:
+def rounded(rows: pd.DataFrame) -> pd.DataFrame:
     """Scores to DIGITS, and the summed log-probabilities that follow from them: score x tokens."""
     scores = [[round(float(v), DIGITS) for v in row] for row in rows["scores"]]
     sums = [
@@ -181,19 +187,13 @@ def store(
     """
     folder = stored_folder(params)
     folder.mkdir(parents=True, exist_ok=True)
-    small = predictions.drop(columns="logprobs")  # score x tokens: `read_predictions` gives it back
-    small["scores"] = [np.asarray(row, dtype=np.float32) for row in small["scores"]]
-    split = {"scores.list.element": "BYTE_STREAM_SPLIT"}  # such floats pack four times as well
-    others = [name for name in small if name != "scores"]
-    small.to_parquet(
-        folder / PREDICTIONS,
-        index=False,
-        compression="zstd",
-        use_dictionary=others,
-        column_encoding=split,
-    )
+    pack(predictions, folder / PREDICTIONS)
     history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
     facts_stored(params).to_csv(folder / FACTS, index=False, lineterminator="\n")
+    for arm, seed in product(params.arms, params.seeds):
+        shutil.rmtree(waiting_folder(params, arm, seed), ignore_errors=True)
+    if (folder / WAITING).exists() and not any((folder / WAITING).iterdir()):
+        (folder / WAITING).rmdir()
     students = [student_folder(params, arm, seed) for arm in params.arms for seed in params.seeds]
     lines = [json.dumps(runs.read_manifest(each), ensure_ascii=False) for each in students]
     (folder / MANIFESTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -203,31 +203,20 @@ def store(
     return folder
 
 
-def restore(params: Params) -> int:
-    """Give the run folders of a study the students that results/ holds; returns how many.
+def pack(rows: pd.DataFrame, file: Path) -> None:
+    """Write predictions small."""
+    small = rows.drop(columns="logprobs")  # score x tokens: `read_predictions` gives it back
+    small["scores"] = [np.asarray(row, dtype=np.float32) for row in small["scores"]]
+    split = {"scores.list.element": "BYTE_STREAM_SPLIT"}  # such floats pack four times as well
+    others = [name for name in small if name != "scores"]
+    small.to_parquet(
+        file, index=False, compression="zstd", use_dictionary=others, column_encoding=split
+    )
 
-    Only those that `params` ask for and that no run folder holds yet. Models are not stored, so a
-    restored student has answers, learning curve and manifest, but cannot be asked anything new.
-    """
-    folder, count = stored_folder(params), 0
-    if not (folder / MANIFESTS).exists():
-        return count
-    rows, curves = read_predictions(folder / PREDICTIONS), pd.read_csv(folder / HISTORY)
-    for line in (folder / MANIFESTS).read_text(encoding="utf-8").splitlines():
-        manifest = json.loads(line)
-        arm, seed = manifest["spec"]["arm"], manifest["spec"]["seed"]
-        there = student_folder(params, arm, seed)
-        wanted = arm in params.arms and seed in params.seeds
-        if not wanted or (there / runs.MANIFEST).exists() or (there / runs.BEGUN).exists():
-            continue
-        there.mkdir(parents=True, exist_ok=True)
-        mine = [(f["arm"] == arm) & (f["seed"] == seed) for f in (rows, curves)]
-        rows[mine[0]].to_parquet(there / PREDICTIONS, index=False)
-        curves[mine[1]].drop(columns=["arm", "seed"]).to_csv(there / HISTORY, index=False)
-        runs.write_json(there / "metrics.json", manifest["facts"])
-        runs.write_json(there / runs.MANIFEST, manifest)
-        count += 1
-    return count
+
+def waiting_folder(params: Params, arm: str, seed: int) -> Path:
+    """Where a student is stored that notebook 04 has not stored yet."""
+    return stored_folder(params) / WAITING / f"{paths.slug(arm)}_seed{seed}"
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
@@ -323,18 +312,3 @@ def stored_facts() -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=columns)
     return pd.concat(frames, ignore_index=True).reindex(columns=columns)
-
-
-def main(arguments: list[str]) -> None:
-    """See the module."""
-    from tinyllm import grid
-
-    for params in grid.load(arguments[0]).studies:
-        print(f"{params.study}/{params.dataset}, {params.student}: {restore(params)} restored")
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ParameterError as problem:
-        sys.exit(str(problem))

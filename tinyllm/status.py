@@ -91,8 +91,8 @@ def table(grid: Grid) -> pd.DataFrame:
 
     Columns: data and rationales (done of all), students (those asked for), done (in runs/), failed
     (those of failed jobs that are not done), stale (done with other parameters than are asked for
-    now: another `study` keeps both), missing (none of these), stored (in results/), evaluated (yes,
-    or empty).
+    now: another `study` keeps both), missing (none of these), stored (in results/), waiting (there
+    too, for others of their study: `make restore` gives them back), evaluated (yes, or empty).
     """
     stored = results.overview().set_index(["study", "dataset", "student"])["stored"]
     rows = []
@@ -107,6 +107,7 @@ def table(grid: Grid) -> pd.DataFrame:
         failed = sum(broken[job] and not _finished(folder) for job, folder in students)
         asked = [job for job in here if job.rule == "prompt"]
         evaluated = [job for job in mine if job.rule == "evaluate"]
+        waiting = (results.stored_folder(params) / results.WAITING).glob(f"*/{runs.MANIFEST}")
         rows.append(
             {
                 "study": params.study,
@@ -122,6 +123,7 @@ def table(grid: Grid) -> pd.DataFrame:
                 "stored": int(
                     stored.get((params.study, params.dataset, paths.slug(params.student)), 0)
                 ),
+                "waiting": len(list(waiting)),
                 "evaluated": "yes" if evaluated and all(map(done, evaluated)) and not old else "",
             }
         )

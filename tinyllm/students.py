@@ -53,7 +53,7 @@ def best(params: Params, *, rationales: bool) -> tuple[str, int]:
     """Arm and seed of the finished student with the highest accuracy on valid.
 
     rationales: only among those that learned to write some, controls excepted, if there are any.
-    Students whose models are not here (`results.restore`) are passed over; FileNotFoundError where
+    Students whose models are not here (`handover.restore`) are passed over; FileNotFoundError where
     no other is left.
     """
     facts = results.facts(params).dropna(subset=["valid_accuracy"])
