@@ -91,6 +91,7 @@ def facts(predictions: pd.DataFrame, **values: object) -> pd.DataFrame:
     keys = ["study", "dataset", "student", "arm", "seed"]
     rows = predictions[keys].drop_duplicates().reset_index(drop=True)
     known = {"alpha": 1.0, "teachers": 2, "train_questions": 1000, "parameters": 4e7}
+    known["precision"] = "fp32"
     for name, value in {**known, "train_flops": 1e15, **values}.items():
         rows[name] = rows["arm"].map(value) if isinstance(value, Mapping) else value
     return rows

@@ -83,18 +83,22 @@ def test_nothing_stored_draws_nothing_and_names_the_remedy(tmp_path, monkeypatch
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory):
-    """Everything redrawn twice from what is committed: both folders, and the seconds of one, on
-    cores that have nothing else to do."""
+    """Everything redrawn twice from what is committed: both folders, and the processor's seconds of
+    one."""
     base = tmp_path_factory.mktemp("redrawn")
-    code = textwrap.dedent("""
+    script = base / "draw.py"
+    script.write_text(
+        textwrap.dedent("""
         import sys
         from tinyllm import redraw
         def draw(piece):  # in the processes that draw
             piece()
             assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
         redraw._draw = draw
-        redraw.main()
+        if __name__ == "__main__":
+            redraw.main()
     """)
+    )
     spent = []
     for name in ("one", "two"):
         before = base / "one" if name == "two" else paths.ROOT / "figures"
@@ -102,15 +106,15 @@ def committed(tmp_path_factory):
         environment = {"TINYLLM_FIGURES": str(base / name)}
         environment["TINYLLM_RESULTS"] = str(paths.ROOT / "results")
         start = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | environment)
+        subprocess.run([sys.executable, str(script)], check=True, env=os.environ | environment)
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
-        spent.append(seconds / os.cpu_count())  # it draws on all of them
+        spent.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
     return base, min(spent)  # another's work beside it can only add
 
 
 def test_figures_are_redrawn_in_under_a_minute_without_torch(committed):
-    assert committed[1] < 60
+    cores = 2  # it draws on all there are; what takes longest is a tenth of it
+    assert committed[1] / cores < 60
 
 
 def test_redrawing_twice_changes_no_byte(committed):

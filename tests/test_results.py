@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 from simulated import history, predictions, teachers
@@ -93,19 +95,46 @@ def test_students_of_an_unfinished_study_wait_in_results_and_are_drawn_nowhere(
     again.mkdir(parents=True)
     for file in unfinished.iterdir():
         file.rename(again / file.name.replace("later.json", runs.MANIFEST))
-    assert handover.keep(PARAMS) == 2
+    assert handover.keep(PARAMS) == 1  # the other waits already
+    assert results.store(part, *results.collect(part)) == results.stored_folder(PARAMS)
+    assert (results.stored_folder(PARAMS) / results.WAITING).exists()  # those of other arms
     results.store(PARAMS, *results.collect(PARAMS))
     pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
     assert not (results.stored_folder(PARAMS) / results.WAITING).exists()
     assert handover.keep(PARAMS) == 0
 
 
-def test_a_student_of_other_parameters_is_not_kept(folders):
-    folder = results.student_folder(PARAMS, "tinyllm", 1)
+def again_with(folder, **changes):
+    """The student in a folder, as if it had been trained with other parameters."""
     manifest = runs.read_manifest(folder)
-    runs.write_json(folder / runs.MANIFEST, manifest | {"spec": manifest["spec"] | {"lr": 3.0}})
+    runs.write_json(folder / runs.MANIFEST, manifest | {"spec": manifest["spec"] | changes})
+
+
+def test_a_student_of_other_parameters_is_not_kept_and_stops_no_other(folders):
+    again_with(results.student_folder(PARAMS, "finetune", 1), lr=3.0)
     with pytest.raises(runs.StaleRun, match=r"lr"):
         handover.keep(PARAMS)
+    waiting = results.stored_folder(PARAMS) / results.WAITING
+    assert len(list(waiting.glob("*/manifest.json"))) == 3
+
+
+def test_what_was_trained_anew_is_kept_and_given_back_and_not_what_it_replaced(
+    folders, monkeypatch
+):
+    results.store(PARAMS, *results.collect(PARAMS))
+    anew = PARAMS.model_copy(update={"lr": 3.0})
+    stored = results.stored_folder(PARAMS) / results.MANIFESTS
+    old = [json.loads(line) for line in stored.read_text().splitlines()]
+    for one in old:
+        one["spec"]["lr"] = PARAMS.lr
+    stored.write_text("".join(json.dumps(one) + "\n" for one in old))
+    again_with(results.student_folder(PARAMS, "tinyllm", 1), lr=3.0)
+    one = anew.model_copy(update={"arms": ["tinyllm"], "seeds": [1]})
+    assert handover.keep(one) == 1
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
+    assert handover.restore(one) == 1
+    given = runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1))
+    assert given["spec"]["lr"] == 3.0
 
 
 def test_teachers_answers_are_stored_beside_the_students(folders):

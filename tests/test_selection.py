@@ -68,6 +68,10 @@ def test_a_later_dataset_keeps_the_first_ones_rate_unless_fine_tuning_gives_it_u
         **{("arc", 1e-4): False, ("arc", 2e-4): True},
     }
     assert selection.choose(near, {"minilm-ed": 2e-4}).set_index("lr")["chosen"][2e-4]
+    part = tried({1e-4: (0.45, 0.9), 2e-4: (0.41, None)}).assign(dataset="arc")
+    assert selection.choose(part, {"minilm-ed": 2e-4})["mean"].tolist() == [0.45, 0.41]
+    with pytest.raises(ValueError, match=r"arc/minilm-ed: lr 0.0003, the first dataset's, is not"):
+        selection.choose(near, {"minilm-ed": 3e-4})
     far = tried({1e-4: (0.45, 0.40), 2e-4: (0.39, 0.90)}).assign(dataset="arc")
     assert selection.choose(far, {"minilm-ed": 2e-4}).set_index("lr")["chosen"][1e-4]
     with pytest.raises(ValueError, match="tinyllm, seed 0, is not finished"):

@@ -54,6 +54,18 @@ def test_alpha_has_fine_tuning_of_the_same_questions_as_reference():
     assert reference["train_questions"].tolist() == [500]
 
 
+def test_students_of_another_precision_are_on_another_curve():
+    rows = points(
+        {"alpha": {"tinyllm": 1.0}, "precision": "bf16"},
+        {"alpha": {"tinyllm": 1.0}},
+        {"alpha": {"tinyllm": 0.1}},
+    )
+    curve = series.along(rows, "alpha")
+    assert set(curve["study"]) == {"s1", "s2"}
+    assert set(curve.loc[curve["arm"] == "finetune", "precision"]) == {"fp32"}
+    assert series.along(rows[rows["study"] != "s2"], "alpha").empty
+
+
 def test_teachers_join_fine_tuning_single_teachers_and_tinyllm():
     arms = {"finetune": 0.4, "dss:a": 0.5, "tinyllm": 0.6, "tinyllm+lora": 0.6}
     count = {"finetune": 0, "dss:a": 1, "tinyllm": 2, "tinyllm+lora": 2}

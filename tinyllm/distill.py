@@ -47,7 +47,7 @@ from tinyllm.students import CHECKPOINT, untrained
 from tinyllm.tasks import ANSWER, Task, arm_options, arm_texts, tasks
 from tinyllm.training import DistillTrainer, MultiTask, Progress, memory_remedy
 
-TRAIN_VERSION = 2
+TRAIN_VERSION = 2  # raised where a student would come out otherwise by more than rounding
 HISTORY = ["step", "epoch", "split", "task", "metric", "value"]  # columns of history.csv
 Say = Callable[[float], None]  # told the share of the training that is done
 

@@ -9,6 +9,7 @@ python -m tinyllm.handover GRID --keep   store those that notebook 04 cannot sto
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -18,45 +19,55 @@ from typing import Any
 
 import pandas as pd
 
-from tinyllm import grid, results, runs
+from tinyllm import grid, results, runs, status
 from tinyllm.params import ParameterError, Params
 from tinyllm.results import HISTORY, MANIFESTS, PREDICTIONS, WAITING
 
 
 def keep(params: Params) -> int:
-    """Store the finished students that `results.store` has not stored, apart; returns how many.
+    """Store the finished students that results/ lacks, apart from what is drawn; returns how many.
 
-    Raises StaleRun where a run folder holds a student of other parameters.
+    Raises StaleRun, at the end, where run folders hold students of other parameters.
     """
-    have = {_key(manifest) for manifest in _manifests(params)}
-    count = 0
+    have = [manifest for manifest, _, _ in _kept(params)]
+    count, stale = 0, []
     for arm, seed in product(params.arms, params.seeds):
         manifest = runs.read_manifest(results.student_folder(params, arm, seed))
-        if manifest is None or (arm, seed) in have:
+        if manifest is None or manifest in have:
             continue
-        folder = results.asked_folder(params, arm, seed)
+        try:
+            folder = results.asked_folder(params, arm, seed)
+        except runs.StaleRun as other:
+            stale.append(str(other))
+            continue
         there = results.waiting_folder(params, arm, seed)
         there.mkdir(parents=True, exist_ok=True)
+        (there / runs.MANIFEST).unlink(missing_ok=True)  # written last, as in a run folder
         rows = results.read_predictions(folder / PREDICTIONS)
         results.pack(results.rounded(rows), there / PREDICTIONS)
         shutil.copy(folder / HISTORY, there / HISTORY)
         runs.write_json(there / runs.MANIFEST, manifest)
         count += 1
+    if stale:
+        raise runs.StaleRun("\n".join(stale))
     return count
 
 
 def restore(params: Params) -> int:
     """Give the run folders of a study the students that results/ holds; returns how many.
 
-    Only those that `params` ask for and that no run folder holds yet. Models are not stored, so a
-    restored student has answers, learning curve and manifest, but cannot be asked anything new.
+    Only those that `params` ask for and that no run folder holds yet; those of other parameters
+    stay where they are. Models are not stored, so a restored student has answers, learning curve
+    and manifest, but cannot be asked anything new.
     """
     count = 0
     for manifest, rows, curve in _kept(params):
         arm, seed = _key(manifest)
         there = results.student_folder(params, arm, seed)
         wanted = arm in params.arms and seed in params.seeds
-        if not wanted or (there / runs.MANIFEST).exists() or (there / runs.BEGUN).exists():
+        if not wanted or status.differs(manifest, params):
+            continue
+        if (there / runs.MANIFEST).exists() or (there / runs.BEGUN).exists():
             continue
         there.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(there / PREDICTIONS, index=False)
@@ -99,12 +110,21 @@ def _kept(params: Params) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.Dat
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    name, *flags = arguments
-    if flags not in ([], ["--keep"]):
-        raise ParameterError(f"{' '.join(flags)!r}: no such option; there is --keep")
-    for params in grid.load(name).studies:
-        count, done = (keep(params), "kept") if flags else (restore(params), "restored")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("grid")
+    parser.add_argument("--keep", action="store_true", help="from runs/ to results/")
+    asked = parser.parse_args(arguments)
+    stale = []
+    for params in grid.load(asked.grid).studies:
+        try:
+            count = keep(params) if asked.keep else restore(params)
+        except runs.StaleRun as other:
+            stale.append(str(other))
+            continue
+        done = "kept" if asked.keep else "restored"
         print(f"{params.study}/{params.dataset}, {params.student}: {count} {done}")
+    if stale:
+        raise runs.StaleRun("\n".join(stale))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from tinyllm import models
 from tinyllm.encoding import IGNORED
 
 # Models whose logits are what the output layer gives, with nothing done to them afterwards.
@@ -65,8 +67,7 @@ def cross_entropy(
 
 def _owner(model: PreTrainedModel) -> PreTrainedModel:
     """The model that has the output layer."""
-    if hasattr(model, "get_base_model"):  # peft's wrapper
-        model = model.get_base_model()
+    model = models.bare(model)
     return model.decoder if model.config.model_type == "encoder-decoder" else model
 
 
@@ -99,7 +100,8 @@ class _Pieces(torch.autograd.Function):
         loss = states.new_zeros(())
         needs = ctx.needs_input_grad
         to_states = torch.empty_like(states) if needs[0] else None
-        to_weight = torch.empty_like(weight) if needs[1] else None  # the first piece fills it
+        new = torch.empty_like if len(states) else torch.zeros_like  # the first piece fills it
+        to_weight = new(weight) if needs[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
         for start in range(0, len(states), PIECE):
             some, gold = states[start : start + PIECE], labels[start : start + PIECE]
@@ -125,6 +127,7 @@ class _Pieces(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, by: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         found, ctx.gradients = ctx.gradients, None
         if found is None:

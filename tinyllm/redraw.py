@@ -180,7 +180,8 @@ def _draw(piece: Callable[[], object]) -> None:
 
 def main() -> None:
     """See the module."""
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    shared = hasattr(os, "sched_getaffinity")  # a part of a node
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)) if shared else os.cpu_count()) as pool:
         list(pool.map(_draw, pieces()))  # an error in any of them ends here
     folder = paths.figures()
     drawn, written = len(list(folder.glob("*.png"))), len(list(table_folder().glob("*.csv")))

@@ -45,7 +45,7 @@ TEACHER_COLUMNS = [
 ]
 DIGITS = 5  # log-probabilities and losses are stored to so many decimals
 KEYS = ["study", "dataset", "student"]
-LEARNED = ["teachers", "sources", "alpha"]  # columns of facts.csv that follow from its tasks
+LEARNED = ["teachers", "sources", "alpha", "precision"]  # columns of facts.csv of what was asked
 RECORDED = [  # columns of facts.csv that a student's manifest records as they are
     *("train_questions", "parameters", "trained_parameters", "train_tokens", "train_flops"),
     *("train_seconds", "steps"),
@@ -149,10 +149,9 @@ def facts_stored(params: Params) -> pd.DataFrame:
     """The facts that figures need of each student, from its manifest: a row an arm and seed.
 
     Columns: arm, seed, teachers (number of those whose rationales it learned), sources (which),
-    alpha (their weight;
-    empty where there are none or several weights), and RECORDED: train_questions, parameters,
-    trained_parameters, train_tokens (read and written), train_flops, train_seconds, steps. What a
-    manifest lacks is empty.
+    alpha (their weight; empty where there are none or several weights), precision, and RECORDED:
+    train_questions, parameters, trained_parameters, train_tokens (read and written), train_flops,
+    train_seconds, steps. What a manifest lacks is empty.
     """
     rows = []
     for arm in params.arms:
@@ -166,6 +165,7 @@ def facts_stored(params: Params) -> pd.DataFrame:
             row = {"arm": arm, "seed": seed, "teachers": len(written)}
             row["sources"] = " ".join(name for name, _, _ in written)
             row["alpha"] = alphas[0] if len(set(alphas)) == 1 else None
+            row["precision"] = manifest["spec"].get("precision")
             rows.append(row | {name: manifest["facts"].get(name) for name in RECORDED})
     return pd.DataFrame(rows, columns=["arm", "seed", *LEARNED, *RECORDED])
 
@@ -190,16 +190,16 @@ def store(
     pack(predictions, folder / PREDICTIONS)
     history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
     facts_stored(params).to_csv(folder / FACTS, index=False, lineterminator="\n")
-    for arm, seed in product(params.arms, params.seeds):
-        shutil.rmtree(waiting_folder(params, arm, seed), ignore_errors=True)
-    if (folder / WAITING).exists() and not any((folder / WAITING).iterdir()):
-        (folder / WAITING).rmdir()
     students = [student_folder(params, arm, seed) for arm in params.arms for seed in params.seeds]
     lines = [json.dumps(runs.read_manifest(each), ensure_ascii=False) for each in students]
     (folder / MANIFESTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     if teachers is not None and len(teachers):
         file = folder.parent / TEACHERS
         teachers[TEACHER_COLUMNS].to_parquet(file, index=False, compression="zstd")
+    for arm, seed in product(params.arms, params.seeds):
+        shutil.rmtree(waiting_folder(params, arm, seed), ignore_errors=True)
+    if (folder / WAITING).exists() and not any((folder / WAITING).iterdir()):
+        (folder / WAITING).rmdir()
     return folder
 
 

@@ -100,14 +100,16 @@ def choose(students: pd.DataFrame, kept: Mapping[str, float] | None = None) -> p
             raise ValueError(f"{name}: lr {lacking.idxmax():g}: {SCREEN} is not finished")
         n = int(part["n"].max())
         given_up = screen < screen.max() - 2 * _se(screen.max(), n)
-        keeps = student in kept and not given_up.get(kept[student], True)
+        if student in kept and kept[student] not in given_up:
+            raise ValueError(f"{name}: lr {kept[student]:g}, the first dataset's, is not tried")
+        keeps = student in kept and not given_up[kept[student]]
         lacking = wide[~given_up].isna()
         if len(lacking) > 1 and not keeps and lacking.any(axis=None):
             lr = lacking.any(axis=1).idxmax()
             arm, seed = lacking.loc[lr].idxmax()
             raise ValueError(f"{name}: lr {lr:g}: {arm}, seed {seed}, is not finished")
         table = wide.T.groupby(level="arm", sort=False).mean().T
-        mean = wide[~given_up].mean(axis=1)
+        mean = wide[~given_up].dropna(axis="columns").mean(axis=1)  # over what all of them have
         best = mean.max()
         se = _se(best, n)
         table = table.assign(mean=mean, se=se, n=n, given_up=given_up, chosen=False)

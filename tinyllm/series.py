@@ -11,8 +11,9 @@ import pandas as pd
 
 from tinyllm import stats
 
-FACTS = ("alpha", "teachers", "train_questions", "parameters")
-VARIED = (*FACTS, "train_flops")
+QUANTITIES = ("alpha", "teachers", "train_questions", "parameters")
+FACTS = (*QUANTITIES, "precision")
+VARIED = (*QUANTITIES, "train_flops")
 KEYS = ["study", "dataset", "student", "arm"]
 CONTROLS = ("shuffled", "scrambled", "gibberish")
 
@@ -40,8 +41,8 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
 
     x: one of VARIED. Against `teachers` one curve joins fine-tuning (0), every single teacher (1)
     and TinyLLM with as many as it has; against anything else a curve is an arm. Curves of a single
-    value are left out. References are fine-tuned students of the same dataset, student and number
-    of training questions, where x does not touch them: their x is empty.
+    value are left out. References are fine-tuned students of the same dataset, student, number of
+    training questions and precision, where x does not touch them: their x is empty.
 
     Adds column `curve`, the name of a row's line.
     """
@@ -71,7 +72,7 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
         return rows.iloc[:0]
     found = pd.concat(curves)
     if x == "alpha":
-        same = ["dataset", "student", "train_questions"]
+        same = ["dataset", "student", "train_questions", "precision"]
         beside = rows[reference.loc[rows.index]].merge(found[same].drop_duplicates(), on=same)
         found = pd.concat([found, beside.drop_duplicates([*same, "arm"])])
     return found.reset_index(drop=True)

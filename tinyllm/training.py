@@ -88,7 +88,7 @@ class MultiTask(nn.Module):
         mask: torch.Tensor | None,
         batch: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Logits at the positions of task t that have a target: [targets, vocabulary]."""
+        """What the output layer gives at the positions of task t that have a target."""
         if states is None:
             ids, mask = batch[f"input_{t}"], batch[f"mask_{t}"]
             return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
