@@ -30,7 +30,9 @@ test: install models  ## install and pass the tests (slow ones excepted)
 	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	export TINYLLM_RUNS=$$scratch/runs TINYLLM_FIGURES=$$scratch/figures \
 	  TINYLLM_RESULTS=$$scratch/results; \
-	$(BIN)/pytest -q -m "not slow" tests --nbval-lax notebooks --durations=8
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m "not slow" tests \
+	  -n auto --maxprocesses 4 --dist loadfile --durations=8; \
+	$(BIN)/pytest -q --nbval-lax notebooks --durations=8
 
 test-slow: install models  ## the tests that take minutes each; CI runs them too
 	$(BIN)/pytest -q -m slow tests --durations=8
