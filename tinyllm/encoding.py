@@ -8,9 +8,11 @@ the target. Where an input is too long its context is cut, never the question or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinyllm import prompts
@@ -162,3 +164,21 @@ def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[i
     width = max((len(row) for row in rows), default=0)
     fill = [[value] * (width - len(row)) for row in rows]
     return [f + r if left else r + f for f, r in zip(fill, rows, strict=True)]
+
+
+@contextmanager
+def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[None]:
+    """Within the block the output layer sees only the positions where `wanted` [n, D] is True.
+
+    The logits then have shape [wanted.sum(), vocabulary]: for a large vocabulary the projection is
+    most of a small student's work.
+    """
+    if hasattr(model, "get_base_model"):  # peft's wrapper
+        model = model.get_base_model()
+    owner = model.decoder if model.config.model_type == "encoder-decoder" else model
+    head = owner.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, given: (given[0][wanted],))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -18,9 +18,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tinyllm import prompts
 from tinyllm.data import Example
-from tinyllm.encoding import IGNORED, Encoding, pad
+from tinyllm.encoding import IGNORED, Encoding, pad, projecting_only
 from tinyllm.extract import answer_named
-from tinyllm.projection import projecting_only
 
 SCORE_VERSION = 1
 BATCH = 32  # questions a forward pass; bounds memory, changes no number

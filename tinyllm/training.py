@@ -15,7 +15,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from tinyllm import models, runs
 from tinyllm.batches import Collator, LengthGroups
-from tinyllm.encoding import IGNORED
+from tinyllm.encoding import IGNORED, projecting_only
 from tinyllm.params import Params
-from tinyllm.projection import cross_entropy, projecting_only
 from tinyllm.tasks import ANSWER, Task
 
 WEIGHT_DECAY = 0.0
@@ -69,16 +67,15 @@ class MultiTask(nn.Module):
                 sums.append(counts.new_zeros((), dtype=torch.float32))
                 continue
             labels = batch[f"labels_{t}"]
-            run = partial(self._logits, t, states, mask, batch)
-            if f"places_{t}" not in batch:
-                sums.append(cross_entropy(self.model, run, labels))
-                continue
             wanted = labels != IGNORED
             with projecting_only(self.model, wanted):
-                logits = run().float()
-            losses = nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
-            places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
-            sums.append(_soft_loss(losses, wanted, places, target, temperature))
+                logits = self._logits(t, states, mask, batch).float()
+            if f"places_{t}" in batch:
+                losses = nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
+                places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
+                sums.append(_soft_loss(losses, wanted, places, target, temperature))
+            else:
+                sums.append(nn.functional.cross_entropy(logits, labels[wanted], reduction="sum"))
         return torch.stack(sums)
 
     def _logits(
@@ -88,7 +85,7 @@ class MultiTask(nn.Module):
         mask: torch.Tensor | None,
         batch: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """What the output layer gives at the positions of task t that have a target."""
+        """Logits at the positions of task t that have a target: [targets, vocabulary]."""
         if states is None:
             ids, mask = batch[f"input_{t}"], batch[f"mask_{t}"]
             return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
