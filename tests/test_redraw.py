@@ -113,7 +113,7 @@ def committed(tmp_path_factory):
 
 
 def test_figures_are_redrawn_in_under_a_minute_without_torch(committed):
-    cores = 2  # it draws on all there are; what takes longest is a tenth of it
+    cores = 2  # it draws on all there are; if they share evenly
     assert committed[1] / cores < 60
 
 
