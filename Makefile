@@ -25,17 +25,24 @@ plan: install  ## what GRID will cost on DEVICE, before anything is run
 status: install  ## how far GRID is: done, failed and why, missing
 	@$(BIN)/python -m tinyllm.status $(GRID)
 
+# Test files run side by side; the notebooks, one after the other, with one of the three seeds.
+SIDE_BY_SIDE := -n auto --maxprocesses 4
 test: install models  ## install and pass the tests (slow ones excepted)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	@set -e; scratch=$$(mktemp -d); mkdir $$scratch/notebooks; trap 'rm -rf "$$scratch"' EXIT; \
 	export TINYLLM_RUNS=$$scratch/runs TINYLLM_FIGURES=$$scratch/figures \
 	  TINYLLM_RESULTS=$$scratch/results; \
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m "not slow" tests \
-	  -n auto --maxprocesses 4 --dist loadfile --durations=8; \
-	$(BIN)/pytest -q --nbval-lax notebooks --durations=8
+	  $(SIDE_BY_SIDE) --dist loadfile --durations=8; \
+	for name in $(NOTEBOOKS); do \
+	  $(BIN)/papermill --prepare-only --no-progress-bar --log-level WARNING -y 'seeds: [0]' \
+	    notebooks/$$name.ipynb $$scratch/notebooks/$$name.ipynb; \
+	done; \
+	$(BIN)/pytest -q -c pyproject.toml --nbval-lax $$scratch/notebooks --durations=8
 
 test-slow: install models  ## the tests that take minutes each; CI runs them too
-	$(BIN)/pytest -q -m slow tests --durations=8
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m slow tests \
+	  $(SIDE_BY_SIDE) --dist worksteal --durations=8
 
 test-slurm: install  ## the Slurm profile on a Slurm of this machine alone (root, Debian's packages)
 	TINYLLM_TEST_SLURM=1 $(BIN)/pytest -q tests/test_slurm.py

@@ -67,15 +67,15 @@ def main_results(
             axis.set_xlim(low - room, high + 3.2 * room)
             axis.set_ylim(-2.8, len(arms) - 0.4)
             base = part.iloc[0]
-            lines = (("chance", base["chance"], -1, ":"), ("majority", base["majority"], -2, "--"))
-            for name, value, row, dash in lines:
-                axis.axvline(100 * value, color=GREY, linestyle=dash, linewidth=0.9, zorder=0)
-                right = 100 * value < (low + high) / 2
-                text = f" {name} {100 * value:.1f} "
-                side = "left" if right else "right"
-                axis.text(
-                    100 * value, row, text, va="center", ha=side, fontsize=7, path_effects=HALO
-                )
+            lines = [(base["chance"], "chance", ":"), (base["majority"], "majority", "--")]
+            right = bool(100 * base["chance"] < (low + high) / 2)
+            lines.sort(reverse=right)  # a line ends at its name, and no name crosses one
+            for row, (value, name, dash) in zip((-1, -2), lines, strict=True):
+                x, side = 100 * value, "left" if right else "right"
+                look = {"linestyle": dash, "linewidth": 0.9, "zorder": 0}
+                axis.vlines(x, row - 0.4, axis.get_ylim()[1], GREY, **look)
+                text = f" {name} {x:.1f} "
+                axis.text(x, row, text, va="center", ha=side, fontsize=7, path_effects=HALO)
             for line in part.itertuples():
                 row = arms.index(line.arm)
                 each = seeds[study, dataset, student, line.arm] if line.seeds > 1 else []
