@@ -59,21 +59,16 @@ def test_a_rate_of_much_worse_fine_tuning_is_given_up_whatever_else_it_did():
 
 
 def test_a_later_dataset_keeps_the_first_ones_rate_unless_fine_tuning_gives_it_up():
-    first = tried({1e-4: (0.40, 0.40), 2e-4: (0.45, 0.50)})
     # The other arm is not finished: 4 points are less than two standard errors, 6 are more.
-    near = tried({1e-4: (0.45, None), 2e-4: (0.41, None)}).assign(dataset="arc")
-    table = selection.choose(pd.concat([first, near])).set_index(["dataset", "lr"])
-    assert table["chosen"].to_dict() == {
-        **{("obqa", 1e-4): False, ("obqa", 2e-4): True},
-        **{("arc", 1e-4): False, ("arc", 2e-4): True},
-    }
-    assert selection.choose(near, {"minilm-ed": 2e-4}).set_index("lr")["chosen"][2e-4]
-    part = tried({1e-4: (0.45, 0.9), 2e-4: (0.41, None)}).assign(dataset="arc")
-    assert selection.choose(part, {"minilm-ed": 2e-4})["mean"].tolist() == [0.45, 0.41]
-    with pytest.raises(ValueError, match=r"arc/minilm-ed: lr 0.0003, the first dataset's, is not"):
-        selection.choose(near, {"minilm-ed": 3e-4})
-    far = tried({1e-4: (0.45, 0.40), 2e-4: (0.39, 0.90)}).assign(dataset="arc")
-    assert selection.choose(far, {"minilm-ed": 2e-4}).set_index("lr")["chosen"][1e-4]
+    near = tried({1e-4: (0.45, None), 2e-4: (0.41, None)})
+    kept = selection.choose(near, 2e-4).set_index("lr")["chosen"]
+    assert kept.to_dict() == {1e-4: False, 2e-4: True}
+    part = tried({1e-4: (0.45, 0.9), 2e-4: (0.41, None)})
+    assert selection.choose(part, 2e-4)["mean"].tolist() == [0.45, 0.41]
+    with pytest.raises(ValueError, match=r"obqa/minilm-ed: lr 0.0003, the first dataset's, is not"):
+        selection.choose(near, 3e-4)
+    far = tried({1e-4: (0.45, 0.40), 2e-4: (0.39, 0.90)})
+    assert selection.choose(far, 2e-4).set_index("lr")["chosen"][1e-4]
     with pytest.raises(ValueError, match="tinyllm, seed 0, is not finished"):
         selection.choose(near)  # as a first dataset it needs the other arms
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from itertools import product
 from math import sqrt
 from typing import Any
@@ -79,47 +78,44 @@ def collect(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(students: pd.DataFrame, kept: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """The rule of the module, on a frame of `collect`: a row a dataset, student and rate.
+def choose(students: pd.DataFrame, kept: float | None = None) -> pd.DataFrame:
+    """The rule of the module, for the students of one dataset in a frame of `collect`.
 
-    kept: by student, the rate of its first dataset, for frames that hold other datasets alone.
-    Columns: dataset, student, epochs, lr, one an arm (its accuracy on valid, mean over seeds),
-    mean, se, n, given_up, chosen. Raises ValueError where a student that the rule needs has no
-    accuracy, where fine-tuning was not tried, or where a rate stands for several studies.
+    kept: the rate of the student's first dataset; None if this is the first.
+    Returns a row a rate: dataset, student, epochs, lr, a column an arm (its accuracy on valid, mean
+    over seeds), mean, se, n, given_up, chosen. Raises ValueError where a student that the rule
+    needs has no accuracy, where fine-tuning or the kept rate was not tried, or where a rate stands
+    for several studies.
     """
-    tables, kept = [], dict(kept or {})
-    for key, part in students.groupby(KEYS, sort=False):
-        name, student = "/".join(key), key[1]
-        if SCREEN not in set(part["arm"]):
-            raise ValueError(f"{name}: the rule needs the arm {SCREEN!r}, which is not tried")
-        if (twice := part.duplicated(["lr", "arm", "seed"])).any():
-            raise ValueError(f"{name}: lr {part.loc[twice, 'lr'].iloc[0]:g} stands in two studies")
-        wide = part.pivot(index="lr", columns=["arm", "seed"], values="valid_accuracy").sort_index()
-        screen = wide[SCREEN].mean(axis=1, skipna=False)
-        if (lacking := screen.isna()).any():
-            raise ValueError(f"{name}: lr {lacking.idxmax():g}: {SCREEN} is not finished")
-        n = int(part["n"].max())
-        given_up = screen < screen.max() - 2 * _se(screen.max(), n)
-        if student in kept and kept[student] not in given_up:
-            raise ValueError(f"{name}: lr {kept[student]:g}, the first dataset's, is not tried")
-        keeps = student in kept and not given_up[kept[student]]
-        lacking = wide[~given_up].isna()
-        if len(lacking) > 1 and not keeps and lacking.any(axis=None):
-            lr = lacking.any(axis=1).idxmax()
-            arm, seed = lacking.loc[lr].idxmax()
-            raise ValueError(f"{name}: lr {lr:g}: {arm}, seed {seed}, is not finished")
-        table = wide.T.groupby(level="arm", sort=False).mean().T
-        mean = wide[~given_up].dropna(axis="columns").mean(axis=1)  # over what all of them have
-        best = mean.max()
-        se = _se(best, n)
-        table = table.assign(mean=mean, se=se, n=n, given_up=given_up, chosen=False)
-        chosen = kept[student] if keeps else mean[mean >= best - se].index.min()
-        table.loc[chosen, "chosen"] = True
-        kept.setdefault(student, chosen)
-        table.insert(0, "epochs", part["epochs"].iloc[0])
-        tables.append(table.reset_index().assign(**dict(zip(KEYS, key, strict=True))))
-    frame = pd.concat(tables, ignore_index=True)
-    return frame[[*KEYS, *(name for name in frame if name not in KEYS)]]
+    key = dict(zip(KEYS, students[KEYS].iloc[0], strict=True))
+    name = "/".join(key.values())
+    if SCREEN not in set(students["arm"]):
+        raise ValueError(f"{name}: the rule needs the arm {SCREEN!r}, which is not tried")
+    if (twice := students.duplicated(["lr", "arm", "seed"])).any():
+        raise ValueError(f"{name}: lr {students.loc[twice, 'lr'].iloc[0]:g} stands in two studies")
+    wide = students.pivot(index="lr", columns=["arm", "seed"], values="valid_accuracy").sort_index()
+    screen = wide[SCREEN].mean(axis=1, skipna=False)
+    if (lacking := screen.isna()).any():
+        raise ValueError(f"{name}: lr {lacking.idxmax():g}: {SCREEN} is not finished")
+    n = int(students["n"].max())
+    given_up = screen < screen.max() - 2 * _se(screen.max(), n)
+    if kept is not None and kept not in given_up:
+        raise ValueError(f"{name}: lr {kept:g}, the first dataset's, is not tried")
+    keeps = kept is not None and not given_up[kept]
+    lacking = wide[~given_up].isna()
+    if len(lacking) > 1 and not keeps and lacking.any(axis=None):
+        lr = lacking.any(axis=1).idxmax()
+        arm, seed = lacking.loc[lr].idxmax()
+        raise ValueError(f"{name}: lr {lr:g}: {arm}, seed {seed}, is not finished")
+    mean = wide[~given_up].dropna(axis="columns").mean(axis=1)  # over what all of them have
+    best = mean.max()
+    se = _se(best, n)
+    chosen = kept if keeps else mean[mean >= best - se].index.min()
+    table = wide.T.groupby(level="arm", sort=False).mean().T
+    table = table.assign(mean=mean, se=se, n=n, given_up=given_up, chosen=table.index == chosen)
+    table.insert(0, "epochs", students["epochs"].iloc[0])
+    table = table.reset_index().assign(**key)
+    return table[[*KEYS, *(column for column in table if column not in KEYS)]]
 
 
 def _se(share: float, n: int) -> float:
@@ -132,32 +128,28 @@ def stored() -> pd.DataFrame:
     return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*KEYS, "lr", "chosen"])
 
 
-def _kept(table: pd.DataFrame, first: pd.Series, student: str) -> dict[str, float]:
-    """By student, the rate that was chosen for its first dataset; ValueError if none is yet."""
-    ours = (table[KEYS] == [first[student], student]).all(axis=1) & table["chosen"].astype(bool)
-    if not ours.any():
-        raise ValueError(f"{student}: {first[student]}, its first dataset, has no rate yet")
-    return {student: table.loc[ours, "lr"].iloc[0]}
-
-
 def main(arguments: list[str]) -> None:
     """Keep what is finished, and choose for each dataset whose students all are; others keep what
     is stored."""
     lines = [json.dumps(one) for _, one in sorted(finished(arguments[0]).items())]
     file = paths.results() / STUDENTS
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    students = collect(arguments[0])
     table = stored()
-    first = students.groupby("student", sort=False)["dataset"].first()
-    for key, part in students.groupby(KEYS, sort=False):
-        dataset, student = key
+    first: dict[str, tuple[str, float | None]] = {}  # by student: its first dataset, the rate there
+    for key, part in collect(arguments[0]).groupby(KEYS, sort=False):
+        here = (table[KEYS] == list(key)).all(axis=1)
+        dataset, kept = first.get(key[1], ("", None))
         try:
-            new = choose(part, {} if dataset == first[student] else _kept(table, first, student))
+            if dataset and kept is None:
+                raise ValueError(f"{key[1]}: {dataset}, its first dataset, has no rate yet")
+            new = choose(part, kept)
         except ValueError as unfinished:
             print(f"not yet: {unfinished}")
-            continue
-        others = table[~(table[KEYS] == list(key)).all(axis=1)]
+            new = table[here]
+        others = table[~here]
         table = pd.concat([others, new], ignore_index=True) if len(others) else new
+        rates = new.loc[new["chosen"].astype(bool), "lr"]
+        first.setdefault(key[1], (key[0], rates.iloc[0] if len(rates) else None))
     file = paths.results() / FILE
     table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
     print(table.to_string(index=False, float_format="%.4g"))
