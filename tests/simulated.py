@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+
+from tinyllm import results
 
 
 def predictions(
@@ -91,10 +94,23 @@ def facts(predictions: pd.DataFrame, **values: object) -> pd.DataFrame:
     keys = ["study", "dataset", "student", "arm", "seed"]
     rows = predictions[keys].drop_duplicates().reset_index(drop=True)
     known = {"alpha": 1.0, "teachers": 2, "train_questions": 1000, "parameters": 4e7}
-    known["precision"] = "fp32"
+    known |= {"precision": "fp32", "lr": 1e-4, "epochs": 3.0, "batch": 32, "max_target": 40}
     for name, value in {**known, "train_flops": 1e15, **values}.items():
         rows[name] = rows["arm"].map(value) if isinstance(value, Mapping) else value
     return rows
+
+
+def manifests(facts: pd.DataFrame) -> str:
+    """The file of manifests that `results.stored_facts` reads such facts from."""
+    lines = []
+    for row in facts.to_dict("records"):
+        tasks = [["answer", "predict: ", 1.0]]
+        tasks += [[f"teacher{i}", f"{i}: ", row["alpha"]] for i in range(row["teachers"])]
+        spec = {name: row[name] for name in ("arm", "seed", *results.SETTINGS)}
+        spec |= {"tasks": tasks, "batch_size": row["batch"], "accumulation": 1, "nproc": 1}
+        recorded = {name: row[name] for name in results.RECORDED if name in row}
+        lines.append(json.dumps({"spec": spec, "facts": recorded}))
+    return "\n".join(lines) + "\n"
 
 
 def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] = (0, 1)):
@@ -105,7 +121,7 @@ def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] 
         for seed in seeds:
             for step in range(100, 900, 100):
                 fall = np.exp(-step / 400)
-                lines = [("train", "answer", "loss", fall), ("valid", "answer", "loss", fall + 0.2)]
+                lines = [("train", "answer", "loss", fall)]
                 lines.append(("valid", "answer", "accuracy", 0.6 - 0.3 * fall))
                 if arm != "finetune":
                     lines.append(("train", "micro:a", "loss", 2 * fall))

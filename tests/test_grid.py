@@ -203,14 +203,14 @@ def test_status_counts_done_failed_and_missing_and_says_why(runs_folder):
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}", encoding="utf-8")
     row = status.table(found).iloc[0]
-    assert (row.students, row.done, row.failed, row.missing) == (36, 2, 0, 34)
+    assert (row.students, row.done, row.failed, row.missing) == (72, 2, 0, 70)
     assert row.data == "0/1" and status.failures(found) == []
 
     error = {"output_type": "error", "ename": "ValueError", "evalue": "lr: \x1b[31mtoo\nhigh"}
     job.failed.parent.mkdir(exist_ok=True)
     job.failed.write_text(json.dumps({"cells": [{"outputs": [error]}]}), encoding="utf-8")
     row = status.table(found).iloc[0]
-    assert (row.done, row.failed, row.missing) == (2, 34, 0)
+    assert (row.done, row.failed, row.missing) == (2, 70, 0)
     (line,) = status.failures(found)
     assert "03_distillation: ValueError: lr: too high" in line and "jupyter lab" in line
 
@@ -229,7 +229,7 @@ def test_status_tells_students_of_other_parameters_from_those_asked_for(runs_fol
         spec = {"spec": {"lr": lr, "student": "micro-t5", "cleaning": [], "seed": 0}}
         (folder / "manifest.json").write_text(json.dumps(spec), encoding="utf-8")
     row = status.table(found).iloc[0]
-    assert (row.done, row.stale, row.missing) == (1, 1, 34)
+    assert (row.done, row.stale, row.missing) == (1, 1, 70)
 
 
 def test_a_notebook_whose_work_is_gone_is_run_again(runs_folder):

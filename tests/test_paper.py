@@ -279,7 +279,7 @@ def study(
     both = {"tinyllm": ours, "finetune": baseline}
     return pd.concat(
         [
-            predictions(both, dataset=name, n=n, student=student, rng=i, seeds=(0, 1))
+            predictions(both, dataset=name, n=n, student=student, rng=i, seeds=(0, 1, 2, 3))
             for i, name in enumerate(datasets)
         ],
         ignore_index=True,
@@ -311,6 +311,9 @@ def test_a_claim_about_six_datasets_is_open_until_all_are_measured():
     line = measured(study(0.8, 0.5, datasets=("obqa", "arc")), "gain-80M")
     assert line["verdict"] == paper.OPEN
     assert "not measured on 4" in line["why"]
+    worse = study(0.4, 0.8, datasets=("obqa", "arc"))
+    assert measured(worse, "gain-80M")["verdict"] == paper.OPEN  # a claim about the mean of six
+    assert measured(worse, "every-80M")["verdict"] == paper.FAILS  # one is enough
 
 
 def test_a_claim_about_a_size_is_decided_by_that_student_alone():
@@ -326,12 +329,22 @@ def test_the_micro_world_says_nothing_of_the_paper():
     assert paper.compare(frame).empty
 
 
-def test_several_teachers_are_measured_against_the_best_single_one():
-    teachers = {"tinyllm": 0.6, "dss:release:flan-t5": 0.4, "dss:release:llama2": 0.8}
-    frame = predictions(teachers, n=300, seeds=(0, 1))
-    line = measured(frame, "gain-over-one-teacher")
-    assert "against dss:release:llama2" in line["why"]
+def test_several_teachers_beat_one_if_they_beat_every_single_one():
+    def verdict(flan: float, llama: float) -> pd.Series:
+        teachers = {"tinyllm": 0.6, "dss:release:flan-t5": flan, "dss:release:llama2": llama}
+        return measured(predictions(teachers, n=300, seeds=range(4)), "gain-over-one-teacher")
+
+    assert verdict(0.4, 0.3)["verdict"] == paper.HOLDS
+    assert verdict(0.3, 0.6)["verdict"] == paper.OPEN
+    line = verdict(0.4, 0.8)
     assert line["verdict"] == paper.FAILS
+    assert "against dss:release:llama2, of 2 the smallest gain" in line["why"]
+
+
+def test_datasets_of_different_numbers_of_seeds_are_judged_together():
+    frame = study(0.8, 0.5, datasets=("obqa", "arc"))
+    line = measured(frame[frame["dataset"].eq("obqa") | frame["seed"].eq(0)], "gain-any")
+    assert line["verdict"] == paper.HOLDS and "seeds: 1" in line["why"]
 
 
 # --- beside this study -------------------------------------------------------------------------

@@ -48,6 +48,12 @@ def test_parameters_cell_of_every_notebook_is_the_default(file):
         ({"seeds": [1, 1]}, ["seeds", "[1, 1]", "different"]),
         ({"seeds": 3}, ["seeds", "3", "list"]),
         ({"arms": ["dss:release:gpt"]}, ["arms", "release:gpt", "micro:a, micro:b"]),
+        ({"teachers": ["micro:z"]}, ["teachers", "micro:z", "micro:a, micro:b"]),
+        ({"teachers": ["release:llama"]}, ["teachers", "release:llama", "release:llama2"]),
+        (
+            {"teachers": ["release:llama2"], "source": "release", "dataset": "piqa"},
+            ["teachers", "release:llama2", "use release:flan-t5 alone"],
+        ),
         ({"arms": ["dss:a"], "teachers": ["micro:a", "hf:a"]}, ["arms", "names 2 of"]),
         ({"arms": ["fintune"]}, ["arms", "'fintune'", "finetune"]),
         ({"limit": {"dev": 5}}, ["limit", "dev", "train, valid and test"]),

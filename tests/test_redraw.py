@@ -11,7 +11,7 @@ import textwrap
 
 import pandas as pd
 import pytest
-from simulated import facts, history, predictions, teachers
+from simulated import facts, history, manifests, predictions, teachers
 
 from tinyllm import paths, redraw, results
 
@@ -30,8 +30,8 @@ def stored(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         rows.to_parquet(folder / results.PREDICTIONS)
         history(list(ARMS)).to_csv(folder / results.HISTORY, index=False)
-        known = facts(rows, alpha={"dss:a": alpha, "tinyllm": alpha}, teachers={"tinyllm": 2})
-        known.drop(columns=results.KEYS).to_csv(folder / results.FACTS, index=False)
+        known = facts(rows, alpha=alpha, teachers={"finetune": 0, "dss:a": 1, "tinyllm": 2})
+        (folder / results.MANIFESTS).write_text(manifests(known))
         asked = teachers(rows, {"micro:a": 0.8})
         asked[results.TEACHER_COLUMNS].to_parquet(folder.parent / results.TEACHERS)
     return tmp_path

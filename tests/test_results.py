@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from simulated import history, predictions, teachers
 
-from tinyllm import grid, handover, results, runs, status
+from tinyllm import grid, handover, paths, results, runs, status
 from tinyllm.params import Params
 
 PARAMS = Params.checked(
     study="small", dataset="obqa", source="release", teachers=["release:flan-t5"],
-    student="minilm-ed", arms=["finetune", "tinyllm"], seeds=[0, 1],
+    student="minilm-ed", arms=["finetune", "tinyllm"], seeds=[0, 1], alpha=0.5,
 )  # fmt: skip
 ROWS = predictions({"finetune": 0.5, "tinyllm": 0.6}, study="small", n=12, seeds=[0, 1])
 
@@ -44,7 +44,7 @@ def test_what_is_stored_is_what_was_collected(folders):
     pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
     pd.testing.assert_frame_equal(results.stored_histories("small", "obqa")["minilm-ed"], curves)
     assert sorted(f.name for f in folder.iterdir()) == sorted(
-        [results.PREDICTIONS, results.HISTORY, results.FACTS, results.MANIFESTS]
+        [results.PREDICTIONS, results.HISTORY, results.MANIFESTS]
     )
     assert results.stored_studies() == [("small", "obqa")]
 
@@ -135,6 +135,32 @@ def test_what_was_trained_anew_is_kept_and_given_back_and_not_what_it_replaced(
     assert handover.restore(one) == 1
     given = runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1))
     assert given["spec"]["lr"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"alpha": [0.1]}, r"alpha.release:flan-t5: 0.5 there, 0.1 asked for"),
+        ({"teachers": ["release:llama2"]}, r"release:llama2: None there, 0.5 asked for"),
+    ],
+    ids=["alpha", "teachers"],
+)
+def test_students_of_other_weights_or_teachers_are_refused(folders, changes, words):
+    other = PARAMS.model_copy(update=changes)
+    with pytest.raises(runs.StaleRun, match=words):
+        results.collect(other)
+    counts = status.table(grid.Grid("g", (other,), "all", "all")).iloc[0]
+    assert (counts["done"], counts["stale"]) == (2, 2)  # fine-tuning knows neither
+
+
+def test_students_of_other_questions_are_refused(folders):
+    student = results.student_folder(PARAMS, "finetune", 0)
+    again_with(student, data="those of then")
+    results.collect(PARAMS)  # nothing here says that the questions are others
+    data = paths.study("small", "obqa") / "data"
+    runs.write_json(data / runs.MANIFEST, {"spec": {}, "facts": {"content": "those of now"}})
+    with pytest.raises(runs.StaleRun, match="data: 'those of then' there, 'those of now' asked"):
+        results.collect(PARAMS)
 
 
 def test_teachers_answers_are_stored_beside_the_students(folders):

@@ -29,7 +29,7 @@ def test_points_are_the_results_with_the_mean_of_the_seeds_facts():
     pd.testing.assert_frame_equal(table[list(stats.results(rows))], stats.results(rows))
     assert table["train_flops"].unique().tolist() == [2e15]
     known.loc[known["seed"] == 0, "alpha"] = 9
-    with pytest.raises(ValueError, match=r"column 'alpha': seeds of .*finetune.* differ in it"):
+    with pytest.raises(ValueError, match=r"'alpha': seeds of .*finetune.* differ in it"):
         series.points(rows, known)
 
 
@@ -64,6 +64,14 @@ def test_students_of_another_precision_are_on_another_curve():
     assert set(curve["study"]) == {"s1", "s2"}
     assert set(curve.loc[curve["arm"] == "finetune", "precision"]) == {"fp32"}
     assert series.along(rows[rows["study"] != "s2"], "alpha").empty
+
+
+@pytest.mark.parametrize(
+    "other", [{"lr": 2e-4}, {"epochs": 9.0}, {"batch": 64}, {"max_target": 80}], ids=str
+)
+def test_students_trained_otherwise_are_on_another_curve(other):
+    rows = points({"alpha": {"tinyllm": 1.0}}, {"alpha": {"tinyllm": 0.1}, **other})
+    assert series.along(rows, "alpha").empty
 
 
 def test_teachers_join_fine_tuning_single_teachers_and_tinyllm():

@@ -10,7 +10,6 @@ python -m tinyllm.handover GRID --keep   store those that notebook 04 cannot sto
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from tinyllm import grid, results, runs, status
+from tinyllm import grid, results, runs
 from tinyllm.params import ParameterError, Params
-from tinyllm.results import HISTORY, MANIFESTS, PREDICTIONS, WAITING
+from tinyllm.results import HISTORY, PREDICTIONS, WAITING
 
 
 def keep(params: Params) -> int:
@@ -65,7 +64,7 @@ def restore(params: Params) -> int:
         arm, seed = _key(manifest)
         there = results.student_folder(params, arm, seed)
         wanted = arm in params.arms and seed in params.seeds
-        if not wanted or status.differs(manifest, params):
+        if not wanted or results.differs(manifest, params):
             continue
         if (there / runs.MANIFEST).exists() or (there / runs.BEGUN).exists():
             continue
@@ -82,20 +81,10 @@ def _key(manifest: dict[str, Any]) -> tuple[str, int]:
     return manifest["spec"]["arm"], manifest["spec"]["seed"]
 
 
-def _manifests(params: Params) -> list[dict[str, Any]]:
-    """Those of the students that `results.store` has stored."""
-    file = results.stored_folder(params) / MANIFESTS
-    return (
-        list(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
-        if file.exists()
-        else []
-    )
-
-
 def _kept(params: Params) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Manifest, predictions and learning curve of every student in a study's results."""
     folder = results.stored_folder(params)
-    if manifests := _manifests(params):
+    if manifests := results.stored_manifests(folder):
         rows = results.read_predictions(folder / PREDICTIONS)
         curves = pd.read_csv(folder / HISTORY)
         for manifest in manifests:

@@ -34,7 +34,8 @@ CLEANING = ("repair", "drop-empty", "drop-cut", "drop-wrong", "drop-repeated", "
 SPLITS = ("train", "valid", "test")
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LINE = 100  # letters of a line of code; the formatter would break a longer one
-TEACHER_KINDS = ("micro", "release", "hf", "openai")
+# Kinds of teachers, and the names there are; None where any may be.
+TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
 
 
 class ParameterError(ValueError):
@@ -75,7 +76,7 @@ class Params(BaseModel):
         ["all"], validate_default=True, description="what is compared, see tinyllm.arms"
     )
     alpha: list[float] = Field([1.0], description="weight of a teacher's loss; one, or one each")
-    seeds: list[int] = Field([0, 1, 2], description="one student an arm and seed")
+    seeds: list[int] = Field([0, 1, 2, 3, 4, 5], description="one student an arm and seed")
     lr: float = Field(2e-3, gt=0, description="peak learning rate (AdamW, linear decay)")
     batch_size: int = Field(32, ge=1, description="questions a forward pass and process")
     accumulation: int = Field(1, ge=1, description="forward passes an optimiser step")
@@ -118,7 +119,7 @@ class Params(BaseModel):
     def _teachers(cls, value: list[str]) -> list[str]:
         for uri in value:
             kind, _, name = uri.partition(":")
-            if kind not in TEACHER_KINDS or not name:
+            if not name or kind not in TEACHERS or name not in (TEACHERS[kind] or [name]):
                 raise ValueError(
                     f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
                     "release:llama2, hf:MODEL and openai:URL#MODEL"
@@ -196,6 +197,11 @@ class Params(BaseModel):
                 f"teachers: {recorded[0]!r} has recorded rationales for source 'release' only, "
                 f"but source is {self.source!r}"
             )
+        if self.dataset == "piqa" and "release:llama2" in recorded:
+            raise ParameterError(
+                "teachers: 'release:llama2': the release holds no rationale of LLaMA 2 for piqa; "
+                "use release:flan-t5 alone"
+            )
         if self.source in ("release", "hub") and self.dataset not in DATASETS:
             raise ParameterError(
                 f"dataset: {self.dataset!r}: source {self.source!r} has {', '.join(DATASETS)}"
@@ -254,6 +260,11 @@ class Params(BaseModel):
             return cls.checked(**{**values, **changes})
         except ParameterError as error:
             raise ParameterError(f"{file}: {error}") from None
+
+    def weights(self) -> dict[str, float]:
+        """Alpha of each teacher, by URI."""
+        alpha = self.alpha * len(self.teachers) if len(self.alpha) == 1 else self.alpha
+        return dict(zip(self.teachers, alpha, strict=True))
 
     def spec(self, *names: str) -> dict[str, Any]:
         """The named parameters as plain values, for a manifest."""

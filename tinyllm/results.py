@@ -2,8 +2,7 @@
 
     results/STUDY/DATASET/STUDENT/predictions.parquet    a row a question, arm and seed
     results/STUDY/DATASET/STUDENT/history.csv            the learning curves
-    results/STUDY/DATASET/STUDENT/facts.csv              what each student was trained with and cost
-    results/STUDY/DATASET/STUDENT/manifests.jsonl        each student's manifest
+    results/STUDY/DATASET/STUDENT/manifests.jsonl        each student's manifest: settings and cost
     results/STUDY/DATASET/STUDENT/waiting/ARM_seedK/     a student that is in none of these yet
     results/STUDY/DATASET/teachers.parquet               the teachers' own answers to test
     results/rationale_verdicts.parquet                   what recorded rationales of test argue for
@@ -18,17 +17,18 @@ import json
 import shutil
 from functools import cache
 from itertools import product
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow
 
-from tinyllm import paths, runs, stats
+from tinyllm import arms, paths, runs, stats
 from tinyllm.params import Params
 
-PREDICTIONS, HISTORY, FACTS = "predictions.parquet", "history.csv", "facts.csv"
-MANIFESTS = "manifests.jsonl"
+PREDICTIONS, HISTORY, MANIFESTS = "predictions.parquet", "history.csv", "manifests.jsonl"
 WAITING = "waiting"
 TEACHERS = "teachers.parquet"
 VERDICTS = "rationale_verdicts.parquet"
@@ -45,11 +45,12 @@ TEACHER_COLUMNS = [
 ]
 DIGITS = 5  # log-probabilities and losses are stored to so many decimals
 KEYS = ["study", "dataset", "student"]
-LEARNED = ["teachers", "sources", "alpha", "precision"]  # columns of facts.csv of what was asked
-RECORDED = [  # columns of facts.csv that a student's manifest records as they are
+SETTINGS = ["precision", "lr", "epochs", "max_target"]  # of a manifest's spec, as they are
+RECORDED = [  # of a manifest's facts, as they are
     *("train_questions", "parameters", "trained_parameters", "train_tokens", "train_flops"),
-    *("train_seconds", "steps"),
+    *("train_seconds", "steps", "cut_targets"),
 ]
+LEARNED = ["teachers", "sources", "alpha", "batch", *SETTINGS, *RECORDED]  # see `stored_facts`
 
 
 def student_folder(params: Params, arm: str, seed: int) -> Path:
@@ -96,10 +97,33 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 def asked_folder(params: Params, arm: str, seed: int) -> Path:
     """A finished student's run folder; StaleRun where it holds one of other parameters."""
     folder = student_folder(params, arm, seed)
-    spec = runs.read_manifest(folder)["spec"]
-    asked = params.spec(*(set(spec) & set(Params.model_fields) - {"cleaning"}))
-    runs.refuse_other(folder, {name: spec[name] for name in asked}, asked)
+    runs.refuse_other(folder, *_specs(runs.read_manifest(folder)["spec"], params))
     return folder
+
+
+def differs(manifest: dict[str, Any], params: Params) -> bool:
+    """True if a student's manifest is of other parameters than these; False where it names none."""
+    return bool(runs.differences(*_specs(manifest.get("spec", {}), params)))
+
+
+def _specs(spec: dict[str, Any], params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a student's spec can be held against parameters alone, and what they ask for.
+
+    Its settings, the weight of each teacher that it learned from, and its questions, where those of
+    the study are here. (Notebook 03 holds the whole spec, with the rationales' hashes, against it.)
+    """
+    names = set(spec) & set(Params.model_fields) - {"cleaning"}
+    there, asked = {name: spec[name] for name in names}, params.spec(*names)
+    if "arm" in spec and "tasks" in spec:
+        teachers = arms.resolve(spec["arm"], params.teachers).teachers if spec["tasks"] else ()
+        weights = params.weights()
+        own = ("answer", "options", arms.GIBBERISH)
+        there["alpha"] = {name: alpha for name, _, alpha in spec["tasks"] if name not in own}
+        asked["alpha"] = {name: weights[name] for name in teachers}
+    data = paths.study(params.study, params.dataset) / "data"
+    if "data" in spec and runs.read_manifest(data):
+        there["data"], asked["data"] = spec["data"], runs.inputs(data)
+    return there, asked
 
 
 def read_predictions(file: Path) -> pd.DataFrame:
@@ -145,31 +169,6 @@ def facts(params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def facts_stored(params: Params) -> pd.DataFrame:
-    """The facts that figures need of each student, from its manifest: a row an arm and seed.
-
-    Columns: arm, seed, teachers (number of those whose rationales it learned), sources (which),
-    alpha (their weight; empty where there are none or several weights), precision, and RECORDED:
-    train_questions, parameters, trained_parameters, train_tokens (read and written), train_flops,
-    train_seconds, steps. What a manifest lacks is empty.
-    """
-    rows = []
-    for arm in params.arms:
-        for seed in params.seeds:
-            manifest = runs.read_manifest(student_folder(params, arm, seed))
-            if manifest is None:
-                continue
-            tasks = manifest["spec"].get("tasks", [])
-            written = [task for task in tasks if task[0] not in ("answer", "options")]
-            alphas = [weight for _, _, weight in written]
-            row = {"arm": arm, "seed": seed, "teachers": len(written)}
-            row["sources"] = " ".join(name for name, _, _ in written)
-            row["alpha"] = alphas[0] if len(set(alphas)) == 1 else None
-            row["precision"] = manifest["spec"].get("precision")
-            rows.append(row | {name: manifest["facts"].get(name) for name in RECORDED})
-    return pd.DataFrame(rows, columns=["arm", "seed", *LEARNED, *RECORDED])
-
-
 def stored_folder(params: Params) -> Path:
     """Where the results of a study on a dataset with a student are stored."""
     return paths.results() / params.study / params.dataset / paths.slug(params.student)
@@ -189,7 +188,6 @@ def store(
     folder.mkdir(parents=True, exist_ok=True)
     pack(predictions, folder / PREDICTIONS)
     history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
-    facts_stored(params).to_csv(folder / FACTS, index=False, lineterminator="\n")
     students = [student_folder(params, arm, seed) for arm in params.arms for seed in params.seeds]
     lines = [json.dumps(runs.read_manifest(each), ensure_ascii=False) for each in students]
     (folder / MANIFESTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -301,14 +299,43 @@ def stored_histories(study: str, dataset: str) -> dict[str, pd.DataFrame]:
     return {file.parent.name: pd.read_csv(file) for file in files}
 
 
+def stored_manifests(folder: Path) -> list[dict[str, Any]]:
+    """The manifests in a folder of results, a student each; none where nothing is stored."""
+    file = folder / MANIFESTS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def stored_facts() -> pd.DataFrame:
-    """`facts_stored` of all stored studies, with study, dataset, student; those without are left
-    out, and what older files lack is empty."""
-    frames = []
-    for file in sorted(paths.results().glob(f"*/*/*/{FACTS}")):
+    """What each stored student was trained with, and what it cost: a row a student.
+
+    Columns: study, dataset, student, arm, seed, and LEARNED: teachers (number of those whose
+    rationales it learned), sources (which), alpha (their weight; empty where there are none or
+    several weights), batch (questions an optimiser step), SETTINGS as in `params`, and RECORDED:
+    train_questions, parameters, trained_parameters, train_tokens (read and written), train_flops,
+    train_seconds, steps, cut_targets (questions of which a target was cut). What a manifest lacks
+    is empty.
+    """
+    rows = []
+    for file in sorted(paths.results().glob(f"*/*/*/{MANIFESTS}")):
         names = pd.read_parquet(file.with_name(PREDICTIONS), columns=KEYS).iloc[0].to_dict()
-        frames.append(pd.read_csv(file).assign(**names))
-    columns = [*KEYS, "arm", "seed", *LEARNED, *RECORDED]
-    if not frames:
-        return pd.DataFrame(columns=columns)
-    return pd.concat(frames, ignore_index=True).reindex(columns=columns)
+        rows += [names | _learned(manifest) for manifest in stored_manifests(file.parent)]
+    return pd.DataFrame(rows, columns=[*KEYS, "arm", "seed", *LEARNED])
+
+
+def _learned(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A row of `stored_facts`, without the student's name."""
+    spec, facts = manifest["spec"], manifest["facts"]
+    written = [task for task in spec.get("tasks", []) if task[0] not in ("answer", "options")]
+    alphas = {weight for _, _, weight in written}
+    step = [spec.get(name) for name in ("batch_size", "accumulation", "nproc")]
+    return {
+        "arm": spec["arm"],
+        "seed": spec["seed"],
+        "teachers": len(written),
+        "sources": " ".join(name for name, _, _ in written),
+        "alpha": alphas.pop() if len(alphas) == 1 else None,
+        "batch": None if None in step else prod(step),
+        **{name: spec.get(name) for name in SETTINGS},
+        **{name: facts.get(name) for name in RECORDED},
+    }

@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 
-from tinyllm import grid, paths, results, runs, status
+from tinyllm import grid, paths, results, runs
 from tinyllm.params import ParameterError, Params
 
 FILE = "selection.csv"
@@ -48,7 +48,7 @@ def finished(name: str) -> dict[tuple[str, ...], dict[str, Any]]:
         data = runs.read_manifest(paths.study(params.study, params.dataset) / "data")
         for arm, seed in product(params.arms, params.seeds):
             manifest = runs.read_manifest(results.student_folder(params, arm, seed))
-            if data and manifest and not status.differs(manifest, params):
+            if data and manifest and not results.differs(manifest, params):
                 key, n = _key(params, arm, seed), data["facts"]["rows"]["valid"]
                 found[key] = {"key": list(key), "n": n, "manifest": manifest}
     return found
@@ -70,7 +70,7 @@ def collect(name: str) -> pd.DataFrame:
         base |= {"lr": params.lr, "epochs": params.epochs}
         for arm, seed in product(params.arms, params.seeds):
             one = found.get(_key(params, arm, seed))
-            if one and status.differs(one["manifest"], params):
+            if one and results.differs(one["manifest"], params):
                 one = None
             accuracy = one["manifest"]["facts"]["valid_accuracy"] if one else None
             n = one["n"] if one else None

@@ -1,18 +1,18 @@
 """Points of curves: what each arm of the stored studies reached, with what it was trained with.
 
 A curve joins students that differ in one quantity alone: the same dataset, student, arm and
-everything else in FACTS. They may come from one study or several. What was recorded nowhere (facts
-of older files) is on no curve.
+everything else in FACTS. They may come from one study or several.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from tinyllm import stats
+from tinyllm import results, stats
 
 QUANTITIES = ("alpha", "teachers", "train_questions", "parameters")
-FACTS = (*QUANTITIES, "precision")
+SETTINGS = ("batch", *results.SETTINGS)
+FACTS = (*QUANTITIES, *SETTINGS)
 VARIED = (*QUANTITIES, "train_flops")
 KEYS = ["study", "dataset", "student", "arm"]
 CONTROLS = ("shuffled", "scrambled", "gibberish")
@@ -30,7 +30,7 @@ def points(predictions: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     groups = facts.groupby(KEYS, sort=False)
     for name in FACTS:
         if (odd := groups[name].nunique() > 1).any():
-            raise ValueError(f"facts.csv: column {name!r}: seeds of {odd.idxmax()} differ in it")
+            raise ValueError(f"manifests: {name!r}: seeds of {odd.idxmax()} differ in it")
     first = {name: "first" for name in FACTS}
     means = groups.agg({**first, **{name: "mean" for name in costs if name in facts}}).reset_index()
     return rows.merge(means, on=KEYS, how="left")
@@ -42,7 +42,7 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
     x: one of VARIED. Against `teachers` one curve joins fine-tuning (0), every single teacher (1)
     and TinyLLM with as many as it has; against anything else a curve is an arm. Curves of a single
     value are left out. References are fine-tuned students of the same dataset, student, number of
-    training questions and precision, where x does not touch them: their x is empty.
+    training questions and SETTINGS, where x does not touch them: their x is empty.
 
     Adds column `curve`, the name of a row's line.
     """
@@ -72,7 +72,7 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
         return rows.iloc[:0]
     found = pd.concat(curves)
     if x == "alpha":
-        same = ["dataset", "student", "train_questions", "precision"]
+        same = ["dataset", "student", "train_questions", *SETTINGS]
         beside = rows[reference.loc[rows.index]].merge(found[same].drop_duplicates(), on=same)
         found = pd.concat([found, beside.drop_duplicates([*same, "arm"])])
     return found.reset_index(drop=True)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -36,14 +34,7 @@ def _finished(folder: Path) -> bool:
 
 def stale(folder: Path, params: Params) -> bool:
     """True if a student's folder holds the outcome of other parameters, so that it is refused."""
-    return differs(runs.read_manifest(folder) or {}, params)
-
-
-def differs(manifest: Mapping[str, Any], params: Params) -> bool:
-    """True if a student's manifest is of other parameters; False where it names none."""
-    spec = manifest.get("spec", {})
-    names = set(spec) & set(Params.model_fields) - {"cleaning"}
-    return bool(runs.differences({name: spec[name] for name in names}, params.spec(*names)))
+    return results.differs(runs.read_manifest(folder) or {}, params)
 
 
 def refresh(grid: Grid, dry: bool = False) -> None:

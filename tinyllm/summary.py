@@ -85,9 +85,9 @@ def _intervals(rows: pd.DataFrame, estimate: str) -> pd.Series:
 def paired(comparison: pd.DataFrame) -> pd.DataFrame:
     """`stats.compare` to be read: differences in points with their interval, tests, power.
 
-    p is the bootstrap's, p (Holm) corrected over the table; only arm, only baseline: questions that
-    just one of the two has right, and the exact McNemar test on them; smallest: the difference that
-    so many questions could tell.
+    p and p (Holm), corrected over the table, go with the interval; only arm, only baseline:
+    questions that just one of the two has right, and the exact McNemar test on them, by questions
+    alone; smallest: the true difference that so many questions and seeds would tell with 80% power.
     """
     frame = pd.DataFrame({"arm": comparison["arm"], "n": comparison["n"]})
     frame["seeds"] = comparison["seeds"]
@@ -115,9 +115,7 @@ def verdict(predictions: pd.DataFrame) -> str:
     if not {"finetune", "tinyllm"} <= arms:
         return "Without both `finetune` and `tinyllm` this run does not answer the question."
     singles = sorted(arm for arm in arms if arm.startswith("dss:"))
-    means = predictions.groupby("arm")["correct"].mean()
-    pairs = [("tinyllm", "finetune")]
-    pairs += [("tinyllm", max(singles, key=means.get))] if singles else []
+    pairs = [("tinyllm", "finetune"), *(("tinyllm", single) for single in singles)]
     if "tinyllm:shuffled" in arms:
         pairs += [("tinyllm", "tinyllm:shuffled"), ("tinyllm:shuffled", "finetune")]
     pairs += [("tinyllm:scrambled", "finetune")] if "tinyllm:scrambled" in arms else []
@@ -157,16 +155,23 @@ def budget(facts: pd.DataFrame) -> pd.DataFrame:
     """What a student of each arm was trained for, mean over seeds.
 
     facts: of `results.stored_facts`. Index: study, dataset, student, arm. Columns: optimiser steps,
-    millions of tokens read and written, minutes on the machine at hand.
+    millions of tokens read and written, the share of the training questions of which a target was
+    cut at so many tokens (`max_target`), minutes on the machine at hand.
     """
     trained = facts[facts["steps"] > 0]
     means = trained.groupby(["study", "dataset", "student", "arm"], sort=False).agg(
-        {"steps": "mean", "train_tokens": "mean", "train_seconds": "mean"}
+        {
+            **{"steps": "mean", "train_tokens": "mean", "train_seconds": "mean"},
+            **{"cut_targets": "mean", "train_questions": "mean", "max_target": "first"},
+        }
     )
+    cut = 100 * means["cut_targets"] / means["train_questions"]
     return pd.DataFrame(
         {
             "steps": means["steps"].round().astype(int),
             "million tokens": (means["train_tokens"] / 1e6).round(2),
+            "targets cut, %": cut.round(1),
+            "at tokens": means["max_target"].astype(int),
             "minutes": (means["train_seconds"] / 60).round(1),
         }
     )

@@ -102,7 +102,7 @@ def _bold(comparison: pd.DataFrame, baseline: str) -> str:
     if comparison["seeds"].max() == 1:
         what = "questions (one seed, so the spread of training is not in it)"
     holm = f" after Holm's correction over {len(comparison)} comparisons" * (len(comparison) > 1)
-    return f"Bold: better than {baseline} by the paired bootstrap over {what}, p < 0.05{holm}."
+    return f"Bold: better than {baseline} by a paired test over {what}, p < 0.05{holm}."
 
 
 def published() -> Table:

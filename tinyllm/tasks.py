@@ -15,6 +15,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import pandas as pd
 
@@ -47,14 +48,14 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
     """
     if not arm.trained:
         return []
-    alpha = params.alpha * len(params.teachers) if len(params.alpha) == 1 else params.alpha
+    alpha = params.weights()
     found = [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0)]
     for index, teacher in enumerate(params.teachers):
         if teacher in arm.teachers:
-            found.append(Task(teacher, prompts.rationale_prefix(index), alpha[index]))
+            found.append(Task(teacher, prompts.rationale_prefix(index), alpha[teacher]))
     if arm.gibberish:
         prefix = prompts.rationale_prefix(len(params.teachers))
-        found.append(Task(arms.GIBBERISH, prefix, sum(alpha) / len(alpha)))
+        found.append(Task(arms.GIBBERISH, prefix, fmean(alpha.values())))
     if arm.scorers:
         t = arm.temperature
         found.append(Task(OPTIONS, prompts.ANSWER_PREFIX, t * t, t))

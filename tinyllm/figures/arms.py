@@ -184,7 +184,7 @@ def _differences(comparison: pd.DataFrame, names: dict[str, str]) -> Figure:
         caption(
             figure,
             f"Difference from {baseline} on the same questions. {counted(comparison)}. Bars: 95% "
-            f"interval, paired bootstrap over {what}; p: its p-value{holm}. Filled: p below 0.05.",
+            f"interval, paired, over {what}; p: its p-value{holm}. Filled: p below 0.05.",
         )
     return figure
 
@@ -238,8 +238,8 @@ def gains_by_verdict(gains: pd.DataFrame) -> Figure:
             "them with the gold answer at hand, are known to argue for it (fixed rules over the "
             "recorded text, which no student read; the rest argue for another option or cannot be "
             "judged). Diamonds: the gain on the last group over that on the first, p after Holm's "
-            f"correction. {span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, paired "
-            f"bootstrap over {drawn}; none below {stats.SMALLEST} questions.",
+            f"correction. {span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, paired, "
+            f"over {drawn}; none below {stats.SMALLEST} questions.",
         )
     return figure
 
@@ -250,20 +250,19 @@ def _p(value: float) -> str:
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Accuracy and losses against steps: valid accuracy, answer loss, rationale loss.
+    """Accuracy on valid, and losses on train, against steps.
 
     history: step, split, task, metric, value (history.csv), and arm and seed where there are
-        several.
-    Thin: a seed; thick: the mean over seeds. Solid: train, dashed: valid. Panels without data are
-    left out.
+        several. The loss of `options`, a distribution, is no mean over tokens and is left out.
+    Thin: a seed; thick: the mean over seeds. Panels without data are left out.
     """
     for name, value in (("arm", ""), ("seed", 0)):
         history = history if name in history else history.assign(**{name: value})
-    rational = ~history["task"].isin(["answer", "all"])
+    loss, task = history["metric"] == "loss", history["task"]
     wanted = [
-        ("accuracy on valid, %", (history["metric"] == "accuracy") & (history["split"] == "valid")),
-        ("loss of the answer", (history["metric"] == "loss") & (history["task"] == "answer")),
-        ("loss of the rationales", (history["metric"] == "loss") & rational),
+        ("accuracy on valid, %", history["metric"] == "accuracy"),
+        ("loss of the answer", loss & (task == "answer")),
+        ("loss of the rationales", loss & ~task.isin(["answer", "options"])),
     ]
     panels = [(title, history[chosen]) for title, chosen in wanted if chosen.any()]
     if not panels:
@@ -275,39 +274,34 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         for axis, (title, part) in zip(axes, panels, strict=True):
             scale = 100 if title.startswith("accuracy") else 1
             ends = []
-            for (arm, task, split), lines in part.groupby(["arm", "task", "split"], sort=False):
-                style = {"color": color(arm), "linestyle": "-" if split == "train" else "--"}
-                if scale == 100:
-                    style["linestyle"] = "-"
+            for (arm, task), lines in part.groupby(["arm", "task"], sort=False):
+                tint = color(arm)
                 for _, each in lines.groupby("seed"):
-                    axis.plot(each["step"], scale * each["value"], lw=0.5, alpha=0.5, **style)
+                    axis.plot(each["step"], scale * each["value"], color=tint, lw=0.5, alpha=0.5)
                 mean = lines.groupby("step")["value"].mean() * scale
-                axis.plot(mean.index, mean, marker="." if len(mean) < 12 else None, **style)
-                ends.append((arm, task, split, mean.index[-1], mean.iloc[-1]))
+                marker = "." if len(mean) < 12 else None
+                axis.plot(mean.index, mean, color=tint, marker=marker)
+                ends.append((arm, task, mean.iloc[-1]))
             axis.set_title(title)
             axis.set_xlabel("step")
             axis.margins(x=0.02)
             _label_ends(axis, ends, height - 0.65)
         seeds = history["seed"].nunique()
         runs = f"Mean of {seeds} seeds (thin: each seed)" if seeds > 1 else "One seed"
-        caption(figure, f"{runs}. Losses in nats a token; solid: train, dashed: valid.")
+        losses = " Losses on train, in nats a token." if loss.any() else ""
+        caption(figure, f"{runs}.{losses}")
     return figure
 
 
-def _label_ends(axis: Axes, ends: list[tuple], inches: float) -> None:
-    """Names at the ends of lines (arm, task, split, x, y), moved apart.
+def _label_ends(axis: Axes, ends: list[tuple[str, str, float]], inches: float) -> None:
+    """Names at the ends of lines (arm, task, y), moved apart.
 
-    A line is named by its arm, or by its split where there are no arms; by the teacher too where
-    the arm has several. Where train and valid bear the same name, it stands at valid.
+    A line is named by its arm, and by the teacher too where the arm has several.
     """
     named: dict[str, tuple[float, str]] = {}
-    for arm, task, split, _, y in ends:
-        if task in ("answer", "all"):
-            name = arm or split
-        else:
-            name = arm if arm.startswith("dss:") else f"{arm}, {task}".strip(", ")
-        if name not in named or split == "valid":
-            named[name] = (y, color(arm))
+    for arm, task, y in ends:
+        alone = task == "answer" or arm.startswith("dss:")
+        named[arm if alone else f"{arm}, {task}".strip(", ")] = (y, color(arm))
     places = np.array(spread([y for y, _ in named.values()], text_height(axis, inches)))
     bottom, top = axis.get_ylim()
     places += max(0.0, bottom - places.min())  # not over the ticks' labels below

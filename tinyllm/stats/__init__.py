@@ -27,10 +27,7 @@ from tinyllm.stats.pairs import (
     compare,
     holm,
     mcnemar,
-    mcnemar_by_seed,
     paired,
-    questions_needed,
-    smallest_difference,
 )
 from tinyllm.stats.rows import GROUP, RUN, SCHEMA, check, score_matrix
 
@@ -51,14 +48,11 @@ __all__ = [
     "holm",
     "macro_f1",
     "mcnemar",
-    "mcnemar_by_seed",
     "paired",
-    "questions_needed",
     "reliability",
     "results",
     "same_options",
     "score_matrix",
-    "smallest_difference",
     "teacher_accuracy",
     "wilson",
 ]

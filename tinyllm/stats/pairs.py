@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
 from scipy import stats as distributions
 from statsmodels.stats.multitest import multipletests
 
@@ -15,7 +15,8 @@ from tinyllm.stats.draws import question_weights
 from tinyllm.stats.rows import score_matrix
 
 SMALLEST = 20  # questions of a group that a bootstrap can say something of
-RESAMPLES = 10_000  # the least p is 2 / 10001: small enough for Holm over dozens of arms
+RESAMPLES = 4_000  # a standard error within 1%; the least p, 2 / 4001, outlives Holm over dozens
+POWER = 0.8
 
 
 def paired(
@@ -32,46 +33,47 @@ def paired(
     predictions: of one study, split and student, on one dataset or several; the difference is then
         the plain mean of the datasets' differences, like the paper's column of means.
 
-    The interval and p come from a two-level bootstrap (percentiles): questions are drawn anew
-    within each dataset, and seeds too where there are several, their weights widened by
-    sqrt(S / (S - 1)) so that few seeds do not make the spread look smaller than it is (Rao and Wu
-    1988). Arms with the same seeds are drawn together. With one seed the interval speaks for that
-    one training run only.
+    The standard error comes from a two-level bootstrap: questions are drawn anew within each
+    dataset, and seeds too where there are several, their weights widened by sqrt(S / (S - 1)) so
+    that few seeds do not make the spread look smaller than it is (Rao and Wu 1988). Arms with the
+    same seeds are drawn together. Interval and p are Student's, since a spread of three seeds is
+    hardly known: with Satterthwaite's degrees of freedom, S - 1 where all noise is the seeds',
+    n - 1 where all is the questions' (percentiles of the draws cover 80 to 90% where seeds
+    matter). With one seed the interval speaks for that one training run only.
 
-    Keys: arm, baseline, n, seeds, accuracy, baseline_accuracy, difference, low, high, se, p
-    (two-sided); won and lost (questions that only the arm, only the baseline has right by the
-    majority of seeds) and mcnemar_p, the exact test on them; smallest, the difference that this n
-    could tell (see `smallest_difference`).
+    Keys: arm, baseline, n, seeds (of the dataset that has the fewest), accuracy, baseline_accuracy,
+    difference, low, high, se, p (two-sided); smallest, the true difference that this test would
+    tell from zero with 80% power; won and lost (questions that only the arm, only the baseline has
+    right by the majority of seeds) and mcnemar_p, the exact test on them, which takes the trained
+    students as given.
     """
-    ours, theirs = _both(predictions, arm, baseline, column)
-    names = sorted(set(ours.columns.get_level_values("dataset")))
-    accuracies, draws = [], []
-    for name in names:
-        mine, other = ours[name].to_numpy(), theirs[name].to_numpy()
-        together = ours.index.equals(theirs.index)
-        accuracies.append((mine.mean(), other.mean()))
-        draws.append(_difference_draws(mine, other, together, resamples, (seed, _stream(name))))
-    drawn = np.mean(draws, axis=0)
-    left, right = np.mean(accuracies, axis=0)
-    interval = _interval(drawn, confidence)
-    won, lost, exact = mcnemar(ours.mean() > 0.5, theirs.mean() > 0.5)
-    n = ours.shape[1]
+    names = sorted(predictions["dataset"].unique())
+    both = [
+        _both(predictions[predictions["dataset"] == name], arm, baseline, column) for name in names
+    ]
+    gaps = [
+        _gap(*sides, resamples, (seed, _stream(name)))
+        for name, sides in zip(names, both, strict=True)
+    ]
+    found = _told(_mean(gaps), confidence)
+    left, right = (
+        np.mean([side.to_numpy().mean() for side in sides]) for sides in zip(*both, strict=True)
+    )
+    majorities = [
+        np.concatenate([side.mean() > 0.5 for side in sides]) for sides in zip(*both, strict=True)
+    ]
+    won, lost, exact = mcnemar(*majorities)
     return {
         "arm": arm,
         "baseline": baseline,
-        "n": n,
-        "seeds": min(len(ours), len(theirs)),
+        "n": sum(ours.shape[1] for ours, _ in both),
+        "seeds": min(len(side) for sides in both for side in sides),
         "accuracy": float(left),
         "baseline_accuracy": float(right),
-        "difference": float(left - right),
-        "low": interval["low"],
-        "high": interval["high"],
-        "se": float(drawn.std(ddof=1)),
-        "p": interval["p"],
+        **found,
         "won": won,
         "lost": lost,
         "mcnemar_p": exact,
-        "smallest": smallest_difference(n, (won + lost) / n),
     }
 
 
@@ -91,31 +93,30 @@ def by_group(
         gain on the last label's questions over that on the first's, in which seeds are drawn
         together (n is empty; absent where there is one label).
 
-    Columns: group, n, seeds, baseline_accuracy, difference, low, high (95% interval of the
-    bootstrap that `paired` uses), p (two-sided); the last three are empty for groups of fewer than
-    SMALLEST questions, of which a bootstrap knows too little.
+    Columns: group, n, seeds, baseline_accuracy, difference, low, high (95% interval, as `paired`
+    has it), p (two-sided); the last three are empty for groups of fewer than SMALLEST questions, of
+    which a bootstrap knows too little.
     """
     ours, theirs = _both(predictions, arm, baseline, column)
-    together = ours.index.equals(theirs.index)
     label = groups.reindex(ours.columns.get_level_values("id")).map(str, na_action="ignore")
-    lines, draws = [], []
+    lines, gaps = [], []
     for name in sorted(label.dropna().unique()):
-        mine, other = (
-            side.loc[:, (label == name).to_numpy()].to_numpy() for side in (ours, theirs)
-        )
-        drawn = _difference_draws(
-            mine, other, together, resamples, (seed, _stream(name)), (seed, _stream("seeds"))
-        )
-        draws.append(drawn)
-        line = {"group": name, "n": mine.shape[1], "seeds": min(len(ours), len(theirs))}
-        line |= {"baseline_accuracy": other.mean(), "difference": mine.mean() - other.mean()}
-        lines.append(line | (_interval(drawn) if mine.shape[1] >= SMALLEST else {}))
-    if len(lines) > 1:
-        first, last = lines[0], lines[-1]
-        line = {"group": f"{last['group']} minus {first['group']}", "seeds": first["seeds"]}
-        line["difference"] = last["difference"] - first["difference"]
-        enough = min(first["n"], last["n"]) >= SMALLEST
-        lines.append(line | (_interval(draws[-1] - draws[0]) if enough else {}))
+        sides = [side.loc[:, (label == name).to_numpy()] for side in (ours, theirs)]
+        gaps.append(_gap(*sides, resamples, (seed, _stream(name)), (seed, _stream("seeds"))))
+        mine, other = (side.to_numpy().mean() for side in sides)
+        line = {"group": name, "n": sides[0].shape[1], "seeds": min(map(len, sides))}
+        lines.append(line | {"baseline_accuracy": other, "difference": mine - other})
+    if len(gaps) > 1:
+        name = f"{lines[-1]['group']} minus {lines[0]['group']}"
+        gap = _minus(gaps[-1], gaps[0])
+        gaps.append(gap)
+        lines.append({"group": name, "seeds": lines[0]["seeds"], "difference": gap.difference})
+    enough = [line.get("n", 0) >= SMALLEST for line in lines]
+    if len(gaps) > 1:
+        enough[-1] = enough[0] and enough[-2]
+    for line, gap, told in zip(lines, gaps, enough, strict=True):
+        if told:
+            line |= _told(gap)
     columns = ["group", "n", "seeds", "baseline_accuracy", "difference", "low", "high", "p"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -138,12 +139,86 @@ def _both(
     return ours, theirs
 
 
-def _interval(drawn: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
-    """low, high and two-sided p of bootstrap draws of a difference."""
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    tail = min((drawn <= 1e-12).sum(), (drawn >= -1e-12).sum())
-    p = min(1.0, 2 * (int(tail) + 1) / (len(drawn) + 1))
-    return {"low": float(low), "high": float(high), "p": p}
+@dataclass(frozen=True)
+class _Gap:
+    """A difference of two arms: the bootstrap's draws of it (resamples,), and what seeds do.
+
+    by_seed: arrays (S,) whose mean adds to the difference, each an independent sample of training
+    runs: the differences by seed of arms with the same seeds, else both arms' accuracies; empty for
+    one seed. n: questions.
+    """
+
+    difference: float
+    draws: np.ndarray
+    by_seed: tuple[np.ndarray, ...]
+    n: int
+
+
+def _gap(
+    ours: pd.DataFrame,
+    theirs: pd.DataFrame,
+    resamples: int,
+    seed: tuple[int, int],
+    seeds: tuple[int, int] | None = None,
+) -> _Gap:
+    """mean(ours) - mean(theirs); both (seeds, questions), of the same questions.
+
+    seed, seeds: of the draws of questions, and of training seeds (the same unless given).
+    """
+    n = ours.shape[1]
+    questions = question_weights(n, resamples, seed).astype(np.float32)
+    rng = np.random.default_rng((*(seeds or seed), 1))
+    sides = [ours.to_numpy(dtype=float), -theirs.to_numpy(dtype=float)]
+    if ours.index.equals(theirs.index):
+        sides = [sides[0] + sides[1]]
+    draws = sum(
+        (questions @ side.T.astype(np.float32) * _seed_weights(len(side), resamples, rng)).sum(1)
+        for side in sides
+    )
+    difference = sum(side.mean() for side in sides)
+    by_seed = tuple(side.mean(axis=1) for side in sides if len(side) > 1)
+    return _Gap(float(difference), draws / n, by_seed, n)
+
+
+def _mean(gaps: Sequence[_Gap]) -> _Gap:
+    """The plain mean of differences on different datasets, whose runs are independent."""
+    share = 1 / len(gaps)
+    return _Gap(
+        share * sum(gap.difference for gap in gaps),
+        share * sum(gap.draws for gap in gaps),
+        tuple(share * values for gap in gaps for values in gap.by_seed),
+        sum(gap.n for gap in gaps),
+    )
+
+
+def _minus(one: _Gap, other: _Gap) -> _Gap:
+    """The difference of differences on other questions by the same runs."""
+    by_seed = zip(one.by_seed, other.by_seed, strict=True)
+    return _Gap(
+        one.difference - other.difference,
+        one.draws - other.draws,
+        tuple(mine - theirs for mine, theirs in by_seed),
+        one.n + other.n,
+    )
+
+
+def _told(gap: _Gap, confidence: float = 0.95) -> dict[str, float]:
+    """difference, low, high, se, p (two-sided) and smallest of a difference, see `paired`."""
+    se, least = float(gap.draws.std(ddof=1)), 2 / (len(gap.draws) + 1)
+    parts = [(values.var(ddof=1) / len(values), len(values) - 1) for values in gap.by_seed]
+    parts.append((max(se**2 - sum(part for part, _ in parts), 0.0), max(gap.n - 1, 1)))
+    if se < 1e-9:  # nothing varies
+        p = 1.0 if abs(gap.difference) < 1e-12 else least
+        half = smallest = 0.0
+    else:
+        total = sum(part for part, _ in parts)
+        student = distributions.t(total**2 / sum(part**2 / free for part, free in parts))
+        half, power = se * student.ppf([(1 + confidence) / 2, POWER])
+        p = max(least, 2 * student.sf(abs(gap.difference) / se))
+        smallest = half + power
+    low, high = gap.difference - half, gap.difference + half
+    numbers = {"low": low, "high": high, "se": se, "p": p, "smallest": smallest}
+    return {"difference": gap.difference, **{name: float(x) for name, x in numbers.items()}}
 
 
 def _stream(name: str) -> int:
@@ -159,31 +234,6 @@ def _seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> np.nd
     return 1 / seeds + np.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
 
 
-def _difference_draws(
-    mine: np.ndarray,
-    other: np.ndarray,
-    together: bool,
-    resamples: int,
-    seed: tuple[int, int],
-    seeds: tuple[int, int] | None = None,
-) -> np.ndarray:
-    """Bootstrap draws (resamples,) of mean(mine) - mean(other); both (seeds, questions).
-
-    seed, seeds: of the draws of questions, and of training seeds (the same unless given).
-    """
-    n = mine.shape[1]
-    questions = question_weights(n, resamples, seed).astype(np.float32)
-    rng = np.random.default_rng((*(seeds or seed), 1))
-    if together:
-        each = questions @ (mine - other).T.astype(np.float32)
-        return (each * _seed_weights(len(mine), resamples, rng)).sum(axis=1) / n
-    sums = [
-        (questions @ side.T.astype(np.float32) * _seed_weights(len(side), resamples, rng)).sum(1)
-        for side in (mine, other)
-    ]
-    return (sums[0] - sums[1]) / n
-
-
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, float]:
     """Exact McNemar test on answers to the same questions: (only ours right, only theirs, p)."""
     ours, theirs = np.asarray(ours, dtype=bool), np.asarray(theirs, dtype=bool)
@@ -191,20 +241,6 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, flo
     if won + lost == 0:
         return 0, 0, 1.0
     return won, lost, float(distributions.binomtest(won, won + lost).pvalue)
-
-
-def mcnemar_by_seed(
-    predictions: pd.DataFrame, arm: str, baseline: str, column: str = "correct"
-) -> pd.DataFrame:
-    """The exact McNemar test within each seed that both arms have: seed, n, won, lost, p."""
-    ours, theirs = (
-        score_matrix(predictions[predictions["arm"] == name], column) for name in (arm, baseline)
-    )
-    lines = []
-    for seed in ours.index.intersection(theirs.index):
-        won, lost, p = mcnemar(ours.loc[seed], theirs.loc[seed, ours.columns])
-        lines.append({"seed": seed, "n": ours.shape[1], "won": won, "lost": lost, "p": p})
-    return pd.DataFrame(lines)
 
 
 def compare(
@@ -256,35 +292,3 @@ def holm(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """The table with p_holm (Holm's correction of column p) and significant (p_holm < alpha)."""
     corrected = multipletests(table["p"], method="holm")[1]
     return table.assign(p_holm=corrected, significant=corrected < alpha)
-
-
-def smallest_difference(
-    n: int, discordant: float, power: float = 0.8, alpha: float = 0.05
-) -> float:
-    """The smallest true difference in accuracy that n paired questions can tell, as a fraction.
-
-    discordant: share of questions that only one of the arms has right; the closer two arms are in
-        what they know, the smaller. NaN where not even a difference of `discordant`, all of them
-        won, could be told.
-
-    Normal approximation of McNemar's test (Connor 1987): n d^2 = (z_alpha sqrt(s) +
-    z_power sqrt(s - d^2))^2 with s = discordant, d = the difference.
-    """
-    if not 0 <= discordant <= 1:
-        raise ValueError(f"discordant: {discordant!r}: allowed is a share from 0 to 1")
-
-    def lacking(difference: float) -> float:
-        return questions_needed(difference, discordant, power, alpha) - n
-
-    if discordant == 0 or lacking(discordant) > 0:
-        return float("nan")
-    return float(optimize.brentq(lacking, 1e-9, discordant, xtol=1e-12))
-
-
-def questions_needed(
-    difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05
-) -> float:
-    """Paired questions that it takes to tell `difference`; the formula of `smallest_difference`."""
-    z_alpha, z_power = distributions.norm.ppf([1 - alpha / 2, power])
-    rest = np.sqrt(max(discordant - difference**2, 0.0))
-    return float((z_alpha * np.sqrt(discordant) + z_power * rest) ** 2 / difference**2)
