@@ -16,7 +16,7 @@ import pytest
 
 from tinyllm import data, hub, paths, release, runs, sources
 from tinyllm.data import DataError, Example
-from tinyllm.params import DATASETS, Params
+from tinyllm.params import DATASETS, SPLITS, Params
 
 # Rows of train, valid, test, then options: the release's provenance note.
 COUNTS = {
@@ -118,11 +118,11 @@ MISSING = {
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_record_is_aligned_and_missing_rationales_are_counted(release_mirror, dataset):
-    counts = release.rationale_counts(dataset)  # raises where a record is not its row's
-    for teacher, missing in MISSING[dataset].items():
-        here = counts[counts["teacher"] == teacher]
-        assert tuple(here["missing"]) == missing
-        assert tuple(here["rows"]) == COUNTS[dataset][:3]
+    for place, split in enumerate(SPLITS):
+        texts = release.release_rationales(dataset, split)  # raises where one is not its row's
+        assert len(texts) == COUNTS[dataset][place]
+        for teacher, column in zip(MISSING[dataset], zip(*texts, strict=True), strict=True):
+            assert column.count(None) == MISSING[dataset][teacher][place]
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -1,13 +1,14 @@
 """What students read: nothing but context is ever cut, and what the release cut is counted."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from tiny import make, questions
 
 from tinyllm import models, paths, prompts, release
-from tinyllm.encoding import Encoding, options_lost
+from tinyllm.encoding import Encoding
 from tinyllm.params import DATASETS, ParameterError, Params
+from tinyllm.release import CONTEXT_END
 from tinyllm.training import steps_of
 
 PAPER, RELEASED = (paths.ROOT / "params" / name for name in ("paper", "as_released"))
@@ -45,6 +46,35 @@ def test_too_long_a_question_is_counted_and_told_what_is_enough():
     encoding.max_input = need - 1
     with pytest.raises(ParameterError, match=rf"of 24 questions .* at least {need}$"):
         encoding.check_room(rows, ["predict: ", "rationale: "])
+
+
+@dataclass(frozen=True)
+class Lost:
+    """How many of `inputs` lose an option, at least in part, and how many lose all of them."""
+
+    inputs: int
+    some: int
+    all: int
+
+
+def options_lost(tokenizer, examples, prefix, max_input) -> Lost:
+    """What is lost where an input is cut at its end after `max_input` tokens, options and all.
+
+    That is the release's way, whose inputs end with their options; this project cuts context only
+    (see `Encoding.source`). An option is lost if its last token is.
+    """
+    closing = tokenizer.num_special_tokens_to_add()
+    some = all_ = 0
+    for example in examples:
+        context = f"{example.context}{CONTEXT_END}" if example.context else ""
+        ends = []
+        for number in (1, len(example.options)):  # where the first and the last option end
+            shown = replace(example, options=example.options[:number], answer=0)
+            text = prefix + context + prompts.student_question(shown)
+            ends.append(len(tokenizer(text, add_special_tokens=False).input_ids))
+        some += ends[1] + closing > max_input
+        all_ += ends[0] + closing > max_input
+    return Lost(len(examples), some, all_)
 
 
 def test_an_option_is_lost_where_its_last_token_is(tokenizer):

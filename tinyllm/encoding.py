@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tinyllm import prompts
 from tinyllm.data import Example
 from tinyllm.params import ParameterError, Params
-from tinyllm.release import CONTEXT_END
 
 IGNORED = -100  # label of a position without a target, as in torch's cross-entropy
 
@@ -126,37 +125,6 @@ class Encoding:
         """
         back = self.tokenizer.decode(self.tokens(text), skip_special_tokens=True)
         return " ".join(back.split()).casefold()
-
-
-@dataclass(frozen=True)
-class Lost:
-    """How many of `inputs` lose an option, at least in part, and how many lose all of them."""
-
-    inputs: int
-    some: int
-    all: int
-
-
-def options_lost(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prefix: str, max_input: int
-) -> Lost:
-    """What is lost where an input is cut at its end after `max_input` tokens, options and all.
-
-    That is the release's way, whose inputs end with their options; this project cuts context only
-    (see `Encoding.source`). An option is lost if its last token is.
-    """
-    closing = tokenizer.num_special_tokens_to_add()
-    some = all_ = 0
-    for example in examples:
-        context = f"{example.context}{CONTEXT_END}" if example.context else ""
-        ends = []
-        for number in (1, len(example.options)):  # where the first and the last option end
-            shown = replace(example, options=example.options[:number], answer=0)
-            text = prefix + context + prompts.student_question(shown)
-            ends.append(len(tokenizer(text, add_special_tokens=False).input_ids))
-        some += ends[1] + closing > max_input
-        all_ += ends[0] + closing > max_input
-    return Lost(len(examples), some, all_)
 
 
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[int]]:

@@ -29,13 +29,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-import pandas as pd
 import pooch
 
 from tinyllm import paths, runs
 from tinyllm.data import DataError, Example
-from tinyllm.params import SPLITS
-from tinyllm.prompts import STEP_BY_STEP
 
 COMMIT = "9f5bebec8b22037f80ffa8d17bfeb01a2a524a3b"
 URL = f"https://raw.githubusercontent.com/YikunHan42/TinyLLM/{COMMIT}/"
@@ -216,33 +213,6 @@ def release_rationales(dataset: str, split: str) -> list[tuple[str | None, str |
                 f"({record.question[-80:]!r}) than row {row.id} ({row.question[-80:]!r})"
             )
     return [(record.flan, record.llama) for record in records]
-
-
-def says_nothing(text: str) -> bool:
-    """True if nothing is left of a rationale without the prompt's echo and the answer sentence."""
-    own = CLOSING.sub("", text).replace(STEP_BY_STEP.rstrip("."), "")
-    return not re.search(r"\w", own)
-
-
-def rationale_counts(dataset: str) -> pd.DataFrame:
-    """A row a split and teacher: rows, missing (no rationale), bare (`says_nothing`)."""
-    rows = []
-    for split in SPLITS:
-        for teacher, texts in zip(
-            TEACHERS, zip(*release_rationales(dataset, split), strict=True), strict=True
-        ):
-            there = [text for text in texts if text is not None]
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "split": split,
-                    "teacher": teacher,
-                    "rows": len(texts),
-                    "missing": len(texts) - len(there),
-                    "bare": sum(map(says_nothing, there)),
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 def _json_rows(file: Path) -> list[dict]:

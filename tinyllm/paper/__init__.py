@@ -16,7 +16,7 @@ Accuracies, differences and relative gains are fractions of 1.
 """
 
 from tinyllm.paper.beside import compare, student_size
-from tinyllm.paper.noise import gains, half_width, mean_gain, sizes
+from tinyllm.paper.noise import gains, mean_gain, sizes
 from tinyllm.paper.printed import (
     ARM_METHODS,
     BASELINE,
@@ -47,7 +47,6 @@ __all__ = [
     "compare",
     "datasets",
     "gains",
-    "half_width",
     "ledger",
     "mean_gain",
     "sizes",

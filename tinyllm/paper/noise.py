@@ -23,12 +23,6 @@ from tinyllm.paper.printed import (
 )
 
 
-def half_width(accuracy: float, n: int, confidence: float = 0.95) -> float:
-    """Half-width of the normal interval of an accuracy measured on n questions."""
-    z = distributions.norm.ppf((1 + confidence) / 2)
-    return float(z * math.sqrt(accuracy * (1 - accuracy) / n))
-
-
 def gains(confidence: float = 0.95, alpha: float = 0.05) -> pd.DataFrame:
     """TinyLLM against full fine-tuning as published, a row a size and dataset.
 
