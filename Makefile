@@ -25,7 +25,7 @@ plan: install  ## what GRID will cost on DEVICE, before anything is run
 status: install  ## how far GRID is: done, failed and why, missing
 	@$(BIN)/python -m tinyllm.status $(GRID)
 
-# Test files run side by side; the notebooks, one after the other, with one of the three seeds.
+# Test files run side by side; the notebooks, one after the other, with one seed of those that they have.
 SIDE_BY_SIDE := -n auto --maxprocesses 4
 test: install models  ## install and pass the tests (slow ones excepted)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
