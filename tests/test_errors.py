@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from simulated import answers, predictions, teachers
+from simulated import answers, facts, predictions, teachers
 
 from tinyllm import errors, stats, summary
 
@@ -103,3 +103,14 @@ def test_accuracy_without_overlap_leaves_those_questions_out_and_says_n(frame):
     assert table.loc["n"].tolist() == ["4", "3"]
     row = stats.accuracy(frame[frame["id"] != "q0"]).set_index("arm").loc["finetune"]
     assert table.loc["finetune", "not in train"].startswith(f"{100 * row.estimate:.1f} [")
+
+
+def test_the_budget_says_what_an_arm_trained_for_and_how_much_was_cut():
+    known = facts(predictions({"inference": 0.3, "tinyllm": 0.5}, n=5))
+    known = known.assign(steps=known["arm"].map({"inference": 0, "tinyllm": 465}))
+    known = known.assign(train_tokens=2.5e6, train_seconds=90.0, cut_targets=[0, 0, 0, 20, 25, 30])
+    table = summary.budget(known.assign(train_questions=100))
+    assert table.index.get_level_values("arm").tolist() == ["tinyllm"]
+    line = table.iloc[0]
+    assert (line["steps"], line["million tokens"], line["minutes"]) == (465, 2.5, 1.5)
+    assert (line["targets cut, %"], line["at tokens"]) == (25.0, 40)

@@ -357,6 +357,15 @@ def test_learning_curves_work_for_one_students_own_history():
         figures.learning_curves(own.iloc[:0])
 
 
+def test_the_loss_of_a_distribution_is_not_drawn_among_those_of_rationales():
+    whole = history(["tinyllm", "kd"])
+    whole.loc[whole["arm"].eq("kd") & whole["task"].str.startswith("micro"), "task"] = "options"
+    axis = figures.learning_curves(whole).axes[2]
+    assert axis.get_title(loc="left") == "loss of the rationales"
+    drawn = {text.get_text() for text in axis.texts}
+    assert drawn == {"tinyllm, micro:a", "tinyllm, micro:b"}
+
+
 def test_length_counts_hold_every_question_once_a_part_and_leave_empty_parts_out():
     counts = figures.length_counts(lengths())
     assert set(counts["part"]) == {"question", "options"}
