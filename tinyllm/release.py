@@ -33,6 +33,7 @@ import pooch
 
 from tinyllm import paths, runs
 from tinyllm.data import DataError, Example
+from tinyllm.prompts import STEP_BY_STEP
 
 COMMIT = "9f5bebec8b22037f80ffa8d17bfeb01a2a524a3b"
 URL = f"https://raw.githubusercontent.com/YikunHan42/TinyLLM/{COMMIT}/"
@@ -213,6 +214,12 @@ def release_rationales(dataset: str, split: str) -> list[tuple[str | None, str |
                 f"({record.question[-80:]!r}) than row {row.id} ({row.question[-80:]!r})"
             )
     return [(record.flan, record.llama) for record in records]
+
+
+def says_nothing(text: str) -> bool:
+    """True if nothing is left of a rationale without the prompt's echo and the answer sentence."""
+    own = CLOSING.sub("", text).replace(STEP_BY_STEP.rstrip("."), "")
+    return not re.search(r"\w", own)
 
 
 def _json_rows(file: Path) -> list[dict]:
