@@ -13,7 +13,6 @@ from tinyllm.figures.style import (
     COLUMN,
     GREY,
     HALO,
-    INK,
     PAGE,
     STYLE,
     arm_name,
@@ -98,24 +97,25 @@ def confusion(table: pd.DataFrame) -> Figure:
     """
     if table.empty:
         raise ValueError("no dataset has the same options in every question, so no classes either")
+    from seaborn import heatmap  # slow to import, and needed for few datasets
+
     panels = _panels(table)
     size = table["gold"].nunique()
     with mpl.rc_context(STYLE):
         figure, axes = grid(len(panels), 3, PAGE if len(panels) > 1 else COLUMN, 0.6 + 0.45 * size)
         for axis, (title, part) in zip(axes, panels, strict=True):
             classes = list(dict.fromkeys(part["gold"]))
-            share = part.pivot(index="gold", columns="choice", values="share")
-            share = share.loc[classes, classes]
-            axis.imshow(share.fillna(0), cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-            for line in part.itertuples():
-                place = (classes.index(line.choice), classes.index(line.gold))
-                _write_cell(axis, place, line)
+            cells = part.assign(words=[_cell(line) for line in part.itertuples()])
+            share, words = (
+                cells.pivot(index="gold", columns="choice", values=name).loc[classes, classes]
+                for name in ("share", "words")
+            )
+            look = {"cmap": "Blues", "vmin": 0, "vmax": 1.15, "cbar": False}
+            heatmap(share, ax=axis, annot=words, fmt="", annot_kws={"size": 7}, **look)
             n = part.drop_duplicates("gold").set_index("gold")["n"]
-            axis.set_xticks(range(len(classes)), classes)
-            axis.set_yticks(range(len(classes)), [f"{name}\nn = {n[name]}" for name in classes])
+            axis.set_yticklabels([f"{name}\nn = {n[name]}" for name in classes], rotation=0)
+            axis.set(xlabel="", ylabel="", title=title)
             axis.tick_params(length=0)
-            axis.spines[:].set_visible(False)
-            axis.set_title(title)
         _outer_labels(axes, 3, "chosen", "gold")
         seeds = span(table["seeds"], "seed", "seeds")
         questions = table.drop_duplicates([*stats.GROUP, "gold"]).groupby(stats.GROUP)["n"].sum()
@@ -128,14 +128,11 @@ def confusion(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _write_cell(axis: Axes, place: tuple[int, int], line: tuple) -> None:
-    """A share in percent with its interval, light on dark."""
+def _cell(line: tuple) -> str:
+    """A share in percent, its interval below."""
     if np.isnan(line.share):
-        return
-    tint = "white" if line.share > 0.72 else INK
-    axis.text(*place, f"{100 * line.share:.0f}", ha="center", va="bottom", color=tint, fontsize=8)
-    interval = f"[{100 * line.low:.0f}, {100 * line.high:.0f}]"
-    axis.text(*place, interval, ha="center", va="top", color=tint, fontsize=7)
+        return ""
+    return f"{100 * line.share:.0f}\n[{100 * line.low:.0f}, {100 * line.high:.0f}]"
 
 
 def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
