@@ -9,7 +9,7 @@ import pandas as pd
 
 from tinyllm import stats
 from tinyllm.paper.beside import student_size
-from tinyllm.paper.noise import gains, mean_gain, needed
+from tinyllm.paper.noise import gains, mean_gain
 from tinyllm.paper.printed import DATASETS, parameters, published_file
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
@@ -36,7 +36,8 @@ def ledger(measured: pd.DataFrame | None = None) -> pd.DataFrame:
 
     Columns: claim, statement, where, evidence ("published", or study and student), verdict
     ("holds", "does not hold", "cannot be told"), stated, relative, gain, low, high, n (questions),
-    needed (questions that it would take for a gain of this size, with 80% power), why.
+    needed (questions that it would take for a gain of this size, with 80% power; empty where seeds
+    count too, whose noise more questions do not lessen), why.
     """
     lines, known = [], {}
     for claim in claims().to_dict("records"):
@@ -179,7 +180,7 @@ def _as_gain(line: dict) -> dict:
         "relative": relative,
         "n": line["n"],
         "seeds": line["seeds"],
-        "needed": needed(line["difference"], line["se"], line["n"]),
+        "needed": np.nan,
     }
 
 
