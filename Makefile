@@ -25,7 +25,7 @@ plan: install  ## what GRID will cost on DEVICE, before anything is run
 status: install  ## how far GRID is: done, failed and why, missing
 	@$(BIN)/python -m tinyllm.status $(GRID)
 
-# Test files run side by side; the notebooks, one after the other, with one seed of those that they have.
+# Test files run side by side; the notebooks, one after the other, with two seeds of those they have.
 SIDE_BY_SIDE := -n auto --maxprocesses 4
 test: install models  ## install and pass the tests (slow ones excepted)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -35,7 +35,7 @@ test: install models  ## install and pass the tests (slow ones excepted)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m "not slow" tests \
 	  $(SIDE_BY_SIDE) --dist loadfile --durations=8; \
 	for name in $(NOTEBOOKS); do \
-	  $(BIN)/papermill --prepare-only --no-progress-bar --log-level WARNING -y 'seeds: [0]' \
+	  $(BIN)/papermill --prepare-only --no-progress-bar --log-level WARNING -y 'seeds: [0, 1]' \
 	    notebooks/$$name.ipynb $$scratch/notebooks/$$name.ipynb; \
 	done; \
 	$(BIN)/pytest -q -c pyproject.toml --nbval-lax $$scratch/notebooks --durations=8

@@ -88,7 +88,7 @@ def test_every_metric_has_its_interval_and_the_named_option_needs_its_column(fra
 
 
 def test_the_table_of_differences_says_what_the_comparison_holds():
-    comparison = stats.compare(predictions({"finetune": 0.4, "tinyllm": 0.7}, n=80), resamples=500)
+    comparison = stats.compare(predictions({"finetune": 0.4, "tinyllm": 0.7}, n=80))
     row, shown = comparison.iloc[0], summary.paired(comparison).loc["tinyllm"]
     low, high = 100 * row["low"], 100 * row["high"]
     assert shown["difference, points"] == f"{100 * row['difference']:+.1f} [{low:.1f}, {high:.1f}]"

@@ -90,7 +90,7 @@ def classes() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def drawn(frame) -> dict[str, tuple]:
     """Every figure with its numbers."""
-    comparison, beside = stats.compare(frame, resamples=500), paper.compare(frame)
+    comparison, beside = stats.compare(frame), paper.compare(frame)
     curves, sizes = history(), paper.sizes()
     asked = teachers(frame, {"micro:a": 0.8, "micro:b": 0.6}, ["none", "random:2"])
     every = {**ARMS, "tinyllm-micro:a": 0.6, "tinyllm:no-examples": 0.6, "tinyllm:no-forcing": 0.55}
@@ -216,7 +216,7 @@ def test_captions_say_n_seeds_and_interval(drawn):
 def test_a_caption_of_one_seed_does_not_speak_of_a_mean():
     one = predictions(ARMS, n=30, seeds=[0])
     assert "mean over seeds" not in words(figures.main_results(one))
-    figure = figures.paired_differences(stats.compare(one, resamples=200))
+    figure = figures.paired_differences(stats.compare(one))
     assert "the spread of training is not in it" in words(figure)
 
 
@@ -272,7 +272,7 @@ def test_arms_stand_in_one_order_whatever_order_they_come_in():
 
 
 def test_filled_marks_are_the_significant_ones():
-    comparison = stats.compare(predictions(ARMS, n=300), resamples=1000)
+    comparison = stats.compare(predictions(ARMS, n=300))
     figure = figures.paired_differences(comparison)
     marks = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     hollow = sum(line.get_markerfacecolor() == "white" for line in marks)

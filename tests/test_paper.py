@@ -316,13 +316,14 @@ def test_the_micro_world_says_nothing_of_the_paper():
 def test_several_teachers_beat_one_if_they_beat_every_single_one():
     def verdict(flan: float, llama: float) -> pd.Series:
         teachers = {"tinyllm": 0.6, "dss:release:flan-t5": flan, "dss:release:llama2": llama}
+        teachers["dss:release:llama2+lora"] = 0.9  # differs in more than its teacher
         return measured(predictions(teachers, n=300, seeds=range(4)), "gain-over-one-teacher")
 
     assert verdict(0.4, 0.3)["verdict"] == paper.HOLDS
     assert verdict(0.3, 0.6)["verdict"] == paper.OPEN
     line = verdict(0.4, 0.8)
     assert line["verdict"] == paper.FAILS
-    assert "against dss:release:llama2, of 2 the smallest gain" in line["why"]
+    assert "against dss:release:llama2, which of 2 decides" in line["why"]
 
 
 def test_datasets_of_different_numbers_of_seeds_are_judged_together():

@@ -114,7 +114,7 @@ def verdict(predictions: pd.DataFrame) -> str:
     arms = set(predictions["arm"])
     if not {"finetune", "tinyllm"} <= arms:
         return "Without both `finetune` and `tinyllm` this run does not answer the question."
-    singles = sorted(arm for arm in arms if arm.startswith("dss:"))
+    singles = sorted(arm for arm in arms if arm.startswith("dss:") and "+lora" not in arm)
     pairs = [("tinyllm", "finetune"), *(("tinyllm", single) for single in singles)]
     if "tinyllm:shuffled" in arms:
         pairs += [("tinyllm", "tinyllm:shuffled"), ("tinyllm:shuffled", "finetune")]

@@ -36,8 +36,8 @@ def ledger(measured: pd.DataFrame | None = None) -> pd.DataFrame:
 
     Columns: claim, statement, where, evidence ("published", or study and student), verdict
     ("holds", "does not hold", "cannot be told"), stated, relative, gain, low, high, n (questions),
-    needed (questions that it would take for a gain of this size, with 80% power; empty where seeds
-    count too, whose noise more questions do not lessen), why.
+    needed (questions that it would take for a gain of this size, with 80% power; empty for this
+    study's, whose seeds' noise more questions do not lessen), why.
     """
     lines, known = [], {}
     for claim in claims().to_dict("records"):
@@ -133,7 +133,8 @@ def _differences(rows: pd.DataFrame, arm: str, baseline: str) -> list[_Gain]:
     Data sets without all of these arms are left out (the verdict names those that count).
     """
     names = sorted(rows["arm"].unique())
-    options = [x for x in names if x.startswith("dss:")] if baseline == "dss:*" else [baseline]
+    singles = [name for name in names if name.startswith("dss:") and "+lora" not in name]
+    options = singles if baseline == "dss:*" else [baseline]
     have = rows.groupby("dataset")["arm"].unique()
     complete = [name for name in DATASETS if name in have and {arm, *options} <= set(have[name])]
     if not complete:
@@ -153,18 +154,17 @@ def _differences(rows: pd.DataFrame, arm: str, baseline: str) -> list[_Gain]:
 def _all(found: list[_Gain]) -> dict:
     """The verdict on a gain over every one of several baselines (or the only one).
 
-    It holds if each interval lies above zero, and does not if one lies below it (of several, after
-    Holm's correction). The numbers are those of the smallest gain.
+    It holds if each interval lies above zero, and does not if one arm is better (after Holm's
+    correction over the baselines). The numbers are those of the baseline that decides.
     """
-    least = min(found, key=lambda each: each.mean["gain"])
-    verdict = _verdict(least.mean["low"], least.mean["high"])
-    why = f"{_points(least.mean)}; {least.arms}"
+    table = stats.holm(pd.DataFrame([{"arms": each.arms, **each.mean} for each in found]))
+    worse = table[table["significant"] & (table["gain"] < 0)]
+    line = worse.loc[worse["p"].idxmin()] if len(worse) else table.loc[table["low"].idxmin()]
+    verdict = FAILS if len(worse) else HOLDS if line["low"] > 0 else OPEN
+    why = f"{_points(line)}; {line['arms']}"
     if len(found) > 1:
-        worse = stats.holm(pd.DataFrame([each.mean for each in found])).query("gain < 0")
-        above = all(each.mean["low"] > 0 for each in found)
-        verdict = HOLDS if above else FAILS if worse["significant"].any() else OPEN
-        why += f", of {len(found)} the smallest gain"
-    return {**least.mean, "verdict": verdict, "why": why}
+        why += f", which of {len(found)} decides"
+    return {**line, "verdict": verdict, "why": why}
 
 
 def _as_gain(line: dict) -> dict:

@@ -3,8 +3,7 @@
     rows         the columns of predictions, a row a question; broken input
     arm          one arm: accuracy, Wilson's interval, chance and majority
     calibration  one arm: macro-F1, confusion, reliability, ECE
-    draws        questions drawn anew
-    pairs        two arms on the same questions: bootstrap, McNemar, Holm, power
+    pairs        two arms on the same questions: difference, interval, McNemar, Holm, power
 
 Every function takes predictions (columns: `rows.SCHEMA`) and gives a data frame. Accuracies and
 differences are fractions of 1. Questions and seeds are what varies by chance; which of them an

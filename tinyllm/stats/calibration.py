@@ -8,16 +8,28 @@ are centred on it before their percentiles are taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
 from tinyllm.stats.arm import option_texts, same_options, wilson
-from tinyllm.stats.draws import question_weights
 from tinyllm.stats.rows import GROUP, score_matrix
 
 RESAMPLES = 2000
+
+
+@cache
+def _question_weights(n: int, resamples: int) -> np.ndarray:
+    """How often each of n questions is drawn: (resamples, n), rows sum to n. Shared by the arms.
+
+    Kept as bytes: a question is drawn about once, never 256 times.
+    """
+    drawn = np.random.default_rng((0, 0)).integers(n, size=(resamples, n))
+    drawn += n * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * n)
+    return counts.reshape(resamples, n).astype(np.uint8)
 
 
 def _interval(estimate: float, drawn: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
@@ -74,7 +86,7 @@ def macro_f1(
             counts = [_class_counts(part)[1] for _, part in rows.groupby("seed")]
             size = int(np.sqrt(counts[0].shape[1]))
             each = [float(_macro_f1(c.sum(0).reshape(size, size))) for c in counts]
-            weights = question_weights(wide.shape[1], resamples, (0, 0)).astype(float)
+            weights = _question_weights(wide.shape[1], resamples).astype(float)
             drawn = [_macro_f1((weights @ c).reshape(-1, size, size)) for c in counts]
             low, high = _interval(float(np.mean(each)), np.mean(drawn, axis=0))
         spread = float(np.std(each, ddof=1)) if len(each) > 1 else np.nan
@@ -196,7 +208,7 @@ def ece(
         right = part["correct"].to_numpy(dtype=float)
         gaps = _by_question(part, _bins(sure, bins), bins, right - sure.to_numpy())
         found = float(np.abs(gaps.sum(0)).sum() / len(part))
-        weights = question_weights(len(gaps), resamples, (0, 0)).astype(float)
+        weights = _question_weights(len(gaps), resamples).astype(float)
         low, high = _interval(found, np.abs(weights @ gaps).sum(1) / len(part))
         lines.append(
             {

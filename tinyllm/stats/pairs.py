@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +10,9 @@ import pandas as pd
 from scipy import stats as distributions
 from statsmodels.stats.multitest import multipletests
 
-from tinyllm.stats.draws import question_weights
 from tinyllm.stats.rows import score_matrix
 
-SMALLEST = 20  # questions of a group that a bootstrap can say something of
-RESAMPLES = 4_000  # a standard error within 1%; the least p, 2 / 4001, outlives Holm over dozens
+SMALLEST = 20  # questions of a group that anything is said of
 POWER = 0.8
 
 
@@ -25,52 +22,45 @@ def paired(
     baseline: str,
     column: str = "correct",
     confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> dict:
     """`arm` against `baseline` on the same questions: difference, interval, tests.
 
     predictions: of one study, split and student, on one dataset or several; the difference is then
         the plain mean of the datasets' differences, like the paper's column of means.
 
-    The standard error comes from a two-level bootstrap: questions are drawn anew within each
-    dataset, and seeds too where there are several, their weights widened by sqrt(S / (S - 1)) so
-    that few seeds do not make the spread look smaller than it is (Rao and Wu 1988). Arms with the
-    same seeds are drawn together. Interval and p are Student's, since a spread of three seeds is
-    hardly known: with Satterthwaite's degrees of freedom, S - 1 where all noise is the seeds',
-    n - 1 where all is the questions' (percentiles of the draws cover 80 to 90% where seeds
-    matter). With one seed the interval speaks for that one training run only.
+    Questions and seeds are samples of those that there might be. A difference by seed and question
+    is taken apart as in a two-way analysis of variance, into mean, question, seed and rest; the
+    mean has the variance
+
+        Vq + Vs - Vr,   Vq = var(means by question) / n,   Vs = var(means by seed) / S,
+                        Vr = var(rest) / (n S), which is part of both Vq and Vs
+
+    (Vq alone where Vs < Vr). Arms of different seeds have a Vs - Vr each. Interval and p are
+    Student's with Satterthwaite's degrees of freedom: about S - 1 where the noise is the seeds',
+    n - 1 where it is the questions'. With one seed they speak for that one training run only.
 
     Keys: arm, baseline, n, seeds (of the dataset that has the fewest), accuracy, baseline_accuracy,
-    difference, low, high, se, p (two-sided); smallest, the true difference that this test would
-    tell from zero with 80% power; won and lost (questions that only the arm, only the baseline has
-    right by the majority of seeds) and mcnemar_p, the exact test on them, which takes the trained
-    students as given.
+    difference, low, high, se, p (two-sided; never below the sign test's of n questions that all
+    agree); smallest, the true difference that this test would tell from zero with about 80% power;
+    won and lost (questions that only the arm, only the baseline has right by the majority of seeds)
+    and mcnemar_p, the exact test on them, which takes the trained students as given.
     """
-    names = sorted(predictions["dataset"].unique())
     both = [
-        _both(predictions[predictions["dataset"] == name], arm, baseline, column) for name in names
+        _both(rows, arm, baseline, column)
+        for _, rows in predictions.groupby("dataset", observed=True)
     ]
-    gaps = [
-        _gap(*sides, resamples, (seed, _stream(name)))
-        for name, sides in zip(names, both, strict=True)
-    ]
-    found = _told(_mean(gaps), confidence)
-    left, right = (
-        np.mean([side.to_numpy().mean() for side in sides]) for sides in zip(*both, strict=True)
+    mine, others = zip(*both, strict=True)
+    won, lost, exact = mcnemar(
+        *(np.concatenate([each.mean() > 0.5 for each in side]) for side in (mine, others))
     )
-    majorities = [
-        np.concatenate([side.mean() > 0.5 for side in sides]) for sides in zip(*both, strict=True)
-    ]
-    won, lost, exact = mcnemar(*majorities)
     return {
         "arm": arm,
         "baseline": baseline,
-        "n": sum(ours.shape[1] for ours, _ in both),
-        "seeds": min(len(side) for sides in both for side in sides),
-        "accuracy": float(left),
-        "baseline_accuracy": float(right),
-        **found,
+        "n": sum(each.shape[1] for each in mine),
+        "seeds": min(map(len, (*mine, *others))),
+        "accuracy": float(np.mean([each.to_numpy().mean() for each in mine])),
+        "baseline_accuracy": float(np.mean([each.to_numpy().mean() for each in others])),
+        **_told(_mean([_gap(*sides) for sides in both]), confidence),
         "won": won,
         "lost": lost,
         "mcnemar_p": exact,
@@ -83,26 +73,24 @@ def by_group(
     arm: str,
     baseline: str,
     column: str = "correct",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """`arm` minus `baseline` within groups of questions, and how far two groups' gains differ.
 
     predictions: of one study, dataset, split and student. groups: a label by question id; questions
         without one are left out. Rows are the labels as sorted texts, then `LAST minus FIRST`: the
-        gain on the last label's questions over that on the first's, in which seeds are drawn
-        together (n is empty; absent where there is one label).
+        gain on the last label's questions over that on the first's, by the same seeds (n is
+        empty; absent where there is one label).
 
     Columns: group, n, seeds, baseline_accuracy, difference, low, high (95% interval, as `paired`
     has it), p (two-sided); the last three are empty for groups of fewer than SMALLEST questions, of
-    which a bootstrap knows too little.
+    which too little is known.
     """
     ours, theirs = _both(predictions, arm, baseline, column)
     label = groups.reindex(ours.columns.get_level_values("id")).map(str, na_action="ignore")
     lines, gaps = [], []
     for name in sorted(label.dropna().unique()):
         sides = [side.loc[:, (label == name).to_numpy()] for side in (ours, theirs)]
-        gaps.append(_gap(*sides, resamples, (seed, _stream(name)), (seed, _stream("seeds"))))
+        gaps.append(_gap(*sides))
         mine, other = (side.to_numpy().mean() for side in sides)
         line = {"group": name, "n": sides[0].shape[1], "seeds": min(map(len, sides))}
         lines.append(line | {"baseline_accuracy": other, "difference": mine - other})
@@ -140,44 +128,50 @@ def _both(
 
 
 @dataclass(frozen=True)
-class _Gap:
-    """A difference of two arms: the bootstrap's draws of it (resamples,), and what seeds do.
+class _Runs:
+    """What training runs add to a difference: values by seed (S,), of which the mean counts.
 
-    by_seed: arrays (S,) whose mean adds to the difference, each an independent sample of training
-    runs: the differences by seed of arms with the same seeds, else both arms' accuracies; empty for
-    one seed. n: questions.
+    rest: the variance that questions give that mean (Vr); freedom: how well it is known.
+    """
+
+    by_seed: np.ndarray
+    rest: float
+    freedom: int
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A difference of two arms on n questions, and what its variance is made of.
+
+    questions: Vq and its degrees of freedom, of each dataset or group. runs: an independent sample
+    of training runs each; none for one seed.
     """
 
     difference: float
-    draws: np.ndarray
-    by_seed: tuple[np.ndarray, ...]
     n: int
+    questions: tuple[tuple[float, int], ...]
+    runs: tuple[_Runs, ...]
 
 
-def _gap(
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
-    resamples: int,
-    seed: tuple[int, int],
-    seeds: tuple[int, int] | None = None,
-) -> _Gap:
-    """mean(ours) - mean(theirs); both (seeds, questions), of the same questions.
-
-    seed, seeds: of the draws of questions, and of training seeds (the same unless given).
-    """
-    n = ours.shape[1]
-    questions = question_weights(n, resamples, seed).astype(np.float32)
-    rng = np.random.default_rng((*(seeds or seed), 1))
+def _gap(ours: pd.DataFrame, theirs: pd.DataFrame) -> _Gap:
+    """mean(ours) - mean(theirs); both (seeds, questions), of the same questions."""
     sides = [ours.to_numpy(dtype=float), -theirs.to_numpy(dtype=float)]
     if ours.index.equals(theirs.index):
         sides = [sides[0] + sides[1]]
-    draws = sum(
-        (questions @ side.T.astype(np.float32) * _seed_weights(len(side), resamples, rng)).sum(1)
-        for side in sides
-    )
-    difference = sum(side.mean() for side in sides)
-    by_seed = tuple(side.mean(axis=1) for side in sides if len(side) > 1)
-    return _Gap(float(difference), draws / n, by_seed, n)
+    each = sum(side.mean(axis=0) for side in sides)
+    n = len(each)
+    # Of one question nothing is known but that scores lie between 0 and 1.
+    questions = (each.var(ddof=1) / n, n - 1) if n > 1 else (1.0, 1)
+    runs = tuple(_runs(side) for side in sides if len(side) > 1)
+    return _Gap(float(each.mean()), n, (questions,), runs)
+
+
+def _runs(scores: np.ndarray) -> _Runs:
+    """Of scores (seeds, questions), at least two seeds."""
+    by_seed = scores.mean(axis=1)
+    rest = scores - by_seed[:, None] - scores.mean(axis=0) + scores.mean()
+    freedom = (scores.shape[0] - 1) * (scores.shape[1] - 1)
+    return _Runs(by_seed, (rest**2).sum() / max(freedom, 1) / scores.size, max(freedom, 1))
 
 
 def _mean(gaps: Sequence[_Gap]) -> _Gap:
@@ -185,53 +179,47 @@ def _mean(gaps: Sequence[_Gap]) -> _Gap:
     share = 1 / len(gaps)
     return _Gap(
         share * sum(gap.difference for gap in gaps),
-        share * sum(gap.draws for gap in gaps),
-        tuple(share * values for gap in gaps for values in gap.by_seed),
         sum(gap.n for gap in gaps),
+        tuple((share**2 * part, free) for gap in gaps for part, free in gap.questions),
+        tuple(
+            _Runs(share * each.by_seed, share**2 * each.rest, each.freedom)
+            for gap in gaps
+            for each in gap.runs
+        ),
     )
 
 
 def _minus(one: _Gap, other: _Gap) -> _Gap:
     """The difference of differences on other questions by the same runs."""
-    by_seed = zip(one.by_seed, other.by_seed, strict=True)
-    return _Gap(
-        one.difference - other.difference,
-        one.draws - other.draws,
-        tuple(mine - theirs for mine, theirs in by_seed),
-        one.n + other.n,
+    runs = tuple(
+        _Runs(a.by_seed - b.by_seed, a.rest + b.rest, a.freedom + b.freedom)
+        for a, b in zip(one.runs, other.runs, strict=True)
     )
+    questions = one.questions + other.questions
+    return _Gap(one.difference - other.difference, one.n + other.n, questions, runs)
 
 
 def _told(gap: _Gap, confidence: float = 0.95) -> dict[str, float]:
-    """difference, low, high, se, p (two-sided) and smallest of a difference, see `paired`."""
-    se, least = float(gap.draws.std(ddof=1)), 2 / (len(gap.draws) + 1)
-    parts = [(values.var(ddof=1) / len(values), len(values) - 1) for values in gap.by_seed]
-    parts.append((max(se**2 - sum(part for part, _ in parts), 0.0), max(gap.n - 1, 1)))
-    if se < 1e-9:  # nothing varies
-        p = 1.0 if abs(gap.difference) < 1e-12 else least
-        half = smallest = 0.0
-    else:
-        total = sum(part for part, _ in parts)
-        student = distributions.t(total**2 / sum(part**2 / free for part, free in parts))
+    """difference, low, high, se, p and smallest of a difference, see `paired`."""
+    variance = sum(part for part, _ in gap.questions)
+    known = sum(part**2 / free for part, free in gap.questions)
+    for each in gap.runs:
+        seeds = len(each.by_seed)
+        if (part := each.by_seed.var(ddof=1) / seeds) > each.rest:
+            variance += part - each.rest
+            known += part**2 / (seeds - 1) + each.rest**2 / each.freedom
+    se, p = np.sqrt(variance), float(abs(gap.difference) < 1e-12)
+    half = smallest = 0.0
+    if variance > 1e-20:  # else all questions agree
+        student = distributions.t(variance**2 / known)
         half, power = se * student.ppf([(1 + confidence) / 2, POWER])
-        p = max(least, 2 * student.sf(abs(gap.difference) / se))
-        smallest = half + power
-    low, high = gap.difference - half, gap.difference + half
-    numbers = {"low": low, "high": high, "se": se, "p": p, "smallest": smallest}
-    return {"difference": gap.difference, **{name: float(x) for name, x in numbers.items()}}
-
-
-def _stream(name: str) -> int:
-    """A dataset's own stream of random numbers, so that datasets are drawn independently."""
-    return zlib.crc32(name.encode())
-
-
-def _seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of the seeds in each resample: (resamples, seeds), rows sum to 1."""
-    if seeds == 1:
-        return np.ones((resamples, 1))
-    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    return 1 / seeds + np.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
+        p, smallest = 2 * student.sf(abs(gap.difference) / se), half + power
+    numbers = {
+        **{"difference": gap.difference, "low": gap.difference - half},
+        **{"high": gap.difference + half, "se": se, "smallest": smallest},
+        "p": max(p, min(1.0, 2.0 ** (1 - gap.n))),
+    }
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, float]:
@@ -248,7 +236,6 @@ def compare(
     baseline: str = "finetune",
     column: str = "correct",
     confidence: float = 0.95,
-    resamples: int = RESAMPLES,
 ) -> pd.DataFrame:
     """Every arm against `baseline` within each study, dataset and student, as `paired` has it.
 
@@ -259,7 +246,7 @@ def compare(
     for key, rows in predictions.groupby(["study", "dataset", "student"], sort=False):
         for arm in rows["arm"].unique():
             if arm != baseline:
-                line = paired(rows, arm, baseline, column, confidence, resamples)
+                line = paired(rows, arm, baseline, column, confidence)
                 lines.append(
                     {**dict(zip(["study", "dataset", "student"], key, strict=True)), **line}
                 )
@@ -269,7 +256,7 @@ def compare(
     return holm(table, 1 - confidence)
 
 
-def ablations(predictions: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
+def ablations(predictions: pd.DataFrame) -> pd.DataFrame:
     """Fine-tuning, each single teacher and every variant of `tinyllm`, minus `tinyllm` itself.
 
     As `compare`, over the groups that have `tinyllm` and something to compare it with; empty where
@@ -285,7 +272,7 @@ def ablations(predictions: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataF
         for _, part in rows.groupby(["study", "dataset", "student"], sort=False)
         if {"tinyllm"} < set(part["arm"])
     ]
-    return compare(pd.concat(kept), "tinyllm", resamples=resamples) if kept else pd.DataFrame()
+    return compare(pd.concat(kept), "tinyllm") if kept else pd.DataFrame()
 
 
 def holm(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
