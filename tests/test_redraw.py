@@ -55,7 +55,7 @@ def test_a_study_is_drawn_whole_and_its_table_written(stored):
 
 def test_studies_that_differ_in_alpha_alone_give_a_curve(stored):
     drawn = redraw.across_studies()
-    assert list(drawn) == ["accuracy_alpha", "published_and_measured"]
+    assert list(drawn) == ["accuracy_alpha", "accuracy_teachers", "published_and_measured"]
     points = pd.read_csv(stored / "figures" / "accuracy_alpha.csv")
     tinyllm = points[points["arm"] == "tinyllm"]
     assert tinyllm["alpha"].tolist() == [0.1, 1.0]
