@@ -86,8 +86,8 @@ class Params(BaseModel):
     max_target: int = Field(24, ge=2, description="tokens of a target")
     evals: int = Field(4, ge=1, description="times that valid is scored, evenly spaced")
     patience: int = Field(0, ge=0, description="stop after so many scorings without gain; 0 is off")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto, fp32 or bf16; auto is bf16 on GPUs that have it"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto", description="auto is bf16 on GPUs that have it; tf32 is fp32 on CPUs"
     )
     checkpointing: bool = Field(False, description="recompute activations to save memory")
     workers: int = Field(2, ge=1, description="students trained side by side")

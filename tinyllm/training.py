@@ -291,6 +291,7 @@ def _arguments(params: Params, questions: int, folder: Path, seed: int) -> Train
         warmup_steps=math.ceil(params.warmup * steps),
         max_grad_norm=MAX_GRAD_NORM,
         bf16=models.precision(params.precision) == torch.bfloat16,
+        tf32=params.precision == "tf32" if gpu else None,
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
