@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from tinyllm import grid, paths, results, stats
-from tinyllm.params import ParameterError
+from tinyllm.params import DATASETS, ParameterError
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -108,6 +108,10 @@ def difference(row: pd.Series) -> str:
 def verdict(predictions: pd.DataFrame) -> str:
     """What a run says of the study's question, in Markdown sentences computed from its numbers.
 
+    predictions: of one study and student, on one dataset or several; a difference is then the plain
+        mean of those on the datasets that have both arms, each of which is named with its own, bold
+        where its own interval is on one side of zero.
+
     A pair of the table (an arm against fine-tuning) is judged after Holm's correction over the
     table's arms; the others, of which there are few, by their own interval.
     """
@@ -122,10 +126,13 @@ def verdict(predictions: pd.DataFrame) -> str:
     pairs += [("tinyllm:repaired", "tinyllm")] if "tinyllm:repaired" in arms else []
     for longer in (arm for arm in sorted(arms) if re.fullmatch(r"finetune:x\d+", arm)):
         pairs += [(longer, "finetune"), ("tinyllm", longer)]
-    corrected = stats.compare(predictions).set_index("arm")["p_holm"]
+    corrected = against_finetuning(predictions)["p_holm"]
     lines = []
     for arm, baseline in pairs:
-        row = pd.Series(stats.paired(predictions, arm, baseline))
+        rows = _with_both(predictions, arm, baseline)
+        if rows.empty:
+            continue
+        row = pd.Series(stats.paired(rows, arm, baseline))
         clear = row["low"] > 0 or row["high"] < 0
         says = ("is better" if row["difference"] > 0 else "is worse") if clear else ""
         p = f"p = {row['p']:.2g}"
@@ -135,7 +142,8 @@ def verdict(predictions: pd.DataFrame) -> str:
                 says += " taken by itself, but not after that correction"
         control = "the negative control, " if arm.endswith(":scrambled") else ""
         lines.append(
-            f"- {control}`{arm}` against `{baseline}`: **{difference(row)} points**, {p}, "
+            f"- {control}`{arm}` against `{baseline}`: **{difference(row)} points**"
+            f"{_each_dataset(rows, arm, baseline)}, {p}, "
             f"n = {row['n']}, {row['seeds']} seed(s): it {says or 'cannot be told apart'}."
         )
     if predictions["seed"].nunique() == 1:
@@ -149,6 +157,69 @@ def verdict(predictions: pd.DataFrame) -> str:
             "see a gain where there is one, and nothing about the paper."
         )
     return "\n".join(lines)
+
+
+def against_finetuning(predictions: pd.DataFrame) -> pd.DataFrame:
+    """`stats.paired` of every arm against `finetune`, Holm-corrected over these arms; index: arm.
+
+    predictions: of one study and student; several datasets count by the plain mean of their
+    differences, and those without either arm not at all.
+    """
+    lines = []
+    for arm in predictions["arm"].unique():
+        rows = _with_both(predictions, arm, "finetune")
+        if arm != "finetune" and len(rows):
+            lines.append(stats.paired(rows, arm, "finetune"))
+    return stats.holm(pd.DataFrame(lines)).set_index("arm")
+
+
+def _with_both(predictions: pd.DataFrame, *arms: str) -> pd.DataFrame:
+    """The rows of the datasets that have all of these arms."""
+    have = predictions.groupby("dataset")["arm"].agg(set)
+    complete = have.index[have.map(set(arms).issubset)]
+    return predictions[predictions["dataset"].isin(complete)]
+
+
+def _each_dataset(predictions: pd.DataFrame, arm: str, baseline: str) -> str:
+    """` (obqa +1.7, arc **+3.5**)`: a pair's difference on each dataset; empty for one dataset."""
+    texts = []
+    for dataset in _datasets(predictions):
+        row = stats.paired(predictions[predictions["dataset"] == dataset], arm, baseline)
+        mark = "**" if row["low"] > 0 or row["high"] < 0 else ""
+        texts.append(f"{dataset} {mark}{100 * row['difference']:+.1f}{mark}")
+    return f" ({', '.join(texts)})" if len(texts) > 1 else ""
+
+
+def _datasets(predictions: pd.DataFrame) -> list[str]:
+    """Their names, those of the paper first and in its order."""
+    names = set(predictions["dataset"])
+    return [name for name in DATASETS if name in names] + sorted(names - set(DATASETS))
+
+
+def across(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in % with its interval on several datasets, and the mean difference to fine-tuning.
+
+    predictions: of one study and student. A row an arm, and one of chance and majority.
+    """
+    columns = {}
+    for dataset in _datasets(predictions):
+        rows = stats.results(predictions[predictions["dataset"] == dataset]).set_index("arm")
+        base = rows.iloc[0]
+        texts = [
+            f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            for row in rows.itertuples()
+        ]
+        texts.append(f"{100 * base['chance']:.1f}; {100 * base['majority']:.1f}")
+        index = [*(f"`{arm}`" for arm in rows.index), "*chance; majority*"]
+        columns[f"{dataset} (n = {base['n']})"] = pd.Series(texts, index=index)
+    names = dict.fromkeys(name for each in columns.values() for name in each.index[:-1])
+    shown = pd.DataFrame(columns).reindex([*names, "*chance; majority*"])
+    if "finetune" in set(predictions["arm"]) and predictions["arm"].nunique() > 1:
+        means = against_finetuning(predictions)
+        shown["mean minus finetune, points"] = pd.Series(
+            {f"`{arm}`": difference(row) for arm, row in means.iterrows()}
+        )
+    return shown.fillna("").rename_axis("arm").reset_index()
 
 
 def budget(facts: pd.DataFrame) -> pd.DataFrame:
@@ -193,16 +264,26 @@ def by_overlap(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(predictions: pd.DataFrame) -> str:
-    """Results as Markdown: the block between the README's markers."""
+    """Results as Markdown: the block between the README's markers.
+
+    A study of several datasets has one table and one verdict; what it says of each dataset is in
+    figures/tables/ and notebook 05.
+    """
     parts = []
-    for (study, dataset, student), rows in predictions.groupby(["study", "dataset", "student"]):
-        base = stats.chance_and_majority(rows).iloc[0]
-        parts += [
-            f"**{study}, {dataset}** (student `{student}`; chance {100 * base['chance']:.1f}%, "
-            f"majority {100 * base['majority']:.1f}%)",
-            _markdown(table(rows)),
-            verdict(rows),
-        ]
+    for (study, student), rows in predictions.groupby(["study", "student"]):
+        datasets = _datasets(rows)
+        if len(datasets) > 1:
+            seeds = rows.groupby(["dataset", "arm"])["seed"].nunique().min()
+            title = f"**{study}** (student `{student}`; {seeds} seeds)"
+            parts += [title, _markdown(across(rows))]
+        else:
+            base = stats.chance_and_majority(rows).iloc[0]
+            parts += [
+                f"**{study}, {datasets[0]}** (student `{student}`; chance "
+                f"{100 * base['chance']:.1f}%, majority {100 * base['majority']:.1f}%)",
+                _markdown(table(rows)),
+            ]
+        parts.append(verdict(rows))
     return "\n\n".join(parts)
 
 

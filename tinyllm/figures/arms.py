@@ -87,7 +87,8 @@ def main_results(
                     axis.axvline(x, color=PALE, linewidth=0.9, zorder=-1)
                 bars(axis, [x], [row], [left], [right], color=color(line.arm), **mark)
                 beyond = max([right, *(100 * v for v in each)])
-                axis.text(beyond + 0.4 * room, row, f"{x:.1f}", va="center", fontsize=7)
+                at, text = beyond + 0.4 * room, f"{x:.1f}"
+                axis.text(at, row, text, va="center", fontsize=7, path_effects=HALO)
             axis.set_yticks(range(len(arms)), [arm_name(arm) for arm in arms])
             axis.tick_params(axis="y", length=0)
             names = dict.fromkeys(student for _, _, student in panels)
@@ -302,9 +303,7 @@ def _label_ends(axis: Axes, ends: list[tuple[str, str, float]], inches: float) -
     for arm, task, y in ends:
         alone = task == "answer" or arm.startswith("dss:")
         named[arm if alone else f"{arm}, {task}".strip(", ")] = (y, color(arm))
-    places = np.array(spread([y for y, _ in named.values()], text_height(axis, inches)))
-    bottom, top = axis.get_ylim()
-    places += max(0.0, bottom - places.min())  # not over the ticks' labels below
-    places = np.minimum(places, top)  # nor over the title
+    # Neither over the ticks' labels below nor over the title.
+    places = spread([y for y, _ in named.values()], text_height(axis, inches), *axis.get_ylim())
     for (name, (_, tint)), place in zip(named.items(), places, strict=True):
         beside(axis, name, place, color=tint)

@@ -189,13 +189,19 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel(words, x=0.01, ha="left", fontsize=7, color=INK, linespacing=1.25)
 
 
-def spread(places: Sequence[float], least: float) -> list[float]:
-    """Places moved apart as little as need be, so that neighbours are at least `least` away."""
+def spread(
+    places: Sequence[float], least: float, low: float = -np.inf, high: float = np.inf
+) -> list[float]:
+    """Places moved apart as little as need be, so that neighbours are at least `least` away.
+
+    They stay between `low` and `high` where there is room for all of them.
+    """
     order = np.argsort(places, kind="stable")
     moved = np.asarray(places, dtype=float)[order]
-    for _ in range(200):
+    for _ in range(1000):
+        moved = moved.clip(low, high)
         gaps = np.diff(moved)
-        if len(gaps) == 0 or gaps.min() >= least - 1e-9:
+        if len(gaps) == 0 or gaps.min() >= 0.999 * least:
             break
         for index in np.flatnonzero(gaps < least):
             push = (least - (moved[index + 1] - moved[index])) / 2
