@@ -206,6 +206,16 @@ def test_labels_that_name_marks_do_not_overlap(drawn, name):
             assert not box.overlaps(other), f"{one!r} and {two!r}"
 
 
+def test_names_moved_apart_stay_between_their_bounds_in_their_order():
+    places = [9.8, 9.9, 10.0, 10.0, 4.0, 0.1]
+    moved = np.array(figures.style.spread(places, 1.0, 0.0, 10.0))
+    assert moved.min() >= 0 and moved.max() <= 10
+    order = np.argsort(places, kind="stable")
+    assert (np.diff(moved[order]) >= 0.998).all()
+    assert moved[4] == 4.0  # nothing near
+    assert max(figures.style.spread(places, 1.0)) > 10  # without bounds
+
+
 def test_captions_say_n_seeds_and_interval(drawn):
     for name in ("main_results", "paired", "beside", "ablation", "calibration", "alpha"):
         caption = words(drawn[name][0]())
