@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from simulated import facts, predictions, teachers
 
-from tinyllm import series, stats
+from tinyllm import series, stats, summary
 
 ARMS = {"finetune": 0.5, "tinyllm": 0.6, "tinyllm:shuffled": 0.5}
 
@@ -52,6 +52,42 @@ def test_alpha_has_fine_tuning_of_the_same_questions_as_reference():
     reference = curve[curve["arm"] == "finetune"]
     assert len(reference) == 1 and reference["alpha"].isna().all()
     assert reference["train_questions"].tolist() == [500]
+
+
+@pytest.mark.parametrize("x", ["alpha", "train_questions"])
+def test_a_point_is_held_against_fine_tuning_with_the_same_questions(x):
+    values = (0.1, 1.0) if x == "alpha" else (250, 1000)
+    frames, known = [], []
+    for index, value in enumerate(values):
+        # The curve of weights has one fine-tuning, in the first study.
+        arms = ARMS if x == "train_questions" or index == 0 else {"tinyllm": 0.7}
+        about = {"alpha": {"tinyllm": value}} if x == "alpha" else {x: value}
+        frames.append(predictions(arms, study=f"s{index}", n=60))
+        known.append(facts(frames[-1], **about))
+    stored = pd.concat(frames)
+    rows = series.points(stored, pd.concat(known))
+    table = series.gains(stored, series.along(rows, x), x)
+    assert table[x].tolist() == list(values) and set(table["arm"]) == {"tinyllm"}
+    for index, line in table.iterrows():
+        base = 0 if x == "alpha" else index
+        plain = stored[(stored["study"] == f"s{base}") & (stored["arm"] == "finetune")]
+        mine = stored[(stored["study"] == f"s{index}") & (stored["arm"] == "tinyllm")]
+        assert (
+            line["difference"]
+            == stats.paired(pd.concat([plain, mine]), "tinyllm", "finetune")["difference"]
+        )
+    assert (table["p_holm"] >= table["p"]).all()
+    shown = summary.curve(table)
+    assert shown.index.names == ["dataset", "student", "arm", x]
+    assert shown["minus finetune, points"].tolist() == [
+        summary.difference(r) for _, r in table.iterrows()
+    ]
+
+
+def test_without_fine_tuning_no_point_of_a_curve_is_compared():
+    alone = [{"alpha": {"tinyllm": value}} for value in (0.1, 1.0)]
+    rows = points(*alone, arms={"tinyllm": 0.6})
+    assert series.gains(pd.DataFrame(), series.along(rows, "alpha"), "alpha").empty
 
 
 def test_students_of_another_precision_are_on_another_curve():

@@ -59,7 +59,8 @@ def test_the_table_over_datasets_has_every_arm_and_a_gap_where_a_dataset_lacks_i
     assert table.loc["`finetune:x2`", "obqa (n = 150)"] == ""
     assert set(table.index) == {f"`{arm}`" for arm in several["arm"]} | {"*chance; majority*"}
     means = summary.against_finetuning(several)
-    assert table.loc["`tinyllm`"].iloc[-1] == summary.difference(means.loc["tinyllm"])
+    mean = summary.difference(means.loc["tinyllm"])
+    assert table.loc["`tinyllm`"].iloc[-1] == f"{mean} (2 of 3)"
     assert table.loc["`finetune`"].iloc[-1] == ""
     only = several[several["dataset"] == "piqa"]
     own = stats.paired(only, "finetune:x2", "finetune")["difference"]
@@ -72,6 +73,15 @@ def test_one_dataset_is_judged_as_its_own_table_has_it():
     ours = summary.against_finetuning(frame)
     assert ours["p_holm"].to_dict() == pytest.approx(table["p_holm"].to_dict())
     assert "(" not in summary.verdict(frame).partition("points**")[2].partition(", p =")[0]
+
+
+def test_without_a_dataset_that_has_both_arms_nothing_is_compared():
+    apart = pd.concat(
+        [predictions({"finetune": 0.4}, "obqa"), predictions({"tinyllm": 0.6}, "arc")]
+    )
+    assert "does not answer the question" in summary.verdict(apart)
+    assert summary.against_finetuning(apart).empty
+    assert "mean minus finetune, points" not in summary.across(apart)
 
 
 def test_the_report_has_a_block_a_study_and_student(several):

@@ -87,7 +87,7 @@ class Params(BaseModel):
     evals: int = Field(4, ge=1, description="times that valid is scored, evenly spaced")
     patience: int = Field(0, ge=0, description="stop after so many scorings without gain; 0 is off")
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        "auto", description="auto is bf16 on GPUs that have it; tf32 is fp32 on CPUs"
+        "auto", description="auto is bf16 on GPUs that have it; tf32 is fp32 where there is none"
     )
     checkpointing: bool = Field(False, description="recompute activations to save memory")
     workers: int = Field(2, ge=1, description="students trained side by side")

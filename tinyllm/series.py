@@ -15,6 +15,7 @@ SETTINGS = ("batch", *results.SETTINGS)
 FACTS = (*QUANTITIES, *SETTINGS)
 VARIED = (*QUANTITIES, "train_flops")
 KEYS = ["study", "dataset", "student", "arm"]
+BASELINE = "finetune"
 CONTROLS = ("shuffled", "scrambled", "gibberish")
 
 
@@ -50,7 +51,7 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
         raise ValueError(f"x: {x!r}: allowed are {', '.join(VARIED)}")
     plain = ~rows["arm"].str.contains("|".join(CONTROLS)) & rows["train_questions"].notna()
     rows = rows[plain].assign(curve=rows["arm"])
-    reference = rows["arm"].eq("finetune")
+    reference = rows["arm"].eq(BASELINE)
     if x == "teachers":
         whole = rows["arm"].str.fullmatch(r"finetune|dss:.+|tinyllm(-.+)?")
         rows = rows[whole & ~rows["arm"].str.contains("+lora", regex=False)]
@@ -76,6 +77,47 @@ def along(rows: pd.DataFrame, x: str) -> pd.DataFrame:
         beside = rows[reference.loc[rows.index]].merge(found[same].drop_duplicates(), on=same)
         found = pd.concat([found, beside.drop_duplicates([*same, "arm"])])
     return found.reset_index(drop=True)
+
+
+def gains(predictions: pd.DataFrame, rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Each point of a curve against fine-tuning, on the same questions: `stats.paired`.
+
+    rows: of `along`. A point's fine-tuning is the one with the same x, else the reference, whose x
+    is empty. Columns: dataset, student, arm, x, n, seeds, difference, low, high, p, p_holm (Holm's
+    correction over the dataset's and student's points).
+    """
+    lines = []
+    for _, part in rows.groupby(["dataset", "student"], sort=False):
+        plain = part[part["arm"] == BASELINE]
+        mine = []
+        for point in part[part["arm"] != BASELINE].sort_values(["arm", x]).itertuples():
+            there = plain[plain[x].isna() | (plain[x] == getattr(point, x))]
+            if there.empty:
+                continue
+            keys = [
+                (point.study, point.dataset, point.student, point.arm),
+                (there["study"].iloc[0], point.dataset, point.student, BASELINE),
+            ]
+            chosen = pd.MultiIndex.from_frame(predictions[KEYS]).isin(keys)
+            line = stats.paired(predictions[chosen], point.arm, BASELINE)
+            about = {"dataset": point.dataset, "student": point.student, x: getattr(point, x)}
+            mine.append(about | line)
+        if mine:
+            lines.append(stats.holm(pd.DataFrame(mine)))
+    columns = [
+        "dataset",
+        "student",
+        "arm",
+        x,
+        "n",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+    ]
+    return pd.concat(lines, ignore_index=True)[columns] if lines else pd.DataFrame(columns=columns)
 
 
 def with_teachers(rows: pd.DataFrame, teachers: pd.DataFrame) -> pd.DataFrame:

@@ -100,6 +100,16 @@ def paired(comparison: pd.DataFrame) -> pd.DataFrame:
     return frame.set_index("arm")
 
 
+def curve(gains: pd.DataFrame) -> pd.DataFrame:
+    """`series.gains` to be read: the difference of every point of a curve to fine-tuning."""
+    keys = list(gains.columns[:4])  # dataset, student, arm and what the curve is against
+    frame = gains[[*keys, "n", "seeds"]].copy()
+    frame["minus finetune, points"] = [difference(row) for _, row in gains.iterrows()]
+    for name, column in (("p", "p"), ("p (Holm)", "p_holm")):
+        frame[name] = gains[column].map("{:.2g}".format)
+    return frame.set_index(keys)
+
+
 def difference(row: pd.Series) -> str:
     """A paired difference in points with its 95% interval: `+9.1 [6.2, 12.0]`."""
     return f"{100 * row['difference']:+.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
@@ -116,7 +126,7 @@ def verdict(predictions: pd.DataFrame) -> str:
     table's arms; the others, of which there are few, by their own interval.
     """
     arms = set(predictions["arm"])
-    if not {"finetune", "tinyllm"} <= arms:
+    if _with_both(predictions, "finetune", "tinyllm").empty:
         return "Without both `finetune` and `tinyllm` this run does not answer the question."
     singles = sorted(arm for arm in arms if arm.startswith("dss:") and "+lora" not in arm)
     pairs = [("tinyllm", "finetune"), *(("tinyllm", single) for single in singles)]
@@ -163,14 +173,16 @@ def against_finetuning(predictions: pd.DataFrame) -> pd.DataFrame:
     """`stats.paired` of every arm against `finetune`, Holm-corrected over these arms; index: arm.
 
     predictions: of one study and student; several datasets count by the plain mean of their
-    differences, and those without either arm not at all.
+    differences, and those without either arm not at all (column `datasets`: how many count). Empty
+    where no dataset has fine-tuning and another arm.
     """
     lines = []
     for arm in predictions["arm"].unique():
         rows = _with_both(predictions, arm, "finetune")
         if arm != "finetune" and len(rows):
-            lines.append(stats.paired(rows, arm, "finetune"))
-    return stats.holm(pd.DataFrame(lines)).set_index("arm")
+            counted = {"datasets": rows["dataset"].nunique()}
+            lines.append(counted | stats.paired(rows, arm, "finetune"))
+    return stats.holm(pd.DataFrame(lines)).set_index("arm") if lines else pd.DataFrame()
 
 
 def _with_both(predictions: pd.DataFrame, *arms: str) -> pd.DataFrame:
@@ -199,7 +211,8 @@ def _datasets(predictions: pd.DataFrame) -> list[str]:
 def across(predictions: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in % with its interval on several datasets, and the mean difference to fine-tuning.
 
-    predictions: of one study and student. A row an arm, and one of chance and majority.
+    predictions: of one study and student. A row an arm, and one of chance and majority. A mean over
+    fewer datasets than the table has says over how many.
     """
     columns = {}
     for dataset in _datasets(predictions):
@@ -214,11 +227,15 @@ def across(predictions: pd.DataFrame) -> pd.DataFrame:
         columns[f"{dataset} (n = {base['n']})"] = pd.Series(texts, index=index)
     names = dict.fromkeys(name for each in columns.values() for name in each.index[:-1])
     shown = pd.DataFrame(columns).reindex([*names, "*chance; majority*"])
-    if "finetune" in set(predictions["arm"]) and predictions["arm"].nunique() > 1:
-        means = against_finetuning(predictions)
-        shown["mean minus finetune, points"] = pd.Series(
-            {f"`{arm}`": difference(row) for arm, row in means.iterrows()}
-        )
+    means = against_finetuning(predictions)
+    if len(means):
+        texts = {}
+        for arm, row in means.iterrows():
+            part = (
+                f" ({row['datasets']} of {len(columns)})" if row["datasets"] < len(columns) else ""
+            )
+            texts[f"`{arm}`"] = difference(row) + part
+        shown["mean minus finetune, points"] = pd.Series(texts)
     return shown.fillna("").rename_axis("arm").reset_index()
 
 
@@ -273,8 +290,11 @@ def report(predictions: pd.DataFrame) -> str:
     for (study, student), rows in predictions.groupby(["study", "student"]):
         datasets = _datasets(rows)
         if len(datasets) > 1:
-            seeds = rows.groupby(["dataset", "arm"])["seed"].nunique().min()
-            title = f"**{study}** (student `{student}`; {seeds} seeds)"
+            seeds = rows.groupby(["dataset", "arm"])["seed"].nunique()
+            many = (
+                f"{seeds.min()} seeds" if seeds.nunique() == 1 else f"at least {seeds.min()} seeds"
+            )
+            title = f"**{study}** (student `{student}`; {many})"
             parts += [title, _markdown(across(rows))]
         else:
             base = stats.chance_and_majority(rows).iloc[0]

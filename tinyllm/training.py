@@ -160,6 +160,9 @@ class DistillTrainer(Trainer):
             eval_dataset=rows[:1],  # must not be None; `evaluate` below asks the scorer instead
             data_collator=collator,
         )
+        # What fp32 products are computed in on GPUs that have TF32; nothing to other devices.
+        product = "tf32" if params.precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = product
         self.remove_callback(PrinterCallback)
         if params.patience:
             self.add_callback(EarlyStoppingCallback(params.patience))
@@ -291,7 +294,6 @@ def _arguments(params: Params, questions: int, folder: Path, seed: int) -> Train
         warmup_steps=math.ceil(params.warmup * steps),
         max_grad_norm=MAX_GRAD_NORM,
         bf16=models.precision(params.precision) == torch.bfloat16,
-        tf32=params.precision == "tf32" if gpu else None,
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",

@@ -70,7 +70,8 @@ def accuracy_against(points: pd.DataFrame, x: str, note: str = "") -> Figure:
             ends = _draw_baselines(axis, here.iloc[0])
             ends += _draw_levels(axis, beyond) + _draw_curves(axis, here, x)
             _scale(axis, here, x)
-            places = spread([y for _, y, _ in ends], text_height(axis, INCHES - 0.2))
+            least = text_height(axis, INCHES - 0.2)
+            places = spread([y for _, y, _ in ends], least, *axis.get_ylim())
             for (name, _, tint), place in zip(ends, places, strict=True):
                 beside(axis, name, place, color=tint, path_effects=HALO)
             axis.set_title(title)
