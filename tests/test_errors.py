@@ -105,6 +105,13 @@ def test_accuracy_without_overlap_leaves_those_questions_out_and_says_n(frame):
     assert table.loc["finetune", "not in train"].startswith(f"{100 * row.estimate:.1f} [")
 
 
+def test_only_studies_with_overlap_are_scored_without_it(frame):
+    marked = frame.assign(in_train=frame["id"].eq("q0"))
+    table = summary.overlaps(pd.concat([frame.assign(study="clean"), marked]))
+    assert table.index.get_level_values("study").unique().tolist() == [frame["study"].iloc[0]]
+    assert summary.overlaps(frame).empty
+
+
 def test_the_budget_says_what_an_arm_trained_for_and_how_much_was_cut():
     known = facts(predictions({"inference": 0.3, "tinyllm": 0.5}, n=5))
     known = known.assign(steps=known["arm"].map({"inference": 0, "tinyllm": 465}))

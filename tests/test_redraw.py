@@ -60,6 +60,8 @@ def test_studies_that_differ_in_alpha_alone_give_a_curve(stored):
     tinyllm = points[points["arm"] == "tinyllm"]
     assert tinyllm["alpha"].tolist() == [0.1, 1.0]
     assert points.loc[points["arm"] == "finetune", "alpha"].isna().all()
+    assert redraw.curve_gains("alpha")["alpha"].tolist() == [0.1, 1.0]
+    assert redraw.curve_gains("train_questions").empty
 
 
 def test_students_of_one_study_have_a_table_each_and_share_its_figures(stored):
@@ -76,6 +78,7 @@ def test_students_of_one_study_have_a_table_each_and_share_its_figures(stored):
 
 def test_nothing_stored_draws_nothing_and_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path))
+    assert redraw.curve_gains("alpha").empty
     assert redraw.across_studies() == {}
     with pytest.raises(FileNotFoundError, match="nothing is stored of s0/obqa: run notebook 04"):
         redraw.study("s0", "obqa")

@@ -148,6 +148,15 @@ def across_studies() -> dict[str, Drawing]:
     return drawn
 
 
+def curve_gains(x: str) -> pd.DataFrame:
+    """What the points of all stored studies' curves against `x` gain over fine-tuning, see
+    `series.gains`; without rows where nothing is stored."""
+    stored = results.stored()
+    if stored.empty:
+        return series.gains(stored, pd.DataFrame(columns=["dataset", "student"]), x)
+    return series.gains(stored, series.along(series.points(stored, results.stored_facts()), x), x)
+
+
 def from_numbers(file: Path, draw: Callable[[pd.DataFrame], Drawing]) -> Path:
     """Redraw a figure whose data are not under results/ from its own CSV; gives the PNG."""
     numbers = pd.read_csv(file, keep_default_na=False, na_values=[""])

@@ -280,6 +280,16 @@ def by_overlap(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def overlaps(predictions: pd.DataFrame) -> pd.DataFrame:
+    """`by_overlap` of every study, dataset and student of which test questions stand in train."""
+    parts = {
+        key: by_overlap(rows)
+        for key, rows in predictions.groupby(results.KEYS)
+        if rows["in_train"].any()
+    }
+    return pd.concat(parts, names=results.KEYS) if parts else pd.DataFrame(columns=["all"])
+
+
 def report(predictions: pd.DataFrame) -> str:
     """Results as Markdown: the block between the README's markers.
 
