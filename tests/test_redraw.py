@@ -60,7 +60,11 @@ def test_studies_that_differ_in_alpha_alone_give_a_curve(stored):
     tinyllm = points[points["arm"] == "tinyllm"]
     assert tinyllm["alpha"].tolist() == [0.1, 1.0]
     assert points.loc[points["arm"] == "finetune", "alpha"].isna().all()
-    assert redraw.curve_gains("alpha")["alpha"].tolist() == [0.1, 1.0]
+    gains = redraw.curve_gains("alpha")
+    assert list(zip(gains["arm"], gains["alpha"], strict=True)) == [
+        *(("dss:a", 0.1), ("dss:a", 1.0)),
+        *(("tinyllm", 0.1), ("tinyllm", 1.0)),
+    ]
     assert redraw.curve_gains("train_questions").empty
 
 
