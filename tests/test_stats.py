@@ -113,6 +113,41 @@ def test_chance_is_the_mean_over_questions_with_different_numbers_of_options():
 # --- groups of questions -----------------------------------------------------------------------
 
 
+def labels(by_id: dict[str, str], dataset: str = "obqa") -> pd.Series:
+    """As `stats.by_group` takes them."""
+    return pd.concat({dataset: pd.Series(by_id)}, names=["dataset", "id"])
+
+
+def test_gains_within_groups_of_several_datasets_are_the_means_of_theirs():
+    names = ("obqa", "arc")
+    frames = {
+        name: predictions({"finetune": 0.4, "tinyllm": 0.6}, name, n=60, rng=i)
+        for i, name in enumerate(names)
+    }
+    sorts = {
+        "obqa": labels({f"q{i}": "abc"[i % 3] for i in range(60)}, "obqa"),
+        "arc": labels({f"q{i}": "ac"[i % 2] for i in range(60)}, "arc"),  # none in b
+    }
+    both = stats.by_group(
+        pd.concat(frames.values()), pd.concat(sorts.values()), "tinyllm", "finetune"
+    ).set_index("group")
+    each = [
+        stats.by_group(frames[name], sorts[name], "tinyllm", "finetune").set_index("group")
+        for name in names
+    ]
+    for group in ("a", "c", "c minus a"):
+        values = [table.loc[group, "difference"] for table in each]
+        assert both.loc[group, "difference"] == pytest.approx(sum(values) / 2)
+    assert both.loc["b", "difference"] == pytest.approx(each[0].loc["b", "difference"])
+    assert both["n"].tolist()[:3] == [20 + 30, 20, 20 + 30]
+    part = pd.concat(
+        frame[frame["id"].map(sorts[name].loc[name]) == "c"] for name, frame in frames.items()
+    )
+    alone = stats.paired(part, "tinyllm", "finetune")
+    for name in ("difference", "low", "high", "p", "baseline_accuracy"):
+        assert both.loc["c", name] == pytest.approx(alone[name])
+
+
 def test_gains_within_groups_are_those_of_their_questions_alone():
     frame = answers(
         {
@@ -120,12 +155,12 @@ def test_gains_within_groups_are_those_of_their_questions_alone():
             "finetune": [[0, 1, 0, 0, 1, 1], [0, 1, 0, 0, 1, 0]],
         }
     )
-    groups = pd.Series({"q0": "a", "q1": "a", "q2": "a", "q3": "b", "q4": "b"})  # q5: none
+    groups = labels({"q0": "a", "q1": "a", "q2": "a", "q3": "b", "q4": "b"})  # q5: none
     table = stats.by_group(frame, groups, "tinyllm", "finetune").set_index("group")
     assert table["n"].tolist()[:2] == [3, 2]
     assert table["difference"].tolist() == pytest.approx([3 / 6, -1 / 4, -1 / 4 - 3 / 6])
     for name in ("a", "b"):
-        part = frame[frame["id"].isin(groups.index[groups == name])]
+        part = frame[frame["id"].isin(groups.loc["obqa"].index[groups == name])]
         alone = stats.paired(part, "tinyllm", "finetune")
         row = table.loc[name]
         assert row["difference"] == pytest.approx(alone["difference"])
@@ -140,15 +175,19 @@ def test_gains_within_groups_are_those_of_their_questions_alone():
 
 def test_a_gain_that_all_groups_share_is_no_difference_between_groups():
     frame = predictions({"finetune": 0.4, "tinyllm": 0.7}, n=400, seeds=range(6))
-    groups = pd.Series({f"q{i}": "first" if i % 2 else "last" for i in range(400)})
+    groups = labels({f"q{i}": "first" if i % 2 else "last" for i in range(400)})
     table = stats.by_group(frame, groups, "tinyllm", "finetune").set_index("group")
     assert (table.loc[["first", "last"], "low"] > 0).all()
-    alone = stats.paired(frame[frame["id"].map(groups) == "first"], "tinyllm", "finetune")
+    alone = stats.paired(
+        frame[frame["id"].map(groups.loc["obqa"]) == "first"], "tinyllm", "finetune"
+    )
     ends = table.loc["first", ["low", "high"]].tolist()
     assert ends == pytest.approx([alone["low"], alone["high"]], abs=0.01)
     between = table.loc["last minus first"]
     assert between["low"] < 0 < between["high"] and np.isnan(between["n"])
-    frame.loc[(frame["arm"] == "tinyllm") & frame["id"].map(groups).eq("last"), "correct"] = True
+    frame.loc[
+        (frame["arm"] == "tinyllm") & frame["id"].map(groups.loc["obqa"]).eq("last"), "correct"
+    ] = True
     between = stats.by_group(frame, groups, "tinyllm", "finetune").iloc[-1]
     assert between["low"] > 0 and between["p"] < 0.05
 

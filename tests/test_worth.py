@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from simulated import answers
+from simulated import answers, predictions
 
 from tinyllm import worth
 
@@ -57,6 +57,29 @@ def test_questions_are_sorted_by_how_many_of_the_arms_own_teachers_argue_for_gol
     one = table[table["arm"] == "dss:llama2"].set_index("group")
     assert one["n"].tolist()[:2] == [2, 2]  # q1 and q3; q0 and q2
     assert one["difference"].tolist() == pytest.approx([-0.5, 0.5, 1])
+
+
+def test_datasets_are_taken_together_too_and_corrected_apart():
+    names, n = ("obqa", "arc"), 80
+    draws = {"finetune": 0.4, "dss:llama2": 0.5, "tinyllm": 0.6}
+    frame = pd.concat(predictions(draws, name, n=n, rng=i) for i, name in enumerate(names))
+    said = verdicts(
+        flan_t5=["gold", "other"] * (n // 2), llama2=["gold", "gold", "untold", "none"] * (n // 4)
+    )
+    said = pd.concat(said.assign(dataset=name) for name in names)
+    known = pd.concat(FACTS.assign(dataset=name) for name in names)
+    table = worth.gains(frame, said, known)
+    assert set(table["dataset"]) == {*names, worth.TOGETHER}
+    wide = table.pivot(index=["arm", "group"], columns="dataset", values="difference")
+    assert wide[worth.TOGETHER].tolist() == pytest.approx(wide[list(names)].mean(axis=1).tolist())
+    contrasts = table[table["n"].isna()]
+    together = contrasts["dataset"].eq(worth.TOGETHER)
+    for part, arms_ in ((contrasts[together], 2), (contrasts[~together], 4)):
+        assert len(part) == arms_
+        smallest = part.loc[part["p"].idxmin()]
+        assert smallest["p_holm"] == pytest.approx(min(1, arms_ * smallest["p"]))
+    one = worth.gains(frame[frame["dataset"] == "obqa"], said, known)
+    assert set(one["dataset"]) == {"obqa"}  # nothing to take together
 
 
 def test_students_of_other_teachers_than_the_recorded_ones_are_left_out():

@@ -35,6 +35,7 @@ from tinyllm.figures.style import (
     spread,
     text_height,
 )
+from tinyllm.worth import TOGETHER
 
 
 def main_results(
@@ -200,7 +201,8 @@ def _stacked(rows: Sequence[int]) -> tuple[Figure, np.ndarray]:
 
 
 def gains_by_verdict(gains: pd.DataFrame) -> Figure:
-    """Gains over fine-tuning by how many teachers argued for the right option; a panel a dataset.
+    """Gains over fine-tuning by how many teachers argued for the right option; a panel a dataset,
+    and one of their mean.
 
     gains: of `worth.gains`. Hollow: how far the gains of the last and the first group differ.
     """
@@ -230,17 +232,19 @@ def gains_by_verdict(gains: pd.DataFrame) -> Figure:
             axis.set_ylim(-0.6, row - 1.4)
             axis.set_yticks(list(labels), list(labels.values()))
             axis.tick_params(axis="y", length=0)
-            axis.set_title(f"{dataset_name(dataset)}, {student}")
+            mean = dataset == TOGETHER
+            axis.set_title(f"{'mean of these' if mean else dataset_name(dataset)}, {student}")
         axes[-1].set_xlabel("accuracy minus that of finetune, points")
         drawn = "questions and seeds" if gains["seeds"].max() > 1 else "questions"
+        apart = ", of the mean apart" if gains["dataset"].eq(TOGETHER).any() else ""
         caption(
             figure,
             "Gain over finetune on test questions, by how many of the arm's teachers, asked about "
             "them with the gold answer at hand, are known to argue for it (fixed rules over the "
             "recorded text, which no student read; the rest argue for another option or cannot be "
             "judged). Diamonds: the gain on the last group over that on the first, p after Holm's "
-            f"correction. {span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, paired, "
-            f"over {drawn}; none below {stats.SMALLEST} questions.",
+            f"correction{apart}. {span(gains['seeds'], 'seed', 'seeds')}. Bars: 95% interval, "
+            f"paired, over {drawn}; none below {stats.SMALLEST} questions.",
         )
     return figure
 

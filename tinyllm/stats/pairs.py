@@ -76,35 +76,46 @@ def by_group(
 ) -> pd.DataFrame:
     """`arm` minus `baseline` within groups of questions, and how far two groups' gains differ.
 
-    predictions: of one study, dataset, split and student. groups: a label by question id; questions
-        without one are left out. Rows are the labels as sorted texts, then `LAST minus FIRST`: the
-        gain on the last label's questions over that on the first's, by the same seeds (n is
-        empty; absent where there is one label).
+    predictions: of one study, split and student, on one dataset or several: differences are then
+        the plain means of the datasets', as in `paired`. groups: a label by dataset and question
+        id; questions without one are left out, and a dataset without a label's questions does not
+        count there. Rows are the labels as sorted texts, then `LAST minus FIRST`: the gain on the
+        last label's questions over that on the first's, by the same seeds (n is empty; absent where
+        no dataset has both).
 
     Columns: group, n, seeds, baseline_accuracy, difference, low, high (95% interval, as `paired`
     has it), p (two-sided); the last three are empty for groups of fewer than SMALLEST questions, of
     which too little is known.
     """
-    ours, theirs = _both(predictions, arm, baseline, column)
-    label = groups.reindex(ours.columns.get_level_values("id")).map(str, na_action="ignore")
-    lines, gaps = [], []
-    for name in sorted(label.dropna().unique()):
-        sides = [side.loc[:, (label == name).to_numpy()] for side in (ours, theirs)]
-        gaps.append(_gap(*sides))
-        mine, other = (side.to_numpy().mean() for side in sides)
-        line = {"group": name, "n": sides[0].shape[1], "seeds": min(map(len, sides))}
-        lines.append(line | {"baseline_accuracy": other, "difference": mine - other})
-    if len(gaps) > 1:
-        name = f"{lines[-1]['group']} minus {lines[0]['group']}"
-        gap = _minus(gaps[-1], gaps[0])
-        gaps.append(gap)
-        lines.append({"group": name, "seeds": lines[0]["seeds"], "difference": gap.difference})
-    enough = [line.get("n", 0) >= SMALLEST for line in lines]
-    if len(gaps) > 1:
-        enough[-1] = enough[0] and enough[-2]
-    for line, gap, told in zip(lines, gaps, enough, strict=True):
-        if told:
-            line |= _told(gap)
+    pairs = [
+        _both(rows, arm, baseline, column)
+        for _, rows in predictions.groupby("dataset", observed=True)
+    ]
+    found: list[dict[str, tuple[pd.DataFrame, pd.DataFrame]]] = []  # by dataset: sides by label
+    for ours, theirs in pairs:
+        label = groups.reindex(ours.columns).map(str, na_action="ignore")
+        chosen = {name: (label == name).to_numpy() for name in label.dropna().unique()}
+        found.append({name: (ours.loc[:, at], theirs.loc[:, at]) for name, at in chosen.items()})
+    names = sorted(set().union(*found))
+    lines = []
+    for name in names:
+        sides = [each[name] for each in found if name in each]
+        gap = _mean([_gap(*both) for both in sides])
+        line = {
+            "group": name,
+            "n": gap.n,
+            "seeds": min(len(side) for both in sides for side in both),
+        }
+        line["baseline_accuracy"] = float(np.mean([other.to_numpy().mean() for _, other in sides]))
+        told = _told(gap) if gap.n >= SMALLEST else {"difference": gap.difference}
+        lines.append(line | told)
+    ends = [each for each in found if names and {names[0], names[-1]} <= set(each)]
+    if len(names) > 1 and ends:
+        gap = _mean([_minus(_gap(*each[names[-1]]), _gap(*each[names[0]])) for each in ends])
+        seeds = min(len(side) for each in ends for side in each[names[0]])
+        line = {"group": f"{names[-1]} minus {names[0]}", "seeds": seeds}
+        few = min(lines[0]["n"], lines[-1]["n"]) < SMALLEST
+        lines.append(line | ({"difference": gap.difference} if few else _told(gap)))
     columns = ["group", "n", "seeds", "baseline_accuracy", "difference", "low", "high", "p"]
     return pd.DataFrame(lines, columns=columns)
 
