@@ -76,7 +76,8 @@ def test_tokens_and_operations_of_stored_students_are_within_a_factor_of_two():
 def test_seconds_of_one_arm_from_another_are_within_a_factor_of_two(known, asked):
     for params, finished in _stored():
         calibration = tuple(run for run in finished if run.arm == known)
-        setting = plan.Setting(sizes.DEVICES["cpu"], rows=calibration)
+        (where,) = {d for d in sizes.DEVICES.values() for run in finished if run.on(d)}
+        setting = plan.Setting(where, rows=calibration)
         cost = plan.student(params, asked, setting)
         seconds = cost.flops / setting.rate(params.student, "training")
         there = median(run.train_seconds for run in finished if run.arm == asked)
