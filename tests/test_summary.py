@@ -58,7 +58,7 @@ def test_the_table_over_datasets_has_every_arm_and_a_gap_where_a_dataset_lacks_i
     assert table.loc["`tinyllm`", "piqa (n = 60)"] == ""
     assert table.loc["`finetune:x2`", "obqa (n = 150)"] == ""
     assert set(table.index) == {f"`{arm}`" for arm in several["arm"]} | {"*chance; majority*"}
-    means = summary.against_finetuning(several)
+    means = stats.compare_means(several)
     mean = summary.difference(means.loc["tinyllm"])
     assert table.loc["`tinyllm`"].iloc[-1] == f"{mean} (2 of 3)"
     assert table.loc["`finetune`"].iloc[-1] == ""
@@ -70,7 +70,7 @@ def test_the_table_over_datasets_has_every_arm_and_a_gap_where_a_dataset_lacks_i
 def test_one_dataset_is_judged_as_its_own_table_has_it():
     frame = predictions(ARMS, n=80)
     table = stats.compare(frame).set_index("arm")
-    ours = summary.against_finetuning(frame)
+    ours = stats.compare_means(frame)
     assert ours["p_holm"].to_dict() == pytest.approx(table["p_holm"].to_dict())
     assert "(" not in summary.verdict(frame).partition("points**")[2].partition(", p =")[0]
 
@@ -80,7 +80,7 @@ def test_without_a_dataset_that_has_both_arms_nothing_is_compared():
         [predictions({"finetune": 0.4}, "obqa"), predictions({"tinyllm": 0.6}, "arc")]
     )
     assert "does not answer the question" in summary.verdict(apart)
-    assert summary.against_finetuning(apart).empty
+    assert stats.compare_means(apart).empty
     assert "mean minus finetune, points" not in summary.across(apart)
 
 

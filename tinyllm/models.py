@@ -338,7 +338,8 @@ def _minilm_encoder_decoder(
 def precision(wanted: str) -> torch.dtype:
     """The dtype of `params.precision` on this device: `auto` is bf16 on GPUs that have it.
 
-    Warns where bf16 was asked for and would be emulated.
+    `tf32` is float32, multiplied otherwise (training.DistillTrainer sets that). Warns where bf16
+    was asked for and would be emulated.
     """
     if wanted == "bf16":
         if not torch.cuda.is_available() and emulates_bf16(torch.cpu.get_capabilities()):

@@ -104,19 +104,8 @@ def gains(predictions: pd.DataFrame, rows: pd.DataFrame, x: str) -> pd.DataFrame
             mine.append(about | line)
         if mine:
             lines.append(stats.holm(pd.DataFrame(mine)))
-    columns = [
-        "dataset",
-        "student",
-        "arm",
-        x,
-        "n",
-        "seeds",
-        "difference",
-        "low",
-        "high",
-        "p",
-        "p_holm",
-    ]
+    told = ("n", "seeds", "difference", "low", "high", "p", "p_holm")
+    columns = ["dataset", "student", "arm", x, *told]
     return pd.concat(lines, ignore_index=True)[columns] if lines else pd.DataFrame(columns=columns)
 
 

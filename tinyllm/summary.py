@@ -15,6 +15,7 @@ import pandas as pd
 from tinyllm import grid, paths, results, stats
 from tinyllm.params import DATASETS, ParameterError
 
+LEAST = "*chance; majority*"  # name of a row of `across`
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -126,7 +127,7 @@ def verdict(predictions: pd.DataFrame) -> str:
     table's arms; the others, of which there are few, by their own interval.
     """
     arms = set(predictions["arm"])
-    if _with_both(predictions, "finetune", "tinyllm").empty:
+    if stats.with_arms(predictions, "finetune", "tinyllm").empty:
         return "Without both `finetune` and `tinyllm` this run does not answer the question."
     singles = sorted(arm for arm in arms if arm.startswith("dss:") and "+lora" not in arm)
     pairs = [("tinyllm", "finetune"), *(("tinyllm", single) for single in singles)]
@@ -136,10 +137,10 @@ def verdict(predictions: pd.DataFrame) -> str:
     pairs += [("tinyllm:repaired", "tinyllm")] if "tinyllm:repaired" in arms else []
     for longer in (arm for arm in sorted(arms) if re.fullmatch(r"finetune:x\d+", arm)):
         pairs += [(longer, "finetune"), ("tinyllm", longer)]
-    corrected = against_finetuning(predictions)["p_holm"]
+    corrected = stats.compare_means(predictions)["p_holm"]
     lines = []
     for arm, baseline in pairs:
-        rows = _with_both(predictions, arm, baseline)
+        rows = stats.with_arms(predictions, arm, baseline)
         if rows.empty:
             continue
         row = pd.Series(stats.paired(rows, arm, baseline))
@@ -169,29 +170,6 @@ def verdict(predictions: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def against_finetuning(predictions: pd.DataFrame) -> pd.DataFrame:
-    """`stats.paired` of every arm against `finetune`, Holm-corrected over these arms; index: arm.
-
-    predictions: of one study and student; several datasets count by the plain mean of their
-    differences, and those without either arm not at all (column `datasets`: how many count). Empty
-    where no dataset has fine-tuning and another arm.
-    """
-    lines = []
-    for arm in predictions["arm"].unique():
-        rows = _with_both(predictions, arm, "finetune")
-        if arm != "finetune" and len(rows):
-            counted = {"datasets": rows["dataset"].nunique()}
-            lines.append(counted | stats.paired(rows, arm, "finetune"))
-    return stats.holm(pd.DataFrame(lines)).set_index("arm") if lines else pd.DataFrame()
-
-
-def _with_both(predictions: pd.DataFrame, *arms: str) -> pd.DataFrame:
-    """The rows of the datasets that have all of these arms."""
-    have = predictions.groupby("dataset")["arm"].agg(set)
-    complete = have.index[have.map(set(arms).issubset)]
-    return predictions[predictions["dataset"].isin(complete)]
-
-
 def _each_dataset(predictions: pd.DataFrame, arm: str, baseline: str) -> str:
     """` (obqa +1.7, arc **+3.5**)`: a pair's difference on each dataset; empty for one dataset."""
     texts = []
@@ -216,18 +194,14 @@ def across(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {}
     for dataset in _datasets(predictions):
-        rows = stats.results(predictions[predictions["dataset"] == dataset]).set_index("arm")
+        rows = stats.results(predictions[predictions["dataset"] == dataset])
         base = rows.iloc[0]
-        texts = [
-            f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-            for row in rows.itertuples()
-        ]
-        texts.append(f"{100 * base['chance']:.1f}; {100 * base['majority']:.1f}")
-        index = [*(f"`{arm}`" for arm in rows.index), "*chance; majority*"]
-        columns[f"{dataset} (n = {base['n']})"] = pd.Series(texts, index=index)
+        texts = _intervals(rows, "estimate").rename("`{}`".format)
+        texts[LEAST] = f"{100 * base['chance']:.1f}; {100 * base['majority']:.1f}"
+        columns[f"{dataset} (n = {base['n']})"] = texts
     names = dict.fromkeys(name for each in columns.values() for name in each.index[:-1])
-    shown = pd.DataFrame(columns).reindex([*names, "*chance; majority*"])
-    means = against_finetuning(predictions)
+    shown = pd.DataFrame(columns).reindex([*names, LEAST])
+    means = stats.compare_means(predictions)
     if len(means):
         texts = {}
         for arm, row in means.iterrows():

@@ -135,11 +135,10 @@ def _differences(rows: pd.DataFrame, arm: str, baseline: str) -> list[_Gain]:
     names = sorted(rows["arm"].unique())
     singles = [name for name in names if name.startswith("dss:") and "+lora" not in name]
     options = singles if baseline == "dss:*" else [baseline]
-    have = rows.groupby("dataset")["arm"].unique()
-    complete = [name for name in DATASETS if name in have and {arm, *options} <= set(have[name])]
+    rows, found = stats.with_arms(rows, arm, *options), []
+    complete = [name for name in DATASETS if name in set(rows["dataset"])]
     if not complete:
         return []
-    rows, found = rows[rows["dataset"].isin(complete)], []
     for option in options:
         lines = [
             {"dataset": name, **_as_gain(stats.paired(part, arm, option))}

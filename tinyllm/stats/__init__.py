@@ -24,11 +24,12 @@ from tinyllm.stats.pairs import (
     ablations,
     by_group,
     compare,
+    compare_means,
     holm,
     mcnemar,
     paired,
 )
-from tinyllm.stats.rows import GROUP, RUN, SCHEMA, check, score_matrix
+from tinyllm.stats.rows import GROUP, RUN, SCHEMA, check, score_matrix, with_arms
 
 __all__ = [
     "GROUP",
@@ -41,6 +42,7 @@ __all__ = [
     "chance_and_majority",
     "check",
     "compare",
+    "compare_means",
     "confidences",
     "confusion",
     "ece",
@@ -54,4 +56,5 @@ __all__ = [
     "score_matrix",
     "teacher_accuracy",
     "wilson",
+    "with_arms",
 ]

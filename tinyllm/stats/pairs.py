@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats as distributions
 from statsmodels.stats.multitest import multipletests
 
-from tinyllm.stats.rows import score_matrix
+from tinyllm.stats.rows import score_matrix, with_arms
 
 SMALLEST = 20  # questions of a group that anything is said of
 POWER = 0.8
@@ -101,11 +101,7 @@ def by_group(
     for name in names:
         sides = [each[name] for each in found if name in each]
         gap = _mean([_gap(*both) for both in sides])
-        line = {
-            "group": name,
-            "n": gap.n,
-            "seeds": min(len(side) for both in sides for side in both),
-        }
+        line = {"group": name, "n": gap.n, "seeds": min(len(s) for both in sides for s in both)}
         line["baseline_accuracy"] = float(np.mean([other.to_numpy().mean() for _, other in sides]))
         told = _told(gap) if gap.n >= SMALLEST else {"difference": gap.difference}
         lines.append(line | told)
@@ -265,6 +261,21 @@ def compare(
     if table.empty:
         raise ValueError(f"column 'arm': there is nothing beside {baseline!r} to compare with it")
     return holm(table, 1 - confidence)
+
+
+def compare_means(predictions: pd.DataFrame, baseline: str = "finetune") -> pd.DataFrame:
+    """Every arm against `baseline` over all datasets of a study and student that have both.
+
+    As `paired` has it (the plain mean of the datasets' differences), with `datasets` (how many
+    count) and p_holm, significant, over these arms. Index: arm. Empty where no dataset has the
+    baseline and another arm.
+    """
+    lines = []
+    for arm in predictions["arm"].unique():
+        rows = with_arms(predictions, arm, baseline)
+        if arm != baseline and len(rows):
+            lines.append({"datasets": rows["dataset"].nunique(), **paired(rows, arm, baseline)})
+    return holm(pd.DataFrame(lines)).set_index("arm") if lines else pd.DataFrame()
 
 
 def ablations(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -98,6 +98,13 @@ def _check_same_questions(predictions: pd.DataFrame, fail) -> None:
                 fail(column, rowof[other[0]], f"{dataset}/{split}: {run} and {name} differ.")
 
 
+def with_arms(predictions: pd.DataFrame, *arms: str) -> pd.DataFrame:
+    """The rows of the datasets that have all of these arms."""
+    have = predictions.groupby("dataset", observed=True)["arm"].agg(set)
+    complete = have.index[have.map(set(arms).issubset)]
+    return predictions[predictions["dataset"].isin(complete)]
+
+
 def score_matrix(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     """One arm's scores as a table: a row a seed, a column a question (dataset, id), both sorted.
 
