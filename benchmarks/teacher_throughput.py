@@ -14,8 +14,11 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from tinyllm import data, prompts, teachers
+from tinyllm import prompts
+from tinyllm.data import load as data
+from tinyllm.models import load
 from tinyllm.params import Params
+from tinyllm.teachers.hf import HFTeacher
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--model", default="smollm2", help="alias, folder or hub id")
@@ -28,7 +31,7 @@ parser.add_argument("--examples", default="random:2", help="in-context examples,
 parser.add_argument("--rounds", type=int, default=3)
 
 
-class InOrder(teachers.HFTeacher):
+class InOrder(HFTeacher):
     """The same teacher, with fixed batches in the order in which the questions stand."""
 
     def _batches(self, rows):
@@ -44,17 +47,17 @@ def main() -> None:
         study="benchmark", dataset=options.dataset, source="release", arms=["finetune"],
         teachers=["release:flan-t5"], limit={"train": options.questions, "valid": 1, "test": 1},
     )  # fmt: skip
-    train = data.examples(data.load(params)["train"])
-    teacher = teachers.HFTeacher(
+    train = data.load(params)["train"]
+    teacher = HFTeacher(
         options.model,
         max_new_tokens=options.new_tokens,
         batch=options.batch,
-        dtype=teachers.models.precision("auto"),
+        dtype=load.precision("auto"),
     )
     in_context = prompts.InContext(train, options.examples, 0)
 
-    def render(example, shots):
-        return prompts.teacher_pieces(example, shots, forcing=True)
+    def render(question, shots):
+        return prompts.teacher_prompt(question, shots, forcing=True)
 
     asked = [
         teacher.rendered(
@@ -73,7 +76,7 @@ def main() -> None:
     ways = {
         "one prompt at a time": (InOrder, 1),
         "fixed batches in dataset order": (InOrder, options.batch),
-        "sorted by length (the study's)": (teachers.HFTeacher, options.batch),
+        "sorted by length (the study's)": (HFTeacher, options.batch),
     }
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     texts = {}

@@ -7,14 +7,14 @@ recorded rationales. The ways:
 
 - release: batches in dataset order; for every task the inputs and targets padded to the longest of
   the batch, a forward pass a task, one backward pass through the sum of the losses.
-- encoder, decoder: this project's (see `tinyllm.batches`, `tinyllm.training`), with the task's
+- encoder, decoder: this project's (see `tinyllm/students/`), with the task's
   prefix in the encoder's input or in the decoder's.
 
 A step is forward and backward; AdamW's is the same for all and left out. A round has every way
 train on the same questions once; ways take turns within a round, and ratios are of the medians over
 the rounds, so that a machine that others use too does no more harm than it must; `CPU` is the same
 ratio of the processor's own seconds. Teachers beyond two have the rationales of the first two
-again. Peak memory is the process's within a pass (on Linux). FLAN-T5's tokenizer is only on a hub:
+again. FLAN-T5's tokenizer is only on a hub:
 MiniLM's word pieces stand in for it.
 """
 
@@ -29,15 +29,17 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
-from tinyllm import cost, models, prompts, release
-from tinyllm.batches import Collator, LengthGroups, training_rows
-from tinyllm.data import Example
-from tinyllm.encoding import Encoding
+from tinyllm import prompts
+from tinyllm.data import release
+from tinyllm.data.question import Question
+from tinyllm.models import load
+from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
-from tinyllm.tasks import ANSWER, Task
-from tinyllm.training import MultiTask
+from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
+from tinyllm.students.loss import MultiTask, weighted_loss
+from tinyllm.students.targets import ANSWER, Task
 
 WAYS = ("release", "encoder", "decoder")
 BATCH, MAX_INPUT, MAX_TARGET = 8, 1024, 256
@@ -52,8 +54,8 @@ class Rows:
     question id.
     """
 
-    ordered: list[Example]
-    grouped: list[list[Example]]
+    ordered: list[Question]
+    grouped: list[list[Question]]
     texts: dict[str, dict[str, str]]
 
 
@@ -62,15 +64,14 @@ def questions(dataset: str, number: int, tokenizer: PreTrainedTokenizerBase) -> 
 
     All such questions are grouped as in training; of their steps, by size, every so many is taken.
     """
-    rows = release.release_examples(dataset, "train")
-    pairs = release.release_rationales(dataset, "train")
+    rows = release.questions(dataset, "train")
+    pairs = release.rationales(dataset, "train")
     both = [(row, pair) for row, pair in zip(rows, pairs, strict=True) if all(pair)]
     texts = {f"teacher {m}": {row.id: pair[m % 2] for row, pair in both} for m in range(4)}
     examples = [row for row, _ in both]
     found, encoding = tasks_for(2), Encoding(tokenizer, True, 0, "encoder", MAX_INPUT, MAX_TARGET)
     lengths = [row["lengths"] for row in training_rows(examples, texts, found, encoding)]
-    order = list(LengthGroups(lengths, BATCH, seed=0))
-    steps = [order[at : at + BATCH] for at in range(0, len(order) - BATCH + 1, BATCH)]
+    steps = [group for group in steps_of_epoch(lengths, BATCH, 0, 0) if len(group) == BATCH]
     steps.sort(key=lambda step: sum(sum(lengths[i]) for i in step))
     wanted = number // BATCH
     taken = [steps[(2 * k + 1) * len(steps) // (2 * wanted)] for k in range(wanted)]
@@ -99,12 +100,12 @@ def release_steps(
             return_token_type_ids=False,
         )  # fmt: skip
 
-    def step(batch: list[Example]) -> torch.Tensor:
+    def step(batch: list[Question]) -> torch.Tensor:
         losses = []
         for task in found:
             own = rows.texts.get(task.name)
             reads = [f"{task.prefix}{e.context} \n {prompts.student_question(e)}" for e in batch]
-            writes = [own[e.id] if own else prompts.student_answer(e) for e in batch]
+            writes = [own[e.id] if own else e.gold for e in batch]
             labels = padded(writes, MAX_TARGET)
             targets = labels.input_ids.masked_fill(labels.attention_mask == 0, -100)
             losses.append(model(**padded(reads, MAX_INPUT), labels=targets).loss)
@@ -121,10 +122,11 @@ def our_steps(
     params = Params.checked(task_prefix=task_prefix, max_input=MAX_INPUT, max_target=MAX_TARGET)
     encoding = Encoding.of(model, tokenizer, params)
     collate, module = Collator(encoding, found), MultiTask(model, found)
+    weights = torch.ones(len(found))
 
     def step(batch: list[dict[str, Any]]) -> torch.Tensor:
         tensors = collate(batch)
-        return (module(**tensors) / tensors["counts"].clamp(min=1)).sum()
+        return weighted_loss(module(tensors), tensors["counts"], weights)
 
     for group in rows.grouped:
         tokenised = training_rows(group, rows.texts, found, encoding)
@@ -141,31 +143,33 @@ def steps(way: str, model: Any, tokenizer: Any, rows: Rows, teachers: int) -> li
 
 def student() -> tuple[Any, PreTrainedTokenizerBase]:
     """FLAN-T5-small with random weights, and the tokenizer that stands in for its own."""
-    tokenizer = models.load("minilm-ed")[1]
+    tokenizer = load.load("minilm-ed")[1]
     torch.manual_seed(0)
-    model = models.flan_t5("small").train()
-    model.config.decoder_start_token_id = tokenizer.pad_token_id
+    config = T5Config(
+        vocab_size=32128, d_model=512, d_ff=1024, d_kv=64, num_layers=8, num_heads=6,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).train()
     return model, tokenizer
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a pass over the questions takes: seconds by the clock and of the processor, peak GB."""
+    """What a pass over the questions takes: seconds by the clock and of the processor."""
 
     seconds: float
     cpu: float
-    peak: float
 
 
 def taken(model: Any, todo: list[Step]) -> Taken:
     """Forward and backward over all steps."""
-    cost.start_peak()
     start, cpu = time.perf_counter(), time.process_time()
     for step in todo:
         step().backward()
         model.zero_grad(set_to_none=True)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return Taken(seconds, cpu, cost.peaks()["peak_rss_gb"])
+    return Taken(seconds, cpu)
 
 
 def measure(
@@ -210,7 +214,7 @@ def report(dataset: str, number: int, rounds: int, teachers: Sequence[int]) -> p
         base = found["release", many]
         row = {"dataset": dataset, "teachers": many, "way": way}
         row |= {"questions/s": number / own.seconds, "speed": base.seconds / own.seconds}
-        row |= {"CPU": base.cpu / own.cpu, "peak GB": own.peak, "memory": own.peak / base.peak}
+        row |= {"CPU": base.cpu / own.cpu}
         if len(teachers) > 1 and many == teachers[-1]:
             row["a teacher more"] = slope(added[way]) / slope(added["release"])
         rows.append(row)

@@ -10,6 +10,12 @@ import pytest
 from tinyllm import paths
 
 
+@pytest.fixture(autouse=True)
+def no_sizes_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line's `--parameters` sets this variable; no test sees another one's."""
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "")
+
+
 @pytest.fixture(scope="session")
 def mirror() -> Path:
     """A mirror of the paper's release on this machine; the test is skipped where there is none."""

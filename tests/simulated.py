@@ -1,14 +1,29 @@
-"""Simulated predictions in the schema of `tinyllm.stats`, for tests of statistics and figures."""
+"""Simulated predictions and learning curves; the functions of a notebook, to be tested."""
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from tinyllm import results
+from tinyllm import paths
+
+
+def notebook(name: str) -> dict:
+    """The imports, functions and literal constants that a notebook's cells define."""
+    file = next((paths.ROOT / "notebooks").glob(f"{name}*.ipynb"))
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            for node in ast.parse("".join(cell["source"])).body:
+                literal = isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+                if literal or isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef):
+                    exec(compile(ast.Module([node], []), name, "exec"), names)
+    return names
 
 
 def predictions(
@@ -21,7 +36,7 @@ def predictions(
     study: str = "simulated",
     rng: int = 0,
 ) -> pd.DataFrame:
-    """A row a question: each arm is right with its own chance; questions differ in difficulty."""
+    """One row per question: arms are right with their own chances, questions differ."""
     draw = np.random.default_rng(rng)
     count = len(options)
     gold, hard = draw.integers(count, size=n), draw.normal(scale=0.15, size=n)
@@ -34,28 +49,14 @@ def predictions(
                 choice = int((gold[i] + off) % count)
                 scores = draw.normal(-2, 0.5, size=count)
                 scores[choice] = scores.max() + 0.3
+                names = {"study": study, "dataset": dataset, "arm": arm, "student": student}
                 rows.append(
-                    {
-                        "study": study,
-                        "dataset": dataset,
-                        "arm": arm,
-                        "student": student,
-                        "seed": seed,
-                        "split": "test",
-                        "id": f"q{i}",
-                        "options": list(options),
-                        "gold": int(gold[i]),
-                        "choice": choice,
-                        "scores": scores.tolist(),
-                        "logprobs": (3 * scores).tolist(),
-                        "tokens": [3] * count,
-                        "correct": bool(right[i]),
-                        "generated": options[choice],
-                        "exact": bool(right[i]),
-                        "named": choice,
-                        "extracted": bool(right[i]),
-                        "in_train": False,
-                    }
+                    names
+                    | {"seed": seed, "split": "test", "id": f"q{i}", "options": list(options)}
+                    | {"gold": int(gold[i]), "choice": choice, "scores": scores.tolist()}
+                    | {"tokens": [3] * count, "correct": bool(right[i])}
+                    | {"generated": options[choice], "exact": bool(right[i]), "named": choice}
+                    | {"extracted": bool(right[i]), "in_train": False}
                 )
     return pd.DataFrame(rows)
 
@@ -74,11 +75,11 @@ def answers(right: Mapping[str, Sequence[Sequence[int]]], dataset: str = "obqa")
 
 
 def teachers(
-    predictions: pd.DataFrame, chances: Mapping[str, float], shots: Sequence[str] = ("random:2",)
+    rows: pd.DataFrame, chances: Mapping[str, float], shots: Sequence[str] = ("random:2",)
 ) -> pd.DataFrame:
-    """The teachers' own answers to the questions of `predictions`: teacher -> its chance."""
+    """The teachers' own answers to the questions of predictions: teacher -> its chance."""
     draw = np.random.default_rng(1)
-    questions = predictions.drop_duplicates(["study", "dataset", "id"])
+    questions = rows.drop_duplicates(["study", "dataset", "id"])
     frames = []
     for teacher, chance in chances.items():
         for kind in shots:
@@ -87,30 +88,6 @@ def teachers(
             frame["choice"] = np.where(right, frame["gold"], -1)
             frames.append(frame.assign(teacher=teacher, shots=kind, correct=right))
     return pd.concat(frames, ignore_index=True)
-
-
-def facts(predictions: pd.DataFrame, **values: object) -> pd.DataFrame:
-    """What `results.stored_facts` gives for `predictions`; a value may be a dict by arm."""
-    keys = ["study", "dataset", "student", "arm", "seed"]
-    rows = predictions[keys].drop_duplicates().reset_index(drop=True)
-    known = {"alpha": 1.0, "teachers": 2, "train_questions": 1000, "parameters": 4e7}
-    known |= {"precision": "fp32", "lr": 1e-4, "epochs": 3.0, "batch": 32, "max_target": 40}
-    for name, value in {**known, "train_flops": 1e15, **values}.items():
-        rows[name] = rows["arm"].map(value) if isinstance(value, Mapping) else value
-    return rows
-
-
-def manifests(facts: pd.DataFrame) -> str:
-    """The file of manifests that `results.stored_facts` reads such facts from."""
-    lines = []
-    for row in facts.to_dict("records"):
-        tasks = [["answer", "predict: ", 1.0]]
-        tasks += [[f"teacher{i}", f"{i}: ", row["alpha"]] for i in range(row["teachers"])]
-        spec = {name: row[name] for name in ("arm", "seed", *results.SETTINGS)}
-        spec |= {"tasks": tasks, "batch_size": row["batch"], "accumulation": 1, "nproc": 1}
-        recorded = {name: row[name] for name in results.RECORDED if name in row}
-        lines.append(json.dumps({"spec": spec, "facts": recorded}))
-    return "\n".join(lines) + "\n"
 
 
 def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] = (0, 1)):

@@ -1,38 +1,45 @@
-"""Parameters: shipped files load, notebooks carry the defaults, bad input is named."""
+"""Parameters: shipped files load, notebooks' cells are accepted, bad input is named."""
 
 import json
+import os
 
-import nbformat
 import pytest
 import yaml
 
 from tinyllm import params as module
 from tinyllm import paths
-from tinyllm.params import ParameterError, Params
+from tinyllm.data import files
+from tinyllm.params import STAGES, ParameterError, Params
 
-FILES = sorted((paths.ROOT / "params").rglob("*.yaml"))
-FILES = [file for file in FILES if file.parent.name != "grid"]  # those are in test_grid
-NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("0*.ipynb"))
+SHIPPED = sorted((paths.ROOT / "params").rglob("*.yaml"))
+SHIPPED = [file for file in SHIPPED if file.parent.name != "grid"]  # those are in test_grid
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(paths.ROOT)))
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: str(f.relative_to(paths.ROOT)))
 def test_every_shipped_parameter_file_loads(file):
     Params.from_yaml(file)
 
 
-def test_micro_file_is_the_default():
-    assert Params.from_yaml(paths.ROOT / "params" / "micro.yaml") == Params()
-
-
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
-def test_parameters_cell_of_every_notebook_is_the_default(file):
-    cells = nbformat.read(file, as_version=4).cells
-    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
-    assert tagged == [module.cell()]
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values(stage):
+    source = module.cell(stage)
+    assert max(map(len, source.split("\n"))) <= module.LINE
     namespace = {}
-    exec(tagged[0], namespace)
+    exec(source, namespace)
+    types = namespace.pop("__annotations__")
     namespace.pop("__builtins__")
-    assert Params.from_notebook(namespace) == Params()
+    assert set(types) == set(namespace) == set(STAGES[stage].split()) <= set(Params.model_fields)
+    given, micro = Params.from_notebook(dict(namespace)), Params.from_yaml(module.MICRO)
+    assert all(getattr(given, name) == getattr(micro, name) for name in namespace)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("file", ["smol.yaml", "laptop/obqa.yaml", "paper/piqa.yaml"])
+def test_a_stages_cell_can_hold_any_shipped_study(stage, file):
+    params = Params.from_yaml(paths.ROOT / "params" / file)
+    namespace = {name: getattr(params, name) for name in STAGES[stage].split()}
+    given = Params.from_notebook(dict(namespace))
+    assert all(getattr(given, name) == value for name, value in namespace.items())
 
 
 @pytest.mark.parametrize(
@@ -44,61 +51,90 @@ def test_parameters_cell_of_every_notebook_is_the_default(file):
         ({"source": "web"}, ["source", "'web'", "micro, release, hub or file:PATH"]),
         ({"task_prefix": "both"}, ["task_prefix", "'both'", "'encoder' or 'decoder'"]),
         ({"alpha": [1.0, 2.0, 3.0]}, ["alpha", "[1.0, 2.0, 3.0]", "2 teachers"]),
-        ({"alpha": [-1.0]}, ["alpha", "-1.0", "at least 0"]),
+        ({"alpha": [-1.0]}, ["alpha", "-1.0"]),
+        ({"alpha": [float("nan")]}, ["alpha", "nan", "finite"]),
+        ({"alpha": float("inf")}, ["alpha", "inf", "finite"]),
+        ({"lr": float("nan")}, ["lr", "nan"]),
+        ({"lr": float("inf")}, ["lr", "inf"]),
+        ({"epochs": float("inf")}, ["epochs", "inf"]),
         ({"seeds": [1, 1]}, ["seeds", "[1, 1]", "different"]),
         ({"seeds": 3}, ["seeds", "3", "list"]),
+        ({"arms": ["finetune", "finetune"]}, ["arms", "different"]),
         ({"arms": ["dss:release:gpt"]}, ["arms", "release:gpt", "micro:a, micro:b"]),
-        ({"teachers": ["micro:z"]}, ["teachers", "micro:z", "micro:a, micro:b"]),
-        ({"teachers": ["release:llama"]}, ["teachers", "release:llama", "release:llama2"]),
-        (
-            {"teachers": ["release:llama2"], "source": "release", "dataset": "piqa"},
-            ["teachers", "release:llama2", "use release:flan-t5 alone"],
-        ),
         ({"arms": ["dss:a"], "teachers": ["micro:a", "hf:a"]}, ["arms", "names 2 of"]),
-        ({"arms": ["fintune"]}, ["arms", "'fintune'", "finetune"]),
-        ({"limit": {"dev": 5}}, ["limit", "dev", "train, valid and test"]),
-        ({"batch_size": 0}, ["batch_size", "0", "greater than or equal to 1"]),
-        ({"batch_size": True}, ["batch_size", "True"]),
-        ({"examples": "two"}, ["examples", "'two'", "random:K"]),
+        ({"teachers": ["micro:z"]}, ["teachers", "micro:z", "micro:a, micro:b"]),
         ({"teachers": ["gpt-4"]}, ["teachers", "'gpt-4'", "hf:MODEL"]),
-        ({"source": "release"}, ["teachers", "micro:a", "source is 'release'"]),
+        ({"teachers": ["openai:http://u:pw@host/v1#m"]}, ["teachers", "OPENAI_API_KEY"]),
+        ({"limit": {"dev": 5}}, ["limit", "dev"]),
+        ({"batch_size": 0}, ["batch_size", "0", "1"]),
+        ({"batch_size": True}, ["batch_size", "True"]),
+        ({"examples": "two"}, ["examples", "'two'"]),
+        ({"cleaning": ["wash"]}, ["cleaning", "'wash'", "repair"]),
+        ({"study": "../up"}, ["study", "'../up'"]),
+        ({"teachers": [], "arms": ["tinyllm"]}, ["arms", "at least one"]),
+        ({"source": "release"}, ["teachers", "micro", "'release'"]),
+        ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
+        ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),
         (
             {"source": "release", "teachers": ["release:llama2"], "arms": ["finetune"]},
             ["dataset", "'micro'", "obqa"],
         ),
-        ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),
-        ({"teachers": [], "arms": ["tinyllm"]}, ["teachers", "at least one"]),
-        ({"study": "../up"}, ["study", "'../up'", "letters"]),
+        (
+            {"source": "release", "dataset": "piqa", "teachers": ["release:llama2"]},
+            ["teachers", "release:llama2", "flan-t5"],
+        ),
     ],
 )
 def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
     with pytest.raises(ParameterError) as caught:
         Params.checked(**bad)
     message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
+    assert "\n" not in message and "pw" not in message
+    assert all(word in message for word in words), message
 
 
-def test_yaml_reads_numbers_without_point_as_text_and_the_error_says_so(tmp_path):
+def test_numbers_that_yaml_reads_as_text_are_named_with_the_file(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("lr: 1e-4\n")
     assert yaml.safe_load(file.read_text()) == {"lr": "1e-4"}
     with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4' .*write 1.0e-04"):
         Params.from_yaml(file)
+    assert Params.from_yaml(file, lr=0.5).lr == 0.5
+
+
+def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, monkeypatch):
+    """Else in the caller's folder, and an absent one is named with its whole path."""
+    (tmp_path / "my studies").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = tmp_path / "my studies" / "a.yaml"
+    values = {"dataset": "mine", "teachers": [], "arms": ["finetune"], "source": "file:q.csv"}
+    file.write_text(yaml.safe_dump(values))
+    (tmp_path / "elsewhere" / "q.csv").touch()
+    assert Params.from_yaml(file).source == f"file:{tmp_path}/elsewhere/q.csv"
+    (tmp_path / "my studies" / "q.csv").touch()
+    for name in (file, os.path.relpath(file)):
+        assert Params.from_yaml(name).source == f"file:{tmp_path}/my studies/q.csv"
+    (tmp_path / "my studies" / "m_train.csv").touch()
+    pattern = Params.from_yaml(file, source="file:m_{split}.csv").source
+    assert pattern == f"file:{tmp_path}/my studies/m_{{split}}.csv"
+    absent = Params.from_yaml(file, source="file:absent.csv").source.removeprefix("file:")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        files.questions(absent, 0)
 
 
 def test_a_name_that_papermill_injected_but_no_parameter_bears_is_an_error():
-    with pytest.raises(ParameterError, match="learnrate"):
-        Params.from_notebook({"learnrate": 0.1, "In": [], "Out": {}, "_ih": [], "pd": json})
+    with pytest.raises(ParameterError, match=r"epochz.*did you mean `epochs`"):
+        Params.from_notebook({"epochz": 0.1, "In": [], "Out": {}, "_ih": [], "pd": json})
 
 
 def test_the_cell_may_be_run_again_after_cells_that_left_plain_values():
     namespace = {"lr": 0.1}
     assert Params.from_notebook(namespace).lr == 0.1
-    namespace |= {"columns": ["a"], "lr": 0.2}
+    namespace |= {"accuracy": [0.5], "lr": 0.2}
     assert Params.from_notebook(namespace).lr == 0.2
 
 
 def test_one_number_for_alpha_counts_for_all_teachers():
-    assert Params.checked(alpha=2).alpha == [2.0]
+    assert Params.checked(alpha=2).weights() == {"micro:a": 2.0, "micro:b": 2.0}
+    assert Params.checked(alpha=[1.0, 0.5]).weights() == {"micro:a": 1.0, "micro:b": 0.5}

@@ -1,242 +1,193 @@
-"""The plan: it agrees with what was measured, and needs neither torch nor finished runs."""
+"""The plan: token counts by hand, sizes of models, what a cluster is asked for."""
 
 import subprocess
 import sys
-from dataclasses import replace
-from statistics import median
 
+import pandas as pd
 import pytest
 import yaml
 
-from tinyllm import arms, grid, paths, plan, results, runs, sizes
-from tinyllm.params import ParameterError, Params
+from tinyllm import paths
+from tinyllm.batch import grid, plan
+from tinyllm.data import release
+from tinyllm.params import DATASETS, SPLITS, ParameterError, Params
 
-A100 = sizes.DEVICES["a100"]
-NOTHING = plan.Setting(A100, rows=())  # no finished student is known
 HF = "hf:google/flan-t5-xl"
+SERVER = "openai:http://localhost:1/v1#some/model"
 
 
 @pytest.fixture(autouse=True)
-def _empty_runs(tmp_path, monkeypatch, committed_results):
-    """No run folder of this machine, but the results that are committed."""
+def _empty_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("TINYLLM_DEVICE", raising=False)
+    monkeypatch.delenv("TINYLLM_PARAMETERS", raising=False)
 
 
-def _released(**changes):
+def released(**changes):
     values = {"study": "s", "dataset": "obqa", "source": "release", "student": "smollm2"}
     return Params.checked(**values | {"teachers": [HF], "arms": ["tinyllm"]} | changes)
 
 
-def _grid(tmp_path, *points):
-    """A grid of one parameter file, with these changes."""
-    values = {"study": "s", "dataset": "obqa", "source": "release", "teachers": [HF]}
-    values |= {"student": "google/flan-t5-small", "arms": ["finetune", "tinyllm"], "seeds": [0]}
-    (tmp_path / "one.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    file = tmp_path / "grid.yaml"
-    recipe = {"params": [str(tmp_path / "one.yaml")], "points": list(points)}
-    file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return grid.load(file)
+def make(tmp_path, *points):
+    values = released(student="google/flan-t5-small", arms=["finetune", "tinyllm"], seeds=[0])
+    file = tmp_path / "one.yaml"
+    file.write_text(yaml.safe_dump(values.model_dump()), encoding="utf-8")
+    recipe = {"params": ["one.yaml"], "points": list(points)}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return grid.load(tmp_path / "grid.yaml")
 
 
-def _by_rule(found, setting=NOTHING):
-    return {line.rule: line for line in plan.lines(found, setting)}
-
-
-def _stored():
-    """Each stored study that has facts and a parameter file: parameters and finished students."""
-    for study, dataset in results.stored_studies():
-        for file in (f"params/{study}.yaml", f"params/{study}/{dataset}.yaml"):
-            if (paths.ROOT / file).exists():
-                params = Params.from_yaml(paths.ROOT / file)
-                key = (study, dataset, params.student)
-                own = [r for r in sizes.measured() if (r.study, r.dataset, r.student) == key]
-                if own := [run for run in own if run.train_tokens]:
-                    yield params, own
-
-
-def test_the_committed_questions_are_those_of_the_release_and_of_the_micro_world(release_mirror):
-    counted = sizes.statistics().to_csv(lineterminator="\n")
-    file = paths.ROOT / "tinyllm" / "published" / sizes.QUESTIONS
-    assert counted == file.read_text(encoding="utf-8"), "run python -m tinyllm.plan --statistics"
-
-
-def test_tokens_and_operations_of_stored_students_are_within_a_factor_of_two():
-    seen = set()
-    for params, finished in _stored():
-        for run in finished:
-            cost = plan.student(params, run.arm, NOTHING)
-            assert 0.5 < cost.trained / run.train_tokens < 2, run
-            assert 0.5 < cost.flops / run.train_flops < 2, run
-            seen.add((run.study, run.arm))
-    assert {("micro", arm) for arm in ("finetune", "lora", "kd", "dss:a", "tinyllm")} <= seen
-
-
-@pytest.mark.parametrize(("known", "asked"), [("finetune", "tinyllm"), ("tinyllm", "finetune")])
-def test_seconds_of_one_arm_from_another_are_within_a_factor_of_two(known, asked):
-    for params, finished in _stored():
-        calibration = tuple(run for run in finished if run.arm == known)
-        (where,) = {d for d in sizes.DEVICES.values() for run in finished if run.on(d)}
-        setting = plan.Setting(where, rows=calibration)
-        cost = plan.student(params, asked, setting)
-        seconds = cost.flops / setting.rate(params.student, "training")
-        there = median(run.train_seconds for run in finished if run.arm == asked)
-        assert 0.5 < seconds / there < 2, (params.study, seconds, there)
-
-
-def test_the_table_of_models_is_that_of_the_package(tmp_path):
-    from tinyllm import cost, micro, models
-
-    assert plan.MICRO_STEPS == micro.TEACHER_STEPS and plan.MICRO_BATCH == micro.TEACHER_BATCH
-    for name in ("micro-t5", "micro-llama"):
-        counted = cost.sizes(models.load(name)[0])["parameters"]
-        assert sizes.MODELS[name] == pytest.approx(counted, rel=0.02)
+def test_the_committed_questions_are_those_of_the_release(release_mirror):
+    rows = []
+    for dataset in DATASETS:
+        for split in SPLITS:
+            counted = plan.lengths(release.questions(dataset, split))
+            texts = zip(*release.rationales(dataset, split), strict=True)
+            for name, written in zip(release.TEACHERS, texts, strict=True):
+                sizes = [len(text) for text in written if text]
+                counted[f"{name} rationales"] = len(sizes)
+                counted[f"{name} letters"] = sum(sizes) / max(1, len(sizes))
+            rows.append({"dataset": dataset, "split": split, **counted})
+    committed = pd.read_csv(paths.ROOT / "tinyllm" / "batch" / "questions.csv")
+    counted = pd.DataFrame(rows)[committed.columns].round(1)
+    pd.testing.assert_frame_equal(counted, committed, check_dtype=False, atol=0.11)
 
 
 def test_a_plan_needs_neither_torch_nor_runs():
     code = (
-        "import sys; from tinyllm import plan; plan.main(['paper']); "
-        "from tinyllm import grid; plan.resources(grid.load('paper').jobs[8]); "
+        "import sys; from tinyllm.batch import grid, plan; paper = grid.load('paper'); "
+        "print(plan.report(paper)); plan.resources(paper.jobs[8]); "
         "assert 'torch' not in sys.modules"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert said.returncode == 0, said.stderr
-    assert all(rule in said.stdout for rule in (*plan.RULES, "total", "a100"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(rule in done.stdout for rule in (*grid.RULES, "total", "a100"))
 
 
-@pytest.mark.parametrize("name", [f.stem for f in sorted((grid.FOLDER / "grid").glob("*.yaml"))])
+@pytest.mark.parametrize("name", sorted(f.stem for f in (grid.FOLDER / "grid").glob("*.yaml")))
 def test_every_shipped_grid_can_be_planned(name):
-    found = _by_rule(grid.load(name))
-    assert found["distill"].whole.flops > 0 and found["total"].left == found["total"].whole
+    table = plan.table(grid.load(name), "a100")
+    assert table.flops["distill"] > 0 and table.left["total"] == pytest.approx(table.hours["total"])
 
 
-def test_a_student_reads_a_question_as_often_as_its_batches_do():
-    split = sizes.Split(10, text=386, answer=16, options=4, rationales={"flan-t5": (76.0, 0.5)})
-    teachers = ["release:flan-t5"]
-    source, answer, told = (386 + sizes.PREFIX) / 4 + 1, 5, 20
+def test_flops_are_six_per_parameter_and_token_and_four_with_adapters():
+    rows = plan.splits(released())
+    text, answer = rows["train"]["text"] / 4 + 3, rows["train"]["answer"] / 4 + 1
+    room = {"max_input": 512, "max_target": 64, "epochs": 2.0}
+    t5 = released(student="google/flan-t5-small", teachers=[], arms=["finetune", "lora"], **room)
+    full, adapters = plan.student(t5, "finetune"), plan.student(t5, "lora")
+    assert full["trained"] == pytest.approx(2 * 4957 * (text + answer))
+    assert full["flops"] == pytest.approx(6 * 77e6 * full["trained"])
+    assert adapters["flops"] == pytest.approx(4 * 77e6 * full["trained"])
+    assert plan.student(t5, "inference")["flops"] == 0
 
-    def tokens(name, student, **changes):
-        params = _released(teachers=teachers, arms=[name], student=student, **changes)
-        return sizes.question_tokens(params, arms.resolve(name, teachers), split)
 
-    room = {"max_input": 512, "max_target": 64}
+def test_who_reads_the_question_once_and_who_for_every_target():
+    room = {"max_input": 512, "max_target": 64, "max_new_tokens": 20, "epochs": 1.0}
+
+    def reads(**changes):
+        params = released(**room, **changes)
+        two, one = (plan.student(params, arm)["trained"] for arm in ("tinyllm", "finetune"))
+        return (two - one) / 4957  # of a teacher's task of 20 tokens
+
+    text = plan.splits(released())["train"]["text"] / 4 + 3
     t5 = "google/flan-t5-small"
-    assert tokens("finetune", t5, **room) == source + answer
-    assert tokens("tinyllm", t5, **room) == 1.5 * source + answer + 0.5 * told
-    assert tokens("tinyllm", "smollm2", **room) == source + answer + 0.5 * (source + told)
-    once = tokens("tinyllm", t5, task_prefix="decoder", **room)
-    assert once == source + answer + 0.5 * told + 1.5 * sizes.PREFIX / 4
-    assert tokens("finetune", t5, max_input=32, max_target=3) == 32 + 3
+    assert reads(student=t5) == pytest.approx(text + 20)
+    assert reads(student=t5, task_prefix="decoder") == pytest.approx(20)
+    assert reads(student="smollm2", task_prefix="decoder") == pytest.approx(text + 20)
 
 
-def test_limits_and_epochs_bound_what_is_trained_on():
-    whole = sizes.training_tokens(_released(), "tinyllm")
-    part = sizes.training_tokens(_released(limit={"train": 100}, epochs=12.8), "tinyllm")
-    assert part == pytest.approx(whole * 100 / 4957 * 2)
+def test_limits_bound_what_is_trained_on_and_recorded_rationales_what_is_read():
+    whole, part = (
+        plan.student(released(limit=limit), "tinyllm")["trained"] for limit in ({}, {"train": 100})
+    )
+    assert part == pytest.approx(whole * 100 / 4957)
+    share, tokens = plan.rationales(released(limit={"train": 10}), "release:llama2")
+    assert share == pytest.approx(4928 / 4957) and tokens == pytest.approx(297.8 / 4 + 1)
+
+
+def test_weights_cost_disk_only_where_they_are_kept():
+    kept, gone = (
+        plan.student(released(keep_weights=keep), "tinyllm")["disk"] for keep in (True, False)
+    )
+    assert kept - gone == pytest.approx(4 * 135e6)
+    assert plan.table(grid.load("paper"), "a100").disk["total"] < 1e9
 
 
 def test_recorded_teachers_cost_no_tokens_and_servers_no_hours():
-    served = "openai:http://localhost:1/v1#some/model"
-    recorded = plan.teacher(_released(), "release:llama2", NOTHING, answers=True)
-    assert (recorded.read, recorded.written, recorded.seconds) == (0, 0, 0) and recorded.disk > 0
-    cost = plan.teacher(_released(teachers=[served]), served, NOTHING, answers=True)
-    assert cost.read > 0 and cost.written > 0 and cost.seconds == 0
-
-
-def test_a_teachers_answers_are_counted_and_kd_asks_for_train_too():
-    alone = plan.teacher(_released(), HF, NOTHING, answers=False)
-    answers = plan.teacher(_released(), HF, NOTHING, answers=True)
-    kd = plan.teacher(_released(arms=["kd"]), HF, NOTHING, answers=True)
-    assert alone.read < answers.read < kd.read
-    assert alone.written == answers.written == kd.written  # options are scored
+    recorded, asked = plan.teacher(released(), "release:llama2"), plan.teacher(released(), SERVER)
+    assert (recorded["read"], recorded["flops"]) == (0, 0) and recorded["disk"] > 0
+    assert asked["read"] > 0 and asked["generated"] > 0 and asked["flops"] == 0
 
 
 def test_rationales_are_asked_for_once_by_all_studies_that_ask_the_same(tmp_path):
-    one = _by_rule(_grid(tmp_path, {}))["prompt"].whole
-    two = _by_rule(_grid(tmp_path, {}, {"study": "other", "alpha": [0.1]}))["prompt"]
-    assert two.jobs == 2 and two.whole.written == one.written and two.whole.disk == 2 * one.disk
-    other = _by_rule(_grid(tmp_path, {}, {"study": "other", "examples": "none"}))["prompt"].whole
-    assert other.written == 2 * one.written
+    other = {"study": "other", "alpha": [0.1]}
+    one, two = (plan.table(make(tmp_path, *p), "a100") for p in ([{}], [{}, other]))
+    assert two.jobs["prompt"] == 2 and two.generated["prompt"] == one.generated["prompt"]
+    apart = plan.table(make(tmp_path, {}, other | {"examples": "none"}), "a100")
+    assert apart.generated["prompt"] == 2 * one.generated["prompt"]
 
 
-def test_what_is_finished_is_not_left_to_do(tmp_path):
-    found = _grid(tmp_path, {})
-    jobs = [job for job in found.jobs if job.rule == "distill"]
-    job = next(job for job in jobs if job.params.arms == ["tinyllm"])
-    for folder in job.work():
-        runs.write_json(folder / runs.MANIFEST, {"spec": {}, "facts": {}})
-    line = _by_rule(found)["distill"]
-    assert line.done == 0 and 0 < line.left.flops < line.whole.flops
-    job.folder.mkdir(parents=True)
-    job.done.write_text("{}", encoding="utf-8")
-    assert _by_rule(found)["distill"].done == 1
-
-
-def test_finished_students_correct_the_table_unless_they_trained_otherwise():
-    params, finished = next(each for each in _stored() if each[0].study == "micro")
-    ratio, number = sizes.correction(params, finished)
-    assert number == len(finished) and ratio != 1
-    assert sizes.correction(params, [replace(run, steps=7) for run in finished]) == (1.0, 0)
-    twice = [replace(run, parameters=5e5) for run in finished]
-    assert sizes.parameters("micro-t5", {}, twice) == 5e5
-    assert sizes.parameters("micro-t5", {"micro-t5": 1e6}, twice) == 1e6
-
-
-def test_a_run_on_a_device_calibrates_that_device_alone():
-    params, finished = next(_stored())
-    there = [replace(finished[0], device="4 x NVIDIA A100-SXM4-80GB")]
-    rate, used = sizes.speed(params.student, A100, there)
-    assert rate == pytest.approx(finished[0].speed / 4) and used == there
-    assert sizes.speed(params.student, sizes.DEVICES["cpu"], there) == (0.0, [])
-
-
-def test_questions_of_ones_own_file_are_counted(tmp_path):
+def test_own_questions_are_counted(tmp_path):
     file = tmp_path / "own.jsonl"
     row = '{{"id": "{0}", "question": "What is {0}?", "options": ["a", "bcd"], "answer": "bcd"}}'
     file.write_text("\n".join(row.format(i) for i in range(40)), encoding="utf-8")
-    params = _released(dataset="own", source=f"file:{file}", teachers=[], arms=["finetune"])
-    found = sizes.splits(params)
-    assert sum(split.questions for split in found.values()) == 40
-    assert found["train"].answer == 3 and found["train"].options == 2
+    own = released(dataset="own", source=f"file:{file}", teachers=[], arms=["finetune"])
+    rows = plan.splits(own)
+    assert sum(row["questions"] for row in rows.values()) == 40
+    assert (rows["train"]["answer"], rows["train"]["options"]) == (3, 2)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["nowhere"], "grid: 'nowhere': no such file"),
-        (["paper", "--device", "tpu"], "device: 'tpu': allowed are a100,"),
-        (["paper", "--parameters", "m=many"], "--parameters 'm=many': expected MODEL=NUMBER"),
-        (["paper", "--parameters", "m=-1"], "--parameters 'm=-1': expected MODEL=NUMBER"),
-    ],
-)
-def test_what_cannot_be_planned_is_named_with_its_remedy(arguments, line):
-    with pytest.raises(ParameterError) as error:
-        plan.main(arguments)
-    assert str(error.value).startswith(line)
+def test_the_size_of_a_model_is_given_listed_or_counted_from_its_config(tmp_path, monkeypatch):
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, vocab_size=1000,
+                num_attention_heads=4).save_pretrained(tmp_path / "my model")  # fmt: skip
+    layer = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+    assert plan.parameters(str(tmp_path / "my model")) == 1000 * 64 + 2 * layer + 64
+    assert plan.parameters("hf:smollm2") == 135e6
+    with pytest.raises(ParameterError, match=r"'meta-llama/Llama-2-70b-hf'.* --parameters meta-ll"):
+        plan.parameters("hf:meta-llama/Llama-2-70b-hf")
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "some/other=7e9 meta-llama/Llama-2-70b-hf=7e10")
+    assert plan.parameters("hf:meta-llama/Llama-2-70b-hf") == 7e10
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "m=many")
+    with pytest.raises(ParameterError, match="'m=many': expected MODEL=NUMBER"):
+        plan.parameters("m")
 
 
-def test_a_model_of_unknown_size_can_be_given_one(tmp_path):
-    found = _grid(tmp_path, {"student": "some/model"})
-    with pytest.raises(ParameterError, match=r"'some/model': .* --parameters some/model=3e9"):
-        plan.lines(found, NOTHING)
-    given = replace(NOTHING, given={"some/model": 1e8})
-    assert _by_rule(found, given)["distill"].whole.flops > 0
+@pytest.mark.parametrize("name", ["micro-t5", "micro-llama"])
+def test_listed_sizes_of_micro_models_are_about_right(name):
+    from tinyllm.models import micro
+
+    counted = micro.untrained(name.removeprefix("micro-"), 0).num_parameters()
+    assert 0.5 < plan.MODELS[name] / counted < 2
+
+
+def test_devices_are_matched_by_their_whole_name():
+    assert plan.device("l40s").memory == 48 and plan.device("l4").memory == 24
+    with pytest.raises(ParameterError, match="device: 'tpu': allowed are a100,"):
+        plan.device("tpu")
 
 
 def test_resources_ask_for_gpus_where_models_need_them(tmp_path, monkeypatch):
-    big = {"student": "google/flan-t5-large", "nproc": 4, "teachers": [HF, "hf:no/known-model"]}
-    for job in _grid(tmp_path, big).jobs:
+    large, huge = "google/flan-t5-large", "hf:meta-llama/Llama-2-70b-hf"
+    wide = make(tmp_path, {"student": large, "nproc": 4, "teachers": [HF, huge, SERVER]})
+    with pytest.raises(ParameterError, match="--parameters"):
+        [plan.resources(job) for job in wide.jobs]
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "meta-llama/Llama-2-70b-hf=70e9")
+    gpus = {job.name: plan.resources(job)["gpu"] for job in wide.jobs}
+    assert [number for name, number in gpus.items() if name.startswith("02")] == [1, 3, 0]
+    assert {number for name, number in gpus.items() if name.startswith("03")} == {4}
+    for job in wide.jobs:
         asked = plan.resources(job)
-        assert set(asked) == {"gpu", "mem_mb", "runtime"}
         assert all(isinstance(value, int) for value in asked.values())
-        assert asked["gpu"] == {"prompt": 1, "distill": 4}.get(job.rule, 0)
         assert asked["mem_mb"] >= 2000 and asked["runtime"] >= 10
     assert all(plan.resources(job)["gpu"] == 0 for job in grid.load("params/micro.yaml").jobs)
     monkeypatch.setenv("TINYLLM_DEVICE", "cpu")
-    assert all(plan.resources(job)["gpu"] == 0 for job in _grid(tmp_path, big).jobs)
+    assert all(plan.resources(job)["gpu"] == 0 for job in wide.jobs)
 
 
-def test_resources_never_fail_for_questions_that_are_not_there_yet(tmp_path):
-    own = {"dataset": "own", "source": f"file:{tmp_path}/none.jsonl", "teachers": ["hf:a/b"]}
-    for job in _grid(tmp_path, own | {"student": "c/d"}).jobs:
+def test_resources_are_there_for_questions_that_are_not(tmp_path):
+    own = {"dataset": "own", "source": f"file:{tmp_path}/none.jsonl", "teachers": [HF]}
+    for job in make(tmp_path, own).jobs:
         assert plan.resources(job)["runtime"] >= 10

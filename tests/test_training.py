@@ -1,35 +1,41 @@
 """Training: the loss is what the paper says, whatever the batch, padding, accumulation or stop."""
 
-import copy
-import warnings
+import os
+import resource
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
 import torch
-from tiny import KINDS, TASKS, WITH_OPTIONS, make, probabilities, questions, rationales, trainer
-from transformers import TrainerCallback
+from tiny import KINDS, TASKS, WITH_OPTIONS, Stop, make, probabilities, questions, rationales
+from tiny import trained as run
 
-from tinyllm import cost, models, prompts, sizes, training
-from tinyllm.batches import Collator, LengthGroups, training_rows
 from tinyllm.params import Params
-from tinyllm.training import MultiTask
+from tinyllm.students import train
+from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
+from tinyllm.students.loss import MultiTask, weighted_loss
+
+QUESTIONS = questions()
+TEXTS = rationales(QUESTIONS)
+EIGHT = {"batch_size": 8, "lr": 1e-3}  # 24 questions: 3 steps an epoch
 
 
-@pytest.fixture(scope="module")
-def examples():
-    return questions()
+def same_weights(one, two, rtol=0.0, atol=0.0):
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
 
 
-@pytest.fixture(scope="module")
-def texts(examples):
-    return rationales(examples)
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def plain_loss(model, encoding, example, task, text):
-    """One task's summed cross-entropy for one question, the long way: the model's own loss."""
+def plain_loss(model, encoding, row, task, text):
+    """One task's summed cross-entropy for one question, from the model's own full logits."""
     target = torch.tensor([encoding.target(text)])
-    source = encoding.source(example, task.prefix)
+    source = encoding.source(row, task.prefix)
     if encoding.seq2seq:
         first = encoding.decoder_prefix(task.prefix)
         decoder = torch.tensor([[*first, *target[0, :-1].tolist()]])
@@ -41,423 +47,315 @@ def plain_loss(model, encoding, example, task, text):
     return torch.nn.functional.cross_entropy(logits, target[0], reduction="sum")
 
 
-def tasks_texts(example, texts):
-    yield TASKS[0], prompts.student_answer(example)
-    for task in TASKS[1:]:
-        text = texts[task.name].get(example.id, "")
-        if text.strip():
-            yield task, text
-
-
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_multi_task_loss_and_gradient_are_the_sum_of_separate_ones(
-    kind, task_prefix, examples, texts
-):
+def test_the_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, task_prefix):
     model, _, encoding = make(kind, task_prefix)
-    rows = training_rows(examples, texts, TASKS, encoding)
-    batch = Collator(encoding, TASKS)(rows)
-    module = MultiTask(model, TASKS)
-    sums = module(**batch)
+    batch = Collator(encoding, TASKS)(training_rows(QUESTIONS, TEXTS, TASKS, encoding))
     weights = torch.tensor([task.weight for task in TASKS])
-    loss = (weights * sums / batch["counts"]).sum()
+    loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], weights)
     loss.backward()
-    together = {n: p.grad.clone() for n, p in model.named_parameters()}
-
+    together = gradients(model)
     model.zero_grad()
-    counts = dict.fromkeys([task.name for task in TASKS], 0)
-    separate = dict.fromkeys(counts, 0.0)
-    for example in examples:
-        for task, text in tasks_texts(example, texts):
-            counts[task.name] += len(encoding.target(text))
-            separate[task.name] = separate[task.name] + plain_loss(
-                model, encoding, example, task, text
-            )
-    assert batch["counts"].tolist() == list(counts.values())
-    expected = sum(t.weight * separate[t.name] / counts[t.name] for t in TASKS)
+    expected = 0.0
+    for task, count in zip(TASKS, batch["counts"].tolist(), strict=True):
+        pairs = [(q, TEXTS[task.name].get(q.id, "") if task.prefix != "predict: " else q.gold)
+                 for q in QUESTIONS]  # fmt: skip
+        pairs = [(row, text) for row, text in pairs if text.strip()]
+        assert count == sum(len(encoding.target(text)) for _, text in pairs)
+        separate = sum(plain_loss(model, encoding, row, task, text) for row, text in pairs)
+        expected = expected + task.weight * separate / count
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_padding_and_order_change_no_loss(kind, task_prefix, examples, texts):
+def test_the_options_loss_is_hintons_for_every_question(kind, task_prefix):
+    """CE(teacher_T, student_T), where the student's logits are log-probabilities per token."""
     model, _, encoding = make(kind, task_prefix)
-    rows = training_rows(examples, texts, TASKS, encoding)
-    module, collate = MultiTask(model, TASKS), Collator(encoding, TASKS)
-    whole = module(**collate(rows))
-    mixed = module(**collate(rows[::-1]))
-    alone = sum(module(**collate([row])) for row in rows)
-    torch.testing.assert_close(whole, mixed, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-4)
-
-
-def test_rows_without_a_rationale_add_nothing(examples, texts):
-    model, _, encoding = make("t5", "encoder")
-    rows = training_rows(examples, texts, TASKS, encoding)
-    without = [row for row in rows if row["targets"][2] is None]
-    assert len(without) == 9  # every third, and the one with white space alone
-    batch = Collator(encoding, TASKS)(without)
-    assert batch["counts"][2] == 0
-    assert MultiTask(model, TASKS)(**batch)[2] == 0
-
-
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (2, 4), (1, 8)])
-def test_accumulation_gives_the_same_gradient(tmp_path, examples, texts, batch_size, accumulation):
-    """transformers#47688: loss and gradient used to come out `accumulation` times too large."""
-    weights = []
-    for size, passes in ((8, 1), (batch_size, accumulation)):
-        t = trainer(
-            tmp_path / str(size), examples, texts,
-            batch_size=size, accumulation=passes, epochs=1.0, evals=1, lr=1e-3, warmup=0.0,
-        )  # fmt: skip
-        gradients = []
-        clip = t.accelerator.clip_grad_norm_
-        t.accelerator.clip_grad_norm_ = lambda p, n, kept=gradients, clip=clip, t=t: (
-            kept.append([q.grad.clone() for q in t.model.parameters()]),
-            clip(p, n),
-        )[1]
-        t.train()
-        weights.append(gradients)
-    assert len(weights[0]) == len(weights[1]) == 3  # 24 questions, 8 a step
-    for once, several in zip(weights[0][0], weights[1][0], strict=True):
-        torch.testing.assert_close(once, several, rtol=1e-4, atol=1e-6)
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(tmp_path, examples, texts):
-    options = dict(batch_size=8, epochs=4.0, evals=4, lr=1e-3)
-    whole = trainer(tmp_path / "whole", examples, texts, **options)
-    whole.train()
-
-    class Stop(Exception):
-        pass
-
-    stopped = trainer(tmp_path / "stopped", examples, texts, **options)
-    step = stopped.training_step
-
-    def stopping(*args, **kwargs):
-        if stopped.state.global_step == 7:  # between two checkpoints
-            raise Stop
-        return step(*args, **kwargs)
-
-    stopped.training_step = stopping
-    with pytest.raises(Stop):
-        stopped.train()
-    resumed = trainer(tmp_path / "stopped", examples, texts, **options)
-    assert resumed.last_checkpoint().endswith("checkpoint-6")
-    resumed.train(resume_from_checkpoint=resumed.last_checkpoint())
-    assert resumed.state.global_step == whole.state.global_step == 12
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    pd.testing.assert_frame_equal(pd.DataFrame(resumed.history), pd.DataFrame(whole.history))
-    assert resumed.tokens == whole.tokens
-
-
-def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path, examples, texts):
-    t = trainer(tmp_path, examples, texts, batch_size=8, epochs=1.0, evals=1, lr=0.5)
-    with torch.no_grad():
-        next(t.model.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"step 0: lower lr \(now 0.5\)"):
-        t.train()
-
-
-def test_the_best_checkpoint_by_valid_is_kept(tmp_path, examples, texts):
-    t = trainer(tmp_path, examples, texts, batch_size=8, epochs=3.0, evals=3, lr=1e-3)
-    right = iter([3, 7, 5])  # of 8, at the three scorings
-    kept = []
-
-    def scorer():
-        kept.append(copy.deepcopy(t.model.state_dict()))
-        count = next(right)
-        return [{"choice": int(i >= count), "gold": 0} for i in range(8)]
-
-    t.scorer = scorer
-    t.train()
-    assert t.state.best_metric == 7 / 8
-    for name, value in t.model.state_dict().items():
-        torch.testing.assert_close(value, kept[1][name], rtol=0, atol=0)
-
-
-def test_steps_end_with_a_scoring_of_valid():
-    for rows in (5, 100, 4957):
-        for evals in (1, 3, 4, 7):
-            params = Params.checked(batch_size=32, epochs=3.0, evals=evals)
-            steps, every = training.steps_of(params, rows)
-            assert steps % every == 0
-            assert 1 <= steps // every <= evals
-
-
-@pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_the_loss_over_options_is_hintons_for_every_question(kind, task_prefix, examples, texts):
-    """Separately: CE(teacher_T || student_T), the student's logits log-probabilities a token."""
-    model, _, encoding = make(kind, task_prefix)
-    wanted = probabilities(examples)
-    rows = training_rows(examples, texts, WITH_OPTIONS, encoding, wanted)
+    wanted = probabilities(QUESTIONS)
+    rows = training_rows(QUESTIONS, TEXTS, WITH_OPTIONS, encoding, wanted)
     batch = Collator(encoding, WITH_OPTIONS)(rows)
-    assert batch["counts"][2] == len(wanted) == len(examples) - 1
+    assert batch["counts"][2] == len(wanted) == len(QUESTIONS) - 1
     answer, options = WITH_OPTIONS[0], WITH_OPTIONS[2]
     expected = 0.0
-    for example in examples[1:]:
-        losses = [plain_loss(model, encoding, example, answer, text) for text in example.options]
-        lengths = torch.tensor([len(encoding.target(text)) for text in example.options])
+    for row in QUESTIONS[1:]:
+        losses = [plain_loss(model, encoding, row, answer, text) for text in row.options]
+        lengths = torch.tensor([len(encoding.target(text)) for text in row.options])
         student = torch.log_softmax(-torch.stack(losses) / lengths / options.temperature, 0)
-        expected = expected - (torch.tensor(wanted[example.id]) * student).sum()
+        expected = expected - (torch.tensor(wanted[row.id]) * student).sum()
     expected.backward()
-    separate = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    separate = gradients(model)
     model.zero_grad()
-    loss = MultiTask(model, WITH_OPTIONS)(**batch)[2]
+    loss = MultiTask(model, WITH_OPTIONS)(batch)[2]
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, separate[name], rtol=1e-4, atol=1e-5)
-    collate, module = Collator(encoding, WITH_OPTIONS), MultiTask(model, WITH_OPTIONS)
-    alone = sum(module(**collate([row])) for row in rows)
-    torch.testing.assert_close(module(**collate(rows[::-1])), alone, rtol=1e-5, atol=1e-4)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, separate[name], rtol=1e-4, atol=1e-5)
 
 
-def test_questions_with_fewer_options_share_a_batch_with_others(examples, texts):
-    model, _, encoding = make("t5", "encoder")
-    wanted, cut = probabilities(examples), list(examples)
-    for i, e in enumerate(examples):
-        if i % 2:
-            two = [e.options[e.answer], e.options[e.answer - 1]]
-            cut[i] = replace(e, options=two, answer=0)
-            wanted[e.id] = [0.6, 0.4]
-    rows = training_rows(cut, texts, WITH_OPTIONS, encoding, wanted)
-    collate, module = Collator(encoding, WITH_OPTIONS), MultiTask(model, WITH_OPTIONS)
-    together = module(**collate(rows))
-    assert torch.isfinite(together).all()
-    alone = sum(module(**collate([row])) for row in rows)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
+@pytest.mark.parametrize("tasks", [TASKS, WITH_OPTIONS], ids=["rationales", "options"])
+def test_padding_and_order_change_neither_loss_nor_token_count(kind, task_prefix, tasks):
+    model, _, encoding = make(kind, task_prefix)
+    wanted, mixed = probabilities(QUESTIONS), list(QUESTIONS)
+    for row in QUESTIONS[1::2]:  # questions of two options share a batch with those of four
+        two = [row.gold, row.options[row.answer - 1]]
+        mixed[QUESTIONS.index(row)] = replace(row, options=two, answer=0)
+        wanted[row.id] = [0.6, 0.4]
+    rows = training_rows(mixed, TEXTS, tasks, encoding, wanted)
+    module, collate = MultiTask(model, tasks), Collator(encoding, tasks)
+    whole = collate(rows)
+    alone = [collate([row]) for row in rows]
+    sums = module(whole)
+    assert torch.isfinite(sums).all()
+    torch.testing.assert_close(sums, module(collate(rows[::-1])), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(sums, sum(map(module, alone)), rtol=1e-5, atol=1e-4)
+    assert whole["tokens"] == sum(batch["tokens"] for batch in alone)
+
+
+def test_questions_without_a_rationale_add_nothing():
+    model, _, encoding = make("t5")
+    rows = training_rows(QUESTIONS, TEXTS, TASKS, encoding)
+    without = [row for row in rows if row["targets"][2] is None]
+    assert len(without) == 9  # every third, and the one of white space alone
+    batch = Collator(encoding, TASKS)(without)
+    assert batch["counts"][2] == 0 and MultiTask(model, TASKS)(batch)[2] == 0
 
 
 @pytest.mark.parametrize(("task_prefix", "inputs"), [("encoder", 2), ("decoder", 1)])
-def test_tasks_with_one_input_share_one_encoder_pass(task_prefix, inputs, examples, texts):
-    """Answer and options have the same prefix; in decoder mode all tasks have the same input."""
+def test_tasks_with_one_input_share_one_encoder_pass(task_prefix, inputs):
     _, _, encoding = make("t5", task_prefix)
-    rows = training_rows(examples, texts, WITH_OPTIONS, encoding, probabilities(examples))
+    rows = training_rows(QUESTIONS, TEXTS, WITH_OPTIONS, encoding, probabilities(QUESTIONS))
     batch = Collator(encoding, WITH_OPTIONS)(rows)
-    assert batch["input_ids"].shape[0] == inputs * len(examples)
+    assert batch["input_ids"].shape[0] == inputs * len(QUESTIONS)
 
 
-@pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_tokens_are_counted_without_padding(kind, task_prefix, examples, texts):
-    _, _, encoding = make(kind, task_prefix)
-    rows = training_rows(examples, texts, TASKS, encoding)
-    collate = Collator(encoding, TASKS)
-    whole = collate(rows)
-    seen = sum(int(m.sum()) for n, m in whole.items() if n.startswith(("mask_", "attention_mask")))
-    if kind == "t5":
-        written = [p for e in examples for p in tasks_texts(e, texts)]
-        prefix = {t.name: len(encoding.decoder_prefix(t.prefix)) for t in TASKS}
-        seen += sum(len(encoding.target(text)) - 1 + prefix[t.name] for t, text in written)
-    assert int(whole["tokens"]) == seen
-    assert int(whole["tokens"]) == sum(int(collate([row])["tokens"]) for row in rows)
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (1, 8)])
+def test_accumulation_gives_the_same_gradient(
+    tmp_path, monkeypatch, kind, batch_size, accumulation
+):
+    clip, kept = torch.nn.utils.clip_grad_norm_, []
+
+    def keeping(parameters, norm):
+        parameters = list(parameters)
+        kept.append([p.grad.clone() for p in parameters])
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keeping)
+    rows = QUESTIONS[:20]  # the last step holds 4 questions
+    for size, passes in ((8, 1), (batch_size, accumulation)):
+        changes = {"batch_size": size, "accumulation": passes, "epochs": 1.0, "evals": 1}
+        run(tmp_path / str(size), rows, TEXTS, kind, lr=1e-9, **changes)
+    assert len(kept) == 6
+    for once, several in zip(kept[:3], kept[3:], strict=True):
+        for ours, theirs in zip(once, several, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_training_counts_all_its_tokens_and_their_cost(tmp_path, examples, texts):
-    t = trainer(tmp_path, examples, texts, batch_size=8, epochs=2.0, evals=2, lr=1e-3)
-    t.train()
-    once = int(Collator(t.data_collator.encoding, TASKS)(t.train_dataset)["tokens"])
-    assert t.tokens == 2 * once
-    assert sizes.train_flops(1000, 1000, t.tokens) == 6 * 1000 * t.tokens
-    assert sizes.train_flops(1000, 10, t.tokens) == (4 * 1000 + 2 * 10) * t.tokens
+TWO_PROCESSES = """
+import os, sys, torch
+from test_training import plainly_trained
+torch.set_num_threads(1)
+model, state, _ = plainly_trained(sys.argv[1], batch_size=4, nproc=2)
+torch.save([model.state_dict(), state.tokens], f"{sys.argv[1]}/end{os.environ['RANK']}.pt")
+"""
 
 
-def test_peak_memory_counts_what_was_given_back():
-    cost.start_peak()
-    before = cost.peaks()["peak_rss_gb"]
-    torch.ones(50_000_000).sum()  # 0.2 GB
-    assert cost.peaks()["peak_rss_gb"] >= before + 0.15
+def plainly_trained(folder, **changes):
+    """Two epochs of 9 questions by plain gradient descent, where the gradient's size counts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "optimizer", plain_descent)
+        patch.setattr(train, "MAX_GRAD_NORM", 1e9)
+        return run(folder, QUESTIONS[:9], TEXTS, epochs=2.0, evals=2, lr=0.02, **changes)
 
 
-class _Rates(TrainerCallback):
-    """Keeps the learning rate of every step."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_step_begin(self, args, state, control, **options):
-        self.seen.append(options["optimizer"].param_groups[0]["lr"])
+def plain_descent(model, params):
+    return torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}])
 
 
-def test_the_rate_rises_to_its_peak_and_falls_linearly(tmp_path, examples, texts):
-    t = trainer(
-        tmp_path, examples, texts, batch_size=3, epochs=1.25, evals=1, lr=1e-3, warmup=0.4
+@pytest.mark.slow
+def test_one_and_two_processes_end_with_the_same_weights(tmp_path):
+    """8 questions a step: in an epoch's last step one of the processes has none (gloo, CPU)."""
+    one, state, _ = plainly_trained(tmp_path / "one", batch_size=8)
+    start, _, _ = make("t5")
+    assert not torch.equal(one.lm_head.weight, start.lm_head.weight)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    subprocess.run(
+        [*command, tmp_path / "train.py", tmp_path / "two"],
+        check=True, env=os.environ | {"PYTHONPATH": here},
     )  # fmt: skip
-    rates = _Rates()
-    t.add_callback(rates)
-    t.train()
-    rising = [0.0, 0.25, 0.5, 0.75]
-    falling = [1 - i / 6 for i in range(6)]
-    expected = [1e-3 * share for share in rising + falling]
-    assert rates.seen == pytest.approx(expected)
+    for rank in (0, 1):
+        weights, tokens = torch.load(tmp_path / "two" / f"end{rank}.pt", weights_only=True)
+        assert tokens == state.tokens
+        for name, weight in one.state_dict().items():
+            torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5)
 
 
-def test_a_large_gradient_is_clipped_to_norm_1(tmp_path, examples, texts):
-    t = trainer(tmp_path, examples, texts, batch_size=24, epochs=1.0, evals=1, lr=1e-3)
-    t.weights = t.weights * 100
-    norms = []
-    step = t.create_optimizer().step
+def test_epochs_are_whole_passes_and_tokens_are_counted_once(tmp_path):
+    rows = QUESTIONS[:10]
+    _, state, collator = run(tmp_path, rows, TEXTS, **EIGHT, epochs=4.0, evals=2)
+    assert [len(batch) for batch in collator.seen] == [8, 2] * 4
+    counts = np.unique([id(row) for batch in collator.seen for row in batch], return_counts=True)
+    assert counts[1].tolist() == [4] * 10
+    _, _, encoding = make("t5")
+    once = Collator(encoding, TASKS)(training_rows(rows, TEXTS, TASKS, encoding))["tokens"]
+    assert state.tokens == 4 * int(once)
 
-    def stepping(*args, **kwargs):
-        grads = [p.grad.flatten() for p in t.model.parameters() if p.grad is not None]
+
+@pytest.mark.parametrize(("evals", "scored"), [(10, 10), (1, 1), (20, 11)])
+def test_valid_is_scored_as_often_as_asked_and_at_the_end(tmp_path, evals, scored):
+    _, state, _ = run(
+        tmp_path, QUESTIONS[:11], TEXTS, batch_size=1, epochs=1.0, evals=evals, valid=lambda: 0.5
+    )
+    steps = [row["step"] for row in state.history if row["split"] == "valid"]
+    assert len(steps) == scored and steps[-1] == state.step == 11
+
+
+@pytest.mark.parametrize(("kind", "lora"), [("t5", 0), ("t5", 4), ("llama", 0)])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, lora):
+    options = EIGHT | {"epochs": 4.0, "evals": 4, "lora": lora, "dropout": 0.3}
+    whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, kind, **options)
+    for stop in (7, 4):  # in the third epoch, and in the last one
+        with pytest.raises(Stop):
+            run(tmp_path / "killed", QUESTIONS, TEXTS, kind, stop_at=stop, **options)
+    resumed, again, _ = run(tmp_path / "killed", QUESTIONS, TEXTS, kind, **options)
+    same_weights(resumed, whole)
+    assert again == state and state.step == 12
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path):
+    options = EIGHT | {"epochs": 3.0, "evals": 3}
+    whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)
+    with pytest.raises(Stop):
+        run(tmp_path / "torn", QUESTIONS, TEXTS, stop_at=7, **options)
+    last = tmp_path / "torn" / "step-000006.pt"
+    last.write_bytes(last.read_bytes()[:999])
+    with pytest.warns(UserWarning, match=r"step-000006\.pt is damaged"):
+        resumed, again, collator = run(tmp_path / "torn", QUESTIONS, TEXTS, **options)
+    assert len(collator.seen) == 6  # from step 3 on
+    same_weights(resumed, whole)
+    assert again == state
+
+
+def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_path):
+    options = EIGHT | {"epochs": 3.0, "evals": 3}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    values = iter([0.1, 0.2])
+
+    def valid():
+        value = next(values)
+        if value == 0.2:  # from now on, files of this process end at 20 kB
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        return value
+
+    try:
+        with pytest.raises(OSError, match=r"best-000006\.pt: cannot be written .*free some space"):
+            run(tmp_path / "full", QUESTIONS, TEXTS, valid=valid, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {file.name for file in (tmp_path / "full").iterdir()} == {
+        "step-000003.pt", "best-000003.pt",
+    }  # fmt: skip
+    whole, state, _ = run(
+        tmp_path / "whole", QUESTIONS, TEXTS, valid=iter([0.1, 0.2, 0.3]).__next__, **options
+    )
+    resumed, again, _ = run(
+        tmp_path / "full", QUESTIONS, TEXTS, valid=iter([0.2, 0.3]).__next__, **options
+    )
+    same_weights(resumed, whole)
+    assert again == state
+
+
+def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(tmp_path):
+    options = EIGHT | {"epochs": 6.0, "evals": 6, "patience": 2}
+    scores = iter([0.1, 0.7, 0.7, 0.6, 0.9])  # the second is best, an equal one no better
+    with pytest.raises(Stop):
+        run(tmp_path, QUESTIONS, TEXTS, valid=scores.__next__, stop_at=10, **options)
+    model, state, _ = run(tmp_path, QUESTIONS, TEXTS, valid=scores.__next__, **options)
+    assert (state.step, state.best_step, state.valid_accuracy) == (12, 6, 0.7)
+    best = torch.load(tmp_path / "best-000006.pt", weights_only=True)["weights"]
+    last = torch.load(tmp_path / "step-000012.pt", weights_only=True)["weights"]
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), best[name], rtol=0, atol=0)
+    assert not torch.equal(best[name], last[name])
+    assert len(list(tmp_path.glob("step-*.pt"))) == 2
+    _, again, collator = run(tmp_path, QUESTIONS, TEXTS, **options)
+    assert again == state and not collator.seen  # started again, it is still at its end
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"lower lr \(now 1e\+30\)"):
+        run(tmp_path, QUESTIONS, TEXTS, batch_size=8, lr=1e30, warmup=0.0)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
+    params = Params.checked(warmup=0.4)
+    shares = [train.learning_rate(step, 10, params) for step in range(10)]
+    assert shares == pytest.approx([0.0, 0.25, 0.5, 0.75] + [1 - i / 6 for i in range(6)])
+    params = Params.checked(warmup=0.0, final_lr=0.1)
+    assert train.learning_rate(0, 10, params) == 1.0
+    assert train.learning_rate(9, 10, params) == pytest.approx(0.19)
+    assert train.learning_rate(10, 10, params) == pytest.approx(0.1)
+
+
+def test_a_large_gradient_is_clipped_to_norm_1(tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def stepping(self, *args):
+        grads = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
         norms.append(float(torch.cat(grads).norm()))
-        return step(*args, **kwargs)
+        return step(self, *args)
 
-    t.optimizer.step = stepping
-    t.train()
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    monkeypatch.setattr(train, "weighted_loss", lambda *args: 100 * weighted_loss(*args))
+    run(tmp_path, QUESTIONS, TEXTS, batch_size=24, epochs=1.0, evals=1)
     assert norms == pytest.approx([1.0], rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_checkpointing_changes_memory_and_no_gradient(tmp_path, kind, examples, texts):
-    gradients = []
-    for checkpointing in (False, True):
-        t = trainer(tmp_path, examples, texts, kind=kind, checkpointing=checkpointing)
-        batch = t.data_collator(t.train_dataset)
-        t.model.train()
-        assert t.model.model.is_gradient_checkpointing == checkpointing
-        t.compute_loss(t.model, batch, num_items_in_batch=batch["counts"]).backward()
-        gradients.append([p.grad for p in t.model.parameters()])
-    for plain, again in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, again, rtol=1e-5, atol=1e-7)
+def test_gradient_checkpointing_changes_no_weight(tmp_path, kind):
+    options = EIGHT | {"epochs": 1.0, "evals": 1}
+    plain, _, _ = run(tmp_path / "plain", QUESTIONS, TEXTS, kind, **options)
+    saving, _, _ = run(tmp_path / "saving", QUESTIONS, TEXTS, kind, checkpointing=True, **options)
+    assert saving.is_gradient_checkpointing and not plain.is_gradient_checkpointing
+    same_weights(plain, saving, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_is_used_where_it_is_asked_for_and_auto_is_fp32_without_a_gpu(
-    tmp_path, monkeypatch, examples, texts
-):
+def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models.precision("auto") == models.precision("fp32") == torch.float32
     losses = []
     for precision in ("fp32", "tf32", "bf16"):
-        t = trainer(
-            tmp_path / precision, examples, texts, batch_size=24, epochs=1.0, evals=1,
+        model, state, _ = run(
+            tmp_path / precision, QUESTIONS, TEXTS, batch_size=24, epochs=1.0, evals=1,
             precision=precision,
         )  # fmt: skip
-        t.train()
-        assert t.args.bf16 == (precision == "bf16")
         product = torch.backends.cuda.matmul.fp32_precision  # as a GPU would find it
         assert product == ("tf32" if precision == "tf32" else "ieee")
-        assert all(p.dtype == torch.float32 for p in t.model.parameters())
-        losses.append([row["value"] for row in t.history if row["metric"] == "loss"])
-    assert losses[1] == losses[0]  # tf32 is of GPUs alone
-    assert losses[2] != losses[0]
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        losses.append([row["value"] for row in state.history if row["metric"] == "loss"])
+    assert losses[1] == losses[0] != losses[2]  # tf32 is of GPUs alone
     assert losses[2] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_who_asks_for_bf16_where_it_is_emulated_is_warned_and_told_what_to_set(monkeypatch):
-    able = {"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    with pytest.warns(UserWarning, match="precision: bf16: .* set precision: fp32"):
-        assert models.precision("bf16") == torch.bfloat16
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        models.precision("fp32")
-        for unit in ("avx512_bf16", "amx_bf16"):
-            able[unit] = True
-            models.precision("bf16")
-            able[unit] = False
-        able["architecture"] = "aarch64"
-        models.precision("bf16")
-
-
-def test_batches_are_alike_in_all_lengths_and_an_epoch_holds_every_question_once():
-    draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(10, 500, (643, 3), generator=draw).tolist()
-    sampler = LengthGroups(lengths, 8, seed=3)
-    orders = []
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-        assert sorted(orders[-1]) == list(range(643))
-    assert orders[0] != orders[1]
-    again = LengthGroups(lengths, 8, seed=3)
-    again.set_epoch(1)
-    assert list(again) == orders[1]
-    assert list(LengthGroups(lengths, 8, seed=4)) != orders[0]
-
-    def steps(order):
-        return [torch.tensor([lengths[i] for i in order[at : at + 8]]) for at in range(0, 640, 8)]
-
-    def padded(order):
-        rows = steps(order)
-        return sum(8 * int(row.max(0).values.sum()) for row in rows) / sum(map(sum, lengths))
-
-    plain = padded(range(643))
-    by_total = padded(sorted(range(643), key=lambda i: sum(lengths[i])))
-    assert padded(orders[0]) < 1.35 < 1.45 < by_total < plain
-    tokens = [int(row.sum()) for row in steps(orders[0])]
-    assert tokens[0] == max(tokens)  # memory that will not do runs out at once
-    assert tokens != sorted(tokens, reverse=True)
-
-
-def test_training_stops_early_when_valid_no_longer_gains(tmp_path, examples, texts):
-    t = trainer(
-        tmp_path, examples, texts, batch_size=8, epochs=6.0, evals=6, lr=1e-3, patience=2
-    )  # fmt: skip
-    right = iter([3, 5, 5, 4, 8, 8])  # of 8: no gain at the third and fourth scoring
-
-    def scorer():
-        count = next(right)
-        return [{"choice": int(i >= count), "gold": 0} for i in range(8)]
-
-    t.scorer = scorer
-    t.train()
-    assert t.state.global_step == 4 * 3
-    assert (t.state.best_metric, t.state.best_global_step) == (5 / 8, 2 * 3)
-
-
-def test_out_of_memory_is_answered_with_what_to_lower():
-    params = Params.checked(batch_size=16, accumulation=2)
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(10**17)  # more than any machine has
-    remedy = "lower batch_size (now 16) and raise accumulation (now 2)"
-    assert remedy in training.memory_remedy(params, caught.value)
-    assert remedy in training.memory_remedy(params, torch.OutOfMemoryError("CUDA out of memory"))
-    assert training.memory_remedy(params, RuntimeError("shapes do not match")) is None
-
-
-@pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_lora_trains_adapters_only_and_learns(tmp_path, kind, task_prefix, examples, texts):
-    t = trainer(
-        tmp_path, examples, texts, kind=kind, task_prefix=task_prefix, lora=4,
-        batch_size=24, epochs=32.0, evals=4, lr=3e-3,
-    )  # fmt: skip
-    before = {n: p.detach().clone() for n, p in t.model.named_parameters()}
-    t.train()
-    after = dict(t.model.named_parameters())
-    moved = {n for n in before if not torch.equal(before[n], after[n])}
-    adapters = {n for n in before if "lora_" in n}
-    assert moved == adapters and 0 < len(adapters) < len(before)
-    assert {n for n, p in after.items() if p.requires_grad} == adapters
-    for task in TASKS:
-        losses = [r["value"] for r in t.history if (r["task"], r["metric"]) == (task.name, "loss")]
-        assert losses[-1] < 0.98 * losses[0]
-    assert set(t.model.state_dict()) == adapters  # what a checkpoint keeps
-
-
-def test_a_resumed_run_with_lora_ends_where_an_uninterrupted_one_ends(tmp_path, examples, texts):
-    options = dict(lora=4, batch_size=8, epochs=2.0, evals=2, lr=1e-2)
-    whole = trainer(tmp_path / "whole", examples, texts, **options)
-    whole.train()
-    stopped = trainer(tmp_path / "stopped", examples, texts, **options)
-    stopped.add_callback(_StopAt(3))
-    stopped.train()
-    resumed = trainer(tmp_path / "stopped", examples, texts, **options)
-    resumed.train(resume_from_checkpoint=resumed.last_checkpoint())
-    assert resumed.state.global_step == whole.state.global_step == 6
-    assert resumed.tokens == whole.tokens
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-
-
-class _StopAt(TrainerCallback):
-    """Ends training after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **options):
-        control.should_training_stop = state.global_step >= self.step
+def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(10, 500, (643, 3)).tolist()
+    orders = [steps_of_epoch(lengths, 8, 3, epoch) for epoch in (0, 1)]
+    for groups in orders:
+        assert sorted(np.concatenate(groups)) == list(range(643))
+        assert [len(group) for group in groups] == [8] * 80 + [3]
+    again = np.concatenate(steps_of_epoch(lengths, 8, 3, 1))
+    assert np.array_equal(np.concatenate(orders[1]), again)
+    assert not np.array_equal(again, np.concatenate(steps_of_epoch(lengths, 8, 4, 1)))
+    lengths = np.array(lengths)
+    by_total = lengths.sum(1)[:640].argsort().reshape(80, 8)
+    padded = [sum(lengths[row].max(0).sum() for row in rows) for rows in (orders[0][:80], by_total)]
+    assert padded[0] < 0.95 * padded[1]
+    tokens = [lengths[group].sum() for group in orders[0]]
+    assert tokens[0] == max(tokens)  # too little memory is noticed at once

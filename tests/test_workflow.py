@@ -1,49 +1,288 @@
-"""A notebook run by papermill as a user runs it (the whole five: test_snakemake, and nbval)."""
+"""What is done, and the workflow that does the rest: dry runs of every grid, one real grid."""
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
-import nbformat
 import pytest
+import yaml
 
-from tinyllm import paths
+from tinyllm import paths, runs
+from tinyllm.batch import cli, grid, status
+from tinyllm.data import load as data
 
-NAMES = [f.stem for f in sorted((paths.ROOT / "notebooks").glob("0*.ipynb"))]
+GRIDS = sorted(file.stem for file in (paths.ROOT / "params" / "grid").glob("*.yaml"))
+TINYLLM = [sys.executable, "-m", "tinyllm.batch.cli"]
 
 
-def run(name, parameters, out, environment):
-    """papermill in a process and a working folder of its own, as `make study` calls it."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "papermill", "--no-progress-bar", "-f", str(parameters)),
-            *(str(paths.ROOT / "notebooks" / f"{name}.ipynb"), str(out)),
-        ],
-        cwd=out.parent,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
+def write(file, **values):
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
+
+
+def questions(file, answer="yes"):
+    """Eight questions of one's own."""
+    rows = [
+        {"question": f"{i}?", "options": ["yes", "no"], "answer": answer, "split": split}
+        for i, split in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 2)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def own_questions(folder, dataset="good", **changes):
+    """A parameter file of a study of such questions, whose student is not trained."""
+    questions(folder / f"{dataset}.jsonl")
+    values = {"study": "own", "dataset": dataset, "source": f"file:{dataset}.jsonl", "seeds": [0]}
+    values |= {"teachers": [], "arms": ["inference"], "workers": 1}
+    return write(folder / f"{dataset}.yaml", **values | changes)
+
+
+def folders(folder):
+    return {
+        f"TINYLLM_{name}": str(folder / name.lower()) for name in ("RUNS", "FIGURES", "RESULTS")
+    }
 
 
 @pytest.fixture
-def environment(tmp_path):
-    folders = ("runs", "figures", "results")
-    return {f"TINYLLM_{name.upper()}": str(tmp_path / name) for name in folders}
+def moved(tmp_path, monkeypatch):
+    """Runs, figures and results in a folder of their own, which is the working folder too."""
+    for name, folder in folders(tmp_path).items():
+        monkeypatch.setenv(name, folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_a_bad_parameter_ends_the_notebook_with_its_name(tmp_path, environment):
-    parameters = tmp_path / "bad.yaml"
-    parameters.write_text("study: bad\nlr: 1e-4\nepoch: 3\n")
-    out = tmp_path / "bad.ipynb"
-    done = run(NAMES[0], parameters, out, environment)
-    assert done.returncode != 0
-    errors = [
-        output
-        for cell in nbformat.read(out, as_version=4).cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "error"
+def finish(one):
+    """Have every job of a grid done, without running any: questions are real, students are not."""
+    from tinyllm.students import run
+
+    for job in one.jobs:
+        if job.rule == "prepare":
+            data.save(data.load(job.params), job.params)
+        if job.rule == "distill":
+            for folder, spec in run.work(job.params):
+                runs.write_json(folder / runs.MANIFEST, {"spec": spec, "facts": {}})
+                target = paths.results() / folder.relative_to(paths.runs())
+                shutil.copytree(folder, target, dirs_exist_ok=True)
+        job.write()
+        job.done.write_text("{}", encoding="utf-8")
+
+
+@pytest.fixture
+def done(moved):
+    """A finished grid of two datasets with two students each."""
+    bases = [
+        own_questions(moved, dataset, arms=["inference", "finetune"]) for dataset in ("one", "two")
     ]
-    assert [error.ename for error in errors] == ["ParameterError"]
-    assert "lr: '1e-4'" in errors[0].evalue and "epoch: 3" in errors[0].evalue
-    assert not (tmp_path / "runs").exists()
+    one = grid.load(write(moved / "grid.yaml", params=[str(base) for base in bases]))
+    finish(one)
+    return one
+
+
+def unfinished(one):
+    return [str(job) for job in status.Status(one).unfinished]
+
+
+def of(dataset, *names):
+    return [f"own/{dataset} {name}" for name in names]
+
+
+PREPARE, FIRST, SECOND, EVALUATE, FIGURES = (
+    "01_data_prep",
+    "03_distillation_inference_micro-t5_seed0",
+    "03_distillation_finetune_micro-t5_seed0",
+    "04_evaluation_micro-t5",
+    "05_paper_figures",
+)
+
+
+def test_a_finished_grid_has_nothing_to_do_and_lacks_what_is_deleted(done):
+    assert unfinished(done) == []
+    row = status.Status(done).table().iloc[0]
+    assert (row.questions, row.students, row.done, row.stored) == ("1/1", 2, 2, 2)
+    assert row.evaluated == "yes"
+    # What is missing, and what depends on it.
+    (paths.student(done.studies[0], "finetune", 0) / runs.MANIFEST).unlink()
+    assert unfinished(done) == [*of("one", SECOND, EVALUATE, FIGURES)]
+    shutil.rmtree(paths.data(done.studies[1]))
+    every = of("two", PREPARE, FIRST, SECOND, EVALUATE)
+    assert unfinished(done) == [*of("one", SECOND, EVALUATE), *every, *of("one", FIGURES)]
+    # Their notebooks are set aside, so that the workflow runs them, and no others.
+    status.Status(done).refresh()
+    aside = {job for job in done.jobs if job.path("old.ipynb").exists()}
+    assert {str(job) for job in aside} == set(unfinished(done))
+    assert all(job.done.exists() == (job not in aside) for job in done.jobs)
+
+
+def test_a_changed_file_of_questions_is_seen_by_its_content(done, moved):
+    file = moved / "one.jsonl"
+    os.utime(file)
+    assert unfinished(done) == []
+    questions(file, answer="no")
+    every = of("one", PREPARE, FIRST, SECOND, EVALUATE)
+    assert unfinished(done) == [*every, *of("one", FIGURES)]
+    report = status.Status(done).report()
+    assert "stale: " in report and "one.jsonl" in report and "4 of 9 jobs are done" in report
+
+
+def test_students_of_other_parameters_are_stale_and_what_differs_is_shown(done, moved):
+    own_questions(moved, "one", arms=["inference", "finetune"], lr=0.5)
+    now = status.Status(grid.load(moved / "grid.yaml"))
+    assert now.table().iloc[0][["done", "stale", "missing"]].tolist() == [1, 1, 0]
+    assert "lr: 0.0002 in the folder, 0.5 asked for" in now.report()
+
+
+def test_results_must_be_those_of_the_run_folders(done):
+    folder = paths.student(done.studies[0], "finetune", 0)
+    manifest = runs.read_manifest(folder)
+    runs.write_json(folder / runs.MANIFEST, manifest | {"finished": "later"})
+    assert unfinished(done) == of("one", EVALUATE, FIGURES)
+
+
+def test_a_failed_job_is_shown_with_its_reason_and_where_to_look(done):
+    job = next(job for job in done.jobs if job.rule == "distill")
+    shutil.rmtree(paths.student(job.params, "inference", 0))
+    job.done.unlink()
+    failed = job.path("failed.ipynb")
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "lr: \x1b[31mtoo\nhigh"}
+    failed.write_text(json.dumps({"cells": [{"outputs": [error]}]}), encoding="utf-8")
+    assert status.failure(job) == "ValueError: lr: too high"
+    assert status.Status(done).table().iloc[0].failed == 1
+    assert str(failed) in "\n".join(status.failures(done))
+    failed.write_text('{"cells": [', encoding="utf-8")  # papermill is writing it
+    assert status.failures(done) == []
+    job.path("log").write_text("Executing\nended with status 137\n", encoding="utf-8")
+    assert status.failure(job) == "ended with status 137"  # out of memory, say
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm", "kubernetes"])
+def test_every_grid_and_profile_resolves(moved, monkeypatch, capfd, profile):
+    from snakemake.cli import main
+
+    def in_this_process(command):
+        with pytest.raises(SystemExit) as ended:
+            main(command[3:])
+        return ended.value.code
+
+    monkeypatch.setattr(subprocess, "call", in_this_process)
+    for name in GRIDS if profile == "local" else ["laptop"]:
+        assert cli.main(["run", name, "--profile", profile, "--dry-run"]) == 0, capfd.readouterr()
+        lines = [line.split() for line in "".join(capfd.readouterr()).splitlines()]
+        jobs = [job.rule for job in grid.load(name).jobs]
+        assert all([rule, str(jobs.count(rule))] in lines for rule in grid.RULES), name
+
+
+def test_a_dry_run_lists_what_is_stale_and_what_depends_on_it(done, moved, capfd):
+    questions(moved / "one.jsonl", answer="no")
+    assert cli.main(["run", "grid.yaml", "--dry-run"]) == 0
+    text = "".join(capfd.readouterr())
+    assert all(f"own/one {name}" in text for name in (PREPARE, FIRST, SECOND, EVALUATE, FIGURES))
+    assert "own/two 01" not in text and "own/two 03" not in text
+    assert all(job.done.exists() for job in done.jobs)
+
+
+def run(folder, *arguments, **how):
+    how |= {"cwd": folder, "env": os.environ | folders(folder), "text": True}
+    how |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run([*TINYLLM, "run", *arguments], **how)
+
+
+@pytest.mark.slow
+def test_a_grid_is_locked_killed_finished_and_not_trusted_after_its_data_changed(tmp_path):
+    folder = tmp_path / "a folder with blanks"
+    folder.mkdir()
+    bases = [own_questions(folder, dataset).name for dataset in ("good", "bad")]
+    file = write(folder / "my grid.yaml", params=bases, students_a_job="all").name
+    notebooks = folder / "runs" / "own" / "good" / "notebooks"
+
+    first = subprocess.Popen(
+        [*TINYLLM, "run", file], cwd=folder, env=os.environ | folders(folder),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(notebooks.glob("01*.failed.ipynb")):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    second = run(folder, file)
+    assert second.returncode == 1
+    assert f"process {first.pid} on" in second.stdout and "--wait" in second.stdout
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+
+    again = run(folder, file)
+    assert again.returncode == 0, again.stdout
+    assert again.stdout.count("minus finetune") == 0 and again.stdout.count("inference") >= 2
+    executed = {file: file.stat().st_mtime_ns for file in notebooks.glob("0[134]*.ipynb")}
+    assert len(executed) == 3
+
+    questions(folder / "bad.jsonl", answer="no")
+    refused = run(folder, file, "--", "--retries", "0")
+    assert refused.returncode == 1
+    assert "failed: own/bad 01_data_prep: StaleRun" in refused.stdout
+    assert "bad.jsonl" in refused.stdout and "delete that folder" in refused.stdout
+    assert "accuracy" not in refused.stdout
+
+    for name in ("data", "students"):
+        shutil.rmtree(folder / "runs" / "own" / "bad" / name)
+    again = run(folder, file)
+    assert again.returncode == 0, again.stdout
+    assert {file: file.stat().st_mtime_ns for file in executed} == executed
+    stored = folder / "results/own/bad/students/inference/micro-t5/seed0"
+    content = runs.content(folder / "runs/own/bad/data")
+    assert runs.read_manifest(stored)["spec"]["data"] == content
+
+
+KUBECTL = """#!{python}
+# Stands for a cluster: a Job is run at once, in this process.
+import json, pathlib, subprocess, sys
+
+jobs, arguments = pathlib.Path({folder!r}), sys.argv[3:]
+if arguments[0] == "create":
+    job = json.load(sys.stdin)
+    name = f"job.batch/tinyllm-{{len(list(jobs.iterdir()))}}"
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    done = subprocess.run(container["command"], cwd=container["workingDir"], capture_output=True)
+    job["status"] = {{"failed" if done.returncode else "succeeded": 1}}
+    (jobs / name.split("/")[1]).write_text(json.dumps(job))
+    print(name)
+elif arguments[0] == "get":
+    print((jobs / arguments[1].split("/")[1]).read_text())
+else:
+    (jobs.parent / "deleted").write_text(" ".join(arguments[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_kubernetes_profile_submits_a_job_with_its_limits(tmp_path, monkeypatch):
+    folder = tmp_path / "with blanks"
+    kubectl, jobs = tmp_path / "bin" / "kubectl", tmp_path / "jobs"
+    for place in (folder, kubectl.parent, jobs):
+        place.mkdir()
+    kubectl.write_text(KUBECTL.format(python=sys.executable, folder=str(jobs)), encoding="utf-8")
+    kubectl.chmod(0o755)
+    commands = os.path.dirname(sys.executable)
+    monkeypatch.setenv("PATH", f"{kubectl.parent}:{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    file = own_questions(folder).name
+    options = ["--", "--latency-wait", "5", "--until", "prepare"]
+    done = run(folder, file, "--profile", "kubernetes", *options)
+    assert done.returncode == 0, done.stdout
+    (submitted,) = [json.loads(job.read_text(encoding="utf-8")) for job in jobs.iterdir()]
+    pod = submitted["spec"]["template"]["spec"]
+    limits = pod["containers"][0]["resources"]["limits"]
+    assert limits.keys() == {"cpu", "memory"}  # no GPU for a student so small
+    assert int(limits["memory"].removesuffix("M")) >= 2000
+    assert pod["activeDeadlineSeconds"] >= 600
+    env = {item["name"]: item["value"] for item in pod["containers"][0]["env"]}
+    assert env["TINYLLM_RUNS"] == str(folder / "runs") and "OPENAI_API_KEY" not in env
+    assert (folder / "runs/own/good/notebooks/01_data_prep.ipynb").exists()
+    # As Snakemake does on Ctrl-C: one word, the names behind it, no shell.
+    profile = paths.ROOT / "profiles" / "kubernetes"
+    values = yaml.safe_load((profile / "config.yaml").read_text(encoding="utf-8"))
+    word = str(profile / values["cluster-generic-cancel-cmd"])
+    subprocess.check_call([word, "job.batch/tinyllm-0"])
+    assert (tmp_path / "deleted").read_text().startswith("job.batch/tinyllm-0 ")

@@ -1,16 +1,21 @@
-"""Tiny students and a few questions with rationales, for tests of the training."""
+"""Tiny students, a few questions with rationales, and whole studies of an untrained teacher."""
 
 from __future__ import annotations
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from pathlib import Path
 
-from tinyllm import evaluate, micro, models
-from tinyllm.batches import Collator, training_rows
-from tinyllm.encoding import Encoding
+import torch
+
+from tinyllm.data import load as data
+from tinyllm.data import micro
+from tinyllm.models import load, score
+from tinyllm.models import micro as models
+from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
-from tinyllm.tasks import Task
-from tinyllm.training import DistillTrainer, MultiTask
+from tinyllm.students import train
+from tinyllm.students.collate import Collator, training_rows
+from tinyllm.students.targets import Task
+from tinyllm.teachers import ask
 
 TASKS = [
     Task("answer", "predict: ", 1.0),
@@ -21,62 +26,109 @@ WITH_OPTIONS = [TASKS[0], TASKS[1], Task("options", "predict: ", 4.0, temperatur
 KINDS = [("t5", "encoder"), ("t5", "decoder"), ("llama", "encoder"), ("llama", "decoder")]
 
 
-def questions():
-    """24 questions of the micro world."""
-    return micro.questions(0)["train"][:24]
+def questions(count=24):
+    """Questions of the micro world."""
+    return micro.questions(0)["train"][:count]
 
 
-def rationales(examples):
+def rationales(rows):
     """Teacher b wrote nothing for every third question, and an empty text for one."""
-    whole = {e.id: micro.reference_rationale(e, 0) for e in examples}
-    part = {e.id: "So it is. " + whole[e.id] for i, e in enumerate(examples) if i % 3}
-    part[examples[1].id] = "  "
+    whole = {row.id: "So it seems. " + micro.reference_rationale(row) for row in rows}
+    part = {row.id: micro.reference_rationale(row) for i, row in enumerate(rows) if i % 3}
+    part[rows[1].id] = "  "
     return {"micro:a": whole, "micro:b": part}
 
 
-def probabilities(examples):
+def probabilities(rows):
     """A distribution over the options of every question but the first: the gold one has 0.7."""
     return {
-        e.id: [0.7 if i == e.answer else 0.1 for i in range(len(e.options))] for e in examples[1:]
+        row.id: [0.7 if i == row.answer else 0.1 for i in range(len(row.options))]
+        for row in rows[1:]
     }
 
 
-def make(kind, task_prefix, **changes):
-    """A tiny model of a kind, its tokenizer and encoding."""
-    tokenizer = micro.tokenizer(eos=kind == "t5")
-    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1}
-    torch.manual_seed(0)
-    if kind == "t5":
-        config = T5Config(
-            d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=2, dropout_rate=0.0,
-            decoder_start_token_id=0, **ids,
-        )  # fmt: skip
-        model = T5ForConditionalGeneration(config)
-    else:
-        config = LlamaConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            bos_token_id=None, **ids,
-        )  # fmt: skip
-        model = LlamaForCausalLM(config)
-    params = Params.checked(task_prefix=task_prefix, **changes)
-    return model, tokenizer, Encoding.of(model, tokenizer, params)
+def make(kind, task_prefix="encoder", dropout=0.0, **changes):
+    """A micro model of a kind with random weights, its tokenizer and encoding."""
+    model, tokenizer = models.untrained(kind, 0), models.tokenizer(eos=kind == "t5")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    return (
+        model,
+        tokenizer,
+        Encoding.of(model, tokenizer, Params.checked(task_prefix=task_prefix, **changes)),
+    )
 
 
-def trainer(folder, examples, texts, kind="t5", task_prefix="encoder", lora=0, **changes):
-    """A trainer of a tiny student on all tasks; valid is the first 8 questions."""
-    params = Params.checked(task_prefix=task_prefix, **changes)
-    model, _, encoding = make(kind, task_prefix, **changes)
+class Watching(Collator):
+    """A collator that keeps the rows it was given, and raises `Stop` at a call."""
+
+    seen: list
+    stop_at: int = -1
+
+    def __call__(self, rows):
+        if len(self.seen) == self.stop_at:
+            raise Stop
+        self.seen.append(rows)
+        return super().__call__(rows)
+
+
+class Stop(Exception):
+    """Training was killed."""
+
+
+def trained(folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, **changes):
+    """Train a tiny student on all tasks; returns model, state and the collator that watched.
+
+    stop_at: raises Stop at this batch. valid: scores of valid; else its accuracy on 8 questions.
+    """
+    model, _, encoding = make(kind, **changes)
+    changes.pop("dropout", None)
+    params = Params.checked(**changes)
     if params.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if lora:
-        model = models.adapt(model, "tiny", lora)
-    return DistillTrainer(
-        MultiTask(model, TASKS),
-        training_rows(examples, texts, TASKS, encoding),
-        found=TASKS,
-        params=params,
-        scorer=lambda: evaluate.score_options(model, encoding, examples[:8]),
-        collator=Collator(encoding, TASKS),
-        folder=folder,
+        model = load.adapt(model, "tiny", lora)
+    collator = Watching(encoding, TASKS)
+    collator.seen, collator.stop_at = [], stop_at
+    state = train.train(
+        model,
+        TASKS,
+        training_rows(rows, texts, TASKS, encoding),
+        params,
+        collator=collator,
+        score_valid=valid
+        or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8]))),
+        folder=Path(folder),
         seed=0,
     )
+    return model, state, collator
+
+
+def saved_model(folder, kind="t5", dropout=0.0):
+    """A micro model with random weights in a folder, as a student or a teacher."""
+    model = models.untrained(kind, 0)
+    if dropout:
+        model.config.dropout_rate = dropout
+    models.save(model, kind, folder)
+    return str(folder)
+
+
+def study(folder, asked=True, **changes):
+    """A small study whose questions, rationales and answers are stored; its teacher knows nothing.
+
+    folder: for the teacher. Set TINYLLM_RUNS before.
+    """
+    values = {
+        "limit": {"train": 48, "valid": 12, "test": 12}, "seeds": [0], "workers": 1, "epochs": 1.0,
+        "evals": 1, "max_new_tokens": 6, "batch_size": 16, "max_target": 12, "max_prompt": 480,
+        "lr": 2e-3, "max_input": 256,
+    }  # fmt: skip
+    teacher = Path(folder) / "teacher"
+    values["teachers"] = ["hf:" + saved_model(teacher)]
+    params = Params.checked(**values | changes)
+    data.save(data.load(params), params)
+    if asked:
+        ask.ask_all(params)
+        ask.answer_all(params)
+    return params

@@ -1,3 +1,1 @@
-"""TinyLLM-study: learn a small student from several large teachers, and know what it is worth."""
-
-__version__ = "0.1.0"
+"""An honest, runnable study of TinyLLM (arXiv 2402.04616)."""

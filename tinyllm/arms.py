@@ -1,4 +1,6 @@
-"""The arms of a study: what is compared. An arm is a few fields of data; `distill` trains it.
+"""The arms of a study: what is compared, and the teachers that an arm names.
+
+An arm is a few fields of data; `students/` trains it.
 
     ARM = METHOD | METHOD+lora | METHOD+lora:RANK
 
@@ -23,15 +25,8 @@ TEACHER is a teacher's URI or its name in it: `dss:release:llama2` or `dss:llama
 is 1 unless given. LoRA adds a low-rank update to every linear layer but the output layer, whatever
 the method, so `tinyllm+lora` trains a model by TinyLLM that is too large to train whole.
 
-The controls have equal words, lengths and cost. A shuffled rationale says nothing about its
-question any more, but what it says may still be true and worth knowing; a scrambled one says
-nothing at all. A gibberish teacher tells what one more task does by itself.
-
-LoRA's adapters learn at ten times the rate of whole weights (`models.LORA_RATE`, not tuned).
-
-`all` alone stands for each of them once (LoRA for fine-tuning only; not `finetune:xN`, whose N is
-chosen so that it takes the time of another arm; not `repaired`, which changes nothing where
-teachers finish their sentences), as far as the teachers allow.
+The controls have equal words, lengths and cost. `all` alone stands for each arm once (LoRA for
+fine-tuning only; neither `finetune:xN` nor `repaired`), as far as the teachers allow.
 
 To add an arm, add a line to METHODS or TINYLLM: nothing else knows their names.
 """
@@ -43,10 +38,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from tinyllm.params import Params
 
+# Kinds of teachers, and the names that a kind allows; None where any name may do.
+TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
 LORA_RANK = 8
 TEMPERATURE = 1.0
 GIBBERISH = "gibberish"  # name of the teacher that writes random words
@@ -104,6 +102,35 @@ ALLOWED = (
 )
 
 
+def teacher(uri: str) -> tuple[str, str]:
+    """Kind and name of a teacher's URI: `hf:google/flan-t5-xl` is ("hf", "google/flan-t5-xl")."""
+    kind, _, name = uri.partition(":")
+    return kind, name
+
+
+def check_teacher(uri: str) -> None:
+    """ValueError if a teacher's URI lacks a part, or holds what must not be written down."""
+    kind, name = teacher(uri)
+    if not name or kind not in TEACHERS or name not in (TEACHERS[kind] or [name]):
+        raise ValueError(
+            f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
+            "release:llama2, hf:MODEL and openai:URL#MODEL"
+        )
+    url, _, model = name.partition("#")
+    parts = urlsplit(url)
+    if kind == "openai" and (parts.username or parts.password or parts.query):
+        raise ValueError(
+            f"openai:…#{model}: a URL with a name, password or query would be in every manifest; "
+            "put the key into the environment variable OPENAI_API_KEY"
+        )
+    if kind == "openai" and (
+        parts.scheme not in ("http", "https") or not parts.hostname or not model
+    ):
+        raise ValueError(
+            f"{uri!r}: expected openai:URL#MODEL, as in openai:http://127.0.0.1:8000/v1#my-model"
+        )
+
+
 def resolve(name: str, teachers: Sequence[str]) -> Arm:
     """The arm called `name` in a study with `teachers`.
 
@@ -136,15 +163,18 @@ def everything(teachers: Sequence[str]) -> list[str]:
     A teacher is left out only where more than one remains (else that is a `dss` arm), and what
     recorded teachers cannot give is not asked of them.
     """
-    names = [*METHODS, "lora", "kd", *(f"dss:{uri.partition(':')[2]}" for uri in teachers)]
-    names += ["tinyllm"]
-    names += [f"tinyllm-{uri.partition(':')[2]}" for uri in teachers if len(teachers) > 2]
+    short = [teacher(uri)[1] for uri in teachers]
+    own = [
+        name if short.count(name) == 1 else uri for uri, name in zip(teachers, short, strict=True)
+    ]
+    names = [*METHODS, "lora", "kd", *(f"dss:{name}" for name in own), "tinyllm"]
+    names += [f"tinyllm-{name}" for name in own if len(own) > 2]
     names += [f"tinyllm:{name}" for name in TINYLLM if name != "repaired"]
-    found = []
+    possible = []
     for name in names:
         with contextlib.suppress(ValueError):
-            found.append(resolve(name, teachers).name)
-    return found
+            possible.append(resolve(name, teachers).name)
+    return possible
 
 
 def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
@@ -197,12 +227,12 @@ def asked(arm: Arm, params: Params) -> Params:
 
 def variants(params: Params) -> list[Params]:
     """The parameters of every rationale store that a study needs, its own first, none twice."""
-    found = [params]
+    ways = [params]
     for name in params.arms:
-        one = asked(resolve(name, params.teachers), params)
-        if one not in found:
-            found.append(one)
-    return found
+        way = asked(resolve(name, params.teachers), params)
+        if way not in ways:
+            ways.append(way)
+    return ways
 
 
 def scored(params: Params) -> list[str]:

@@ -1,7 +1,7 @@
 """Where things are: the repository, the data, the run folders and the figures.
 
 Notebooks are started from anywhere (papermill keeps the caller's folder, nbval takes the
-notebook's), so every path of the study comes from here and none from the working directory.
+notebook's), so every path of the study comes from this module.
 
 Environment variables that move a folder:
     TINYLLM_RUNS         outputs of runs         (default: runs/ in the repository)
@@ -16,12 +16,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pooch
 
-if TYPE_CHECKING:
-    from tinyllm.params import Params
+from tinyllm.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,12 +35,12 @@ def runs() -> Path:
 
 
 def figures() -> Path:
-    """Folder of the figures (PNG, PDF and the CSV of the numbers plotted)."""
+    """Folder of the figures: PNG, PDF, caption, and the CSV of the numbers plotted."""
     return _folder("TINYLLM_FIGURES", ROOT / "figures")
 
 
 def results() -> Path:
-    """Folder of the stored predictions that the README and the figures report."""
+    """Folder of the stored predictions that README, docs and figures report."""
     return _folder("TINYLLM_RESULTS", ROOT / "results")
 
 
@@ -63,21 +61,32 @@ def slug(name: str) -> str:
 
 
 def study(study: str, dataset: str) -> Path:
-    """Folder of one study on one dataset."""
+    """Folder of one study on one dataset: runs/STUDY/DATASET."""
     return runs() / slug(study) / slug(dataset)
 
 
-def variant(params: Params) -> str:
-    """Folder that tells apart what the ablations need: how teachers are asked."""
-    parts = [] if params.examples == "random:2" else [slug(params.examples)]
-    parts += [] if params.teacher_forcing else ["no-forcing"]
-    return "_".join(parts) or "default"
+def data(params: Params) -> Path:
+    """Folder of a study's questions."""
+    return study(params.study, params.dataset) / "data"
 
 
-def rationales(params: Params, teacher: str) -> Path:
-    """Run folder of one teacher's rationales, asked for as `params` say."""
-    base = study(params.study, params.dataset) / "rationales"
-    return base / slug(teacher) / variant(params)
+def notebooks(params: Params) -> Path:
+    """Folder of a study's executed notebooks and the parameter files of its jobs."""
+    return study(params.study, params.dataset) / "notebooks"
+
+
+def student(params: Params, arm: str, seed: int) -> Path:
+    """Run folder of one student."""
+    return study(params.study, params.dataset) / _student(params, arm, seed)
+
+
+def stored(params: Params, arm: str, seed: int) -> Path:
+    """Folder of one student under results/: the same as its run folder, without weights."""
+    return results() / slug(params.study) / slug(params.dataset) / _student(params, arm, seed)
+
+
+def _student(params: Params, arm: str, seed: int) -> Path:
+    return Path("students") / slug(arm) / slug(params.student) / f"seed{seed}"
 
 
 def shown(path: Path) -> str:

@@ -1,9 +1,8 @@
 """What the models read: the teacher's prompt and the student's input, each in one place.
 
 The wording is the release's (its prompt file and its `predict: ` / `explain: ` / `rationale: `
-prefixes). A teacher's prompt is a list of pieces, so that a reader sees where each part came from;
-the prompt is their texts joined. Raise PROMPT_VERSION whenever a rendered prompt changes: stored
-rationales are keyed by the prompt, and manifests carry the version.
+prefixes). Raise PROMPT_VERSION whenever a rendered prompt changes: stored rationales are keyed by
+the prompt, and manifests carry the version.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import pandas as pd
+import numpy as np
 
-from tinyllm.data import Example
+from tinyllm.data.question import Question
 from tinyllm.params import ParameterError
 
 PROMPT_VERSION = 2
@@ -34,110 +33,44 @@ def rationale_prefix(index: int) -> str:
 
 
 def lettered(options: Sequence[str]) -> str:
-    """Options as the release writes them, one a line: `(a) first`."""
+    """Options as the release writes them, one per line: `(a) first`."""
     return "\n".join(f"({LETTERS[i]}) {option}" for i, option in enumerate(options))
 
 
-def student_question(example: Example) -> str:
+def student_question(question: Question) -> str:
     """The question with its options as the student reads it, without its context and prefix."""
-    return f"{example.question}\nAnswer Choices:\n{lettered(example.options)}"
+    return f"{question.question}\nAnswer Choices:\n{lettered(question.options)}"
 
 
-def student_answer(example: Example) -> str:
-    """Target of the answer task: the gold option's text (the release's choice)."""
-    return example.options[example.answer]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a prompt. block: whose (`example 1`, `question`). part: what it is. source: where
-    it came from (a training question's id, the template, the gold answer)."""
-
-    block: str
-    part: str
-    source: str
-    text: str
-
-
-def _asked(block: str, example: Example) -> list[Piece]:
+def _asked(question: Question) -> str:
     """One question as a teacher reads it: context and question, then its options."""
-    pieces = [Piece(block, "label", "template", "Question: ")]
-    if example.context:
-        pieces.append(Piece(block, "context", example.id, f"{example.context}\n"))
-    return [
-        *pieces,
-        Piece(block, "question", example.id, example.question),
-        Piece(block, "label", "template", "\nOptions:\n"),
-        Piece(block, "options", example.id, lettered(example.options)),
-    ]
+    context = f"{question.context}\n" if question.context else ""
+    return f"Question: {context}{question.question}\nOptions:\n{lettered(question.options)}"
 
 
-def _gold(block: str, example: Example, text: str) -> list[Piece]:
-    return [
-        Piece(block, "label", "template", "\nAnswer: "),
-        Piece(block, "gold answer", example.id, text),
-    ]
-
-
-def teacher_pieces(example: Example, shots: Sequence[Example], *, forcing: bool) -> list[Piece]:
+def teacher_prompt(question: Question, shots: Sequence[Question], *, forcing: bool) -> str:
     """The prompt that asks a teacher for a rationale (paper, section on rationale generation).
 
     shots: the in-context examples, each with its gold letter, and with a rationale where its
         dataset gives one.
-    forcing: the gold letter stands in the prompt (the teacher-forcing chain of thought).
+    forcing: the prompt holds the gold letter (the teacher-forcing chain of thought).
     """
-    pieces = []
     cue = f"\nRationale: {STEP_BY_STEP}"
-    for number, shot in enumerate(shots, start=1):
-        block = f"example {number}"
-        pieces += [*_asked(block, shot), *_gold(block, shot, f"({LETTERS[shot.answer]})")]
-        if shot.rationale:
-            pieces.append(Piece(block, "cue", "template", cue))
-            pieces.append(Piece(block, "rationale", shot.id, f" {shot.rationale}"))
-        pieces.append(Piece(block, "label", "template", "\n\n"))
-    pieces += _asked("question", example)
-    if forcing:
-        pieces += _gold("question", example, f"({LETTERS[example.answer]})")
-    return [*pieces, Piece("question", "cue", "template", cue)]
+    parts = []
+    for shot in shots:
+        rationale = f"{cue} {shot.rationale}" if shot.rationale else ""
+        parts.append(f"{_asked(shot)}\nAnswer: ({LETTERS[shot.answer]}){rationale}\n\n")
+    gold = f"\nAnswer: ({LETTERS[question.answer]})" if forcing else ""
+    return "".join([*parts, _asked(question), gold, cue])
 
 
-def answer_pieces(example: Example, shots: Sequence[Example]) -> list[Piece]:
+def answer_prompt(question: Question, shots: Sequence[Question]) -> str:
     """The prompt that asks a teacher for the answer itself: zero-shot if `shots` is empty.
 
     Answers are the options' texts, as the students' are.
     """
-    pieces = []
-    for number, shot in enumerate(shots, start=1):
-        block = f"example {number}"
-        pieces += [*_asked(block, shot), *_gold(block, shot, student_answer(shot))]
-        pieces.append(Piece(block, "label", "template", "\n\n"))
-    return [
-        *pieces,
-        *_asked("question", example),
-        Piece("question", "cue", "template", "\nAnswer:"),
-    ]
-
-
-def joined(pieces: Sequence[Piece]) -> str:
-    """The prompt that the pieces make up."""
-    return "".join(piece.text for piece in pieces)
-
-
-def teacher_prompt(example: Example, shots: Sequence[Example], *, forcing: bool) -> str:
-    """`teacher_pieces` as one text."""
-    return joined(teacher_pieces(example, shots, forcing=forcing))
-
-
-def answer_prompt(example: Example, shots: Sequence[Example]) -> str:
-    """`answer_pieces` as one text."""
-    return joined(answer_pieces(example, shots))
-
-
-def explained(pieces: Sequence[Piece]) -> pd.DataFrame:
-    """A row a piece of a prompt, in its order: block, part, source and text (line ends as ⏎)."""
-    frame = pd.DataFrame([vars(piece) for piece in pieces])
-    frame["text"] = frame.text.str.replace("\n", "⏎")
-    return frame
+    parts = [f"{_asked(shot)}\nAnswer: {shot.gold}\n\n" for shot in shots]
+    return "".join([*parts, _asked(question), "\nAnswer:"])
 
 
 @dataclass(frozen=True)
@@ -154,10 +87,10 @@ class Fitted:
 
 
 def fitted(
-    example: Example,
-    shots: Sequence[Example],
-    render: Callable[[Example, Sequence[Example]], Sequence[Piece]],
-    tokens: Callable[[str], int],
+    question: Question,
+    shots: Sequence[Question],
+    render: Callable[[Question, Sequence[Question]], str],
+    count_tokens: Callable[[str], int],
     budget: int,
 ) -> Fitted:
     """The prompt that `render` makes, cut to at most `budget` tokens.
@@ -167,34 +100,34 @@ def fitted(
     options are never cut: ParameterError where they alone are too long.
     """
     left = list(shots)
-    longest = max(len(each.context.split()) for each in [example, *shots])
-
-    def size(words: int) -> int:
-        return tokens(prompt(words))
+    longest = max(len(row.context.split()) for row in [question, *shots])
 
     def prompt(words: int) -> str:
-        return joined(render(_cut(example, words), [_cut(shot, words) for shot in left]))
+        return render(_cut(question, words), [_cut(shot, words) for shot in left])
+
+    def size(words: int) -> int:
+        return count_tokens(prompt(words))
 
     if size(longest) <= budget:
         return Fitted(prompt(longest), tuple(shot.id for shot in left))
     while (least := size(0)) > budget:
         if not left:
             raise ParameterError(
-                f"max_prompt: {budget}: question {example.id!r} with its options needs {least} "
+                f"max_prompt: {budget}: question {question.id!r} with its options needs {least} "
                 "tokens without any example or context; set max_prompt to at least that"
             )
         left.pop()
     words = bisect_right(range(longest + 1), budget, key=size) - 1
-    lost = sum(max(0, len(each.context.split()) - words) for each in [example, *left])
+    lost = sum(max(0, len(row.context.split()) - words) for row in [question, *left])
     return Fitted(prompt(words), tuple(s.id for s in left), (lost, len(shots) - len(left)))
 
 
-def _cut(example: Example, words: int) -> Example:
-    """The example with at most so many words of context; an uncut one keeps its white space."""
-    split = example.context.split()
+def _cut(question: Question, words: int) -> Question:
+    """The question with at most so many words of context; an uncut one keeps its white space."""
+    split = question.context.split()
     if len(split) <= words:
-        return example
-    return replace(example, context=" ".join(split[:words]))
+        return question
+    return replace(question, context=" ".join(split[:words]))
 
 
 class InContext:
@@ -207,7 +140,7 @@ class InContext:
     A pool of look-alikes may give fewer than K.
     """
 
-    def __init__(self, pool: Sequence[Example], examples: str, seed: int):
+    def __init__(self, pool: Sequence[Question], examples: str, seed: int):
         self.pool, self.seed = pool, seed
         self.kind, _, number = examples.partition(":")
         self.number = int(number or 0)
@@ -215,33 +148,31 @@ class InContext:
             from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
 
             self.words = TfidfVectorizer(sublinear_tf=True)
-            self.index = self.words.fit_transform([student_question(each) for each in pool])
+            self.index = self.words.fit_transform([student_question(row) for row in pool])
 
-    def __call__(self, example: Example) -> list[Example]:
+    def __call__(self, question: Question) -> list[Question]:
         """The in-context examples of one question."""
         if self.kind == "similar":
-            return self._nearest(example)
-        draw = random.Random(f"{self.seed}:{example.id}")
-        shots: dict[str, Example] = {}
+            return self._nearest(question)
+        draw = random.Random(f"{self.seed}:{question.id}")
+        shots: dict[str, Question] = {}
         for _ in range(100 * self.number):
             shot = self.pool[draw.randrange(len(self.pool))]
-            if self._other(shot, example):
+            if shot.id != question.id and shot.key() != question.key():
                 shots.setdefault(shot.id, shot)
             if len(shots) == self.number:
                 break
         return list(shots.values())
 
-    def _nearest(self, example: Example) -> list[Example]:
-        asked = self.words.transform([student_question(example)])
-        near = (self.index @ asked.T).toarray()[:, 0]
-        shots: dict[str, Example] = {}  # one a wording
-        for i in sorted(range(len(near)), key=lambda i: (-near[i], i)):
-            if self._other(self.pool[i], example):
-                shots.setdefault(self.pool[i].question_key(), self.pool[i])
-            if len(shots) == self.number:
-                break
-        return list(shots.values())[::-1]
-
-    @staticmethod
-    def _other(shot: Example, example: Example) -> bool:
-        return shot.id != example.id and shot.question_key() != example.question_key()
+    def _nearest(self, question: Question) -> list[Question]:
+        asked = self.words.transform([student_question(question)])
+        likeness = (self.index @ asked.T).toarray()[:, 0]
+        some = min(4 * self.number + 8, len(self.pool))  # enough, but where wordings repeat
+        best = np.argpartition(-likeness, some - 1)[:some]
+        best = best[np.lexsort((best, -likeness[best]))]
+        shots: dict[str, Question] = {}  # one per wording
+        for index in best:
+            shot = self.pool[index]
+            if shot.id != question.id and shot.key() != question.key():
+                shots.setdefault(shot.key(), shot)
+        return list(shots.values())[: self.number][::-1]

@@ -1,8 +1,8 @@
 """Run folders: what makes a folder finished, and when work may be skipped.
 
 A folder is finished when it holds `manifest.json`, which is written last. The manifest keeps the
-`spec` (every parameter and input hash that the content depends on). Work whose spec is equal is not
-done again; a different spec is an error that says what differs, never a silent reuse.
+`spec`: every parameter and input hash that the content depends on. Work whose spec is equal is
+reused; a different spec is an error that says what differs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -65,15 +64,39 @@ def read_manifest(folder: Path) -> dict | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def differences(there: Any, asked: Any, name: str = "") -> list[str]:
-    """What differs between two specs, one line each: `lr: 0.002 there, 0.001 asked for`."""
-    if isinstance(there, dict) and isinstance(asked, dict):
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What differs between two specs, one line each: `lr: 0.002 in the folder, 0.001 asked for`."""
+    if isinstance(old, dict) and isinstance(new, dict):
         lines = []
-        for key in sorted({*there, *asked}):
+        for key in sorted({*old, *new}):
             inner = f"{name}.{key}" if name else key
-            lines += differences(there.get(key), asked.get(key), inner)
+            lines += differences(old.get(key), new.get(key), inner)
         return lines
-    return [] if there == asked else [f"{name}: {there!r} there, {asked!r} asked for"]
+    return [] if old == new else [f"{name}: {old!r} in the folder, {new!r} asked for"]
+
+
+def refuse_other(folder: Path, old: dict, new: dict) -> None:
+    """StaleRun, naming each difference, if a folder's spec is not the one that is asked for."""
+    lines = differences(old, json.loads(json.dumps(new)))
+    if lines:
+        raise StaleRun(
+            f"{paths.shown(folder)} was made with other parameters or inputs ({'; '.join(lines)}). "
+            "Give the study another name (parameter `study`) or delete that folder."
+        )
+
+
+def state(folder: Path, spec: dict | None) -> Literal["missing", "stale", "finished"]:
+    """How a folder is: without a manifest, made with another spec, or finished.
+
+    spec: None where it cannot be known yet, since inputs are not finished: then what the folder
+    holds cannot be the outcome of them.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return "missing"
+    if spec is None or differences(manifest["spec"], json.loads(json.dumps(spec))):
+        return "stale"
+    return "finished"
 
 
 def finished(folder: Path, spec: dict) -> bool:
@@ -82,94 +105,69 @@ def finished(folder: Path, spec: dict) -> bool:
     Raises StaleRun, naming each difference, if it holds the outcome of another spec.
     """
     manifest = read_manifest(folder)
-    if manifest is None:
-        return False
-    refuse_other(folder, manifest["spec"], spec)
-    return True
-
-
-def refuse_other(folder: Path, there: dict, asked: dict) -> None:
-    """StaleRun, naming each difference, if what stands in `folder` is not what is asked for."""
-    lines = differences(there, json.loads(json.dumps(asked)))
-    if lines:
-        raise StaleRun(
-            f"{paths.shown(folder)} was made with other parameters ({'; '.join(lines)}). "
-            "Give the study another name (parameter `study`) or delete that folder."
-        )
-
-
-def shared(folder: Path, spec: dict) -> bool:
-    """`finished`, but the same work of another study counts too: it is copied here.
-
-    So teachers are asked once, however many studies (of other weights, say) learn from them. Work
-    that was begun here goes on here.
-    """
-    if finished(folder, spec):
-        return True
-    inside = (
-        folder.relative_to(paths.runs()).parts[1:] if folder.is_relative_to(paths.runs()) else ()
-    )
-    if not inside or (folder / BEGUN).exists():
-        return False
-    wanted = json.loads(json.dumps(spec))
-    for there in sorted(paths.runs().glob("/".join(["*", *inside, MANIFEST]))):
-        if json.loads(there.read_text(encoding="utf-8"))["spec"] == wanted:
-            skip = shutil.ignore_patterns(MANIFEST, LOCK)
-            shutil.copytree(there.parent, folder, ignore=skip, dirs_exist_ok=True)
-            write_json(folder / MANIFEST, read_manifest(there.parent))
-            return True
-    return False
+    if manifest is not None:
+        refuse_other(folder, manifest["spec"], spec)
+    return manifest is not None
 
 
 @contextmanager
-def recording(folder: Path, spec: dict) -> Iterator[dict]:
+def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     """Do the work of `folder` in the `with` block; if that ends well, its manifest is written.
 
     Work that was stopped may go on in its folder, but only as the work of the same spec: that is
-    written first, and StaleRun raised where another one stands. RuntimeError where another process
-    is at work there.
+    written first, and StaleRun raised for another one. RuntimeError where another process is at
+    work there.
 
+    first: False in all but one of several processes that work together: they neither lock nor
+        write.
     Yields a dict for facts that belong to the manifest but do not identify the work (counts, say).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which work together
+    begun = folder / BEGUN
     try:
         with FileLock(folder / LOCK, timeout=0) if first else nullcontext():
-            yield from _recording(folder, spec, first)
+            if begun.exists():
+                refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), spec)
+            elif first:
+                write_json(begun, spec)
+            facts: dict = {}
+            start = time.perf_counter()
+            yield facts
+            if first:
+                seconds = round(time.perf_counter() - start, 2)
+                write_json(folder / MANIFEST, _manifest(folder, spec, facts, seconds))
+                begun.unlink(missing_ok=True)
     except Timeout:
         raise RuntimeError(
             f"another process is writing {paths.shown(folder)}; wait for it, or stop it"
         ) from None
 
 
-def _recording(folder: Path, spec: dict, first: bool) -> Iterator[dict]:
-    begun = folder / BEGUN
-    if begun.exists():
-        refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), spec)
-    elif first:
-        write_json(begun, spec)
-    facts: dict = {}
-    start = time.perf_counter()
-    yield facts
-    kept = [
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file() and file.name not in (MANIFEST, BEGUN, LOCK)
-    ]
-    outputs = {file.name: sha256(file) for file in kept}
-    write_json(
-        folder / MANIFEST,
-        {
-            "spec": spec,
-            "facts": facts,
-            "outputs": outputs,
-            "seconds": round(time.perf_counter() - start, 2),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **environment(),
-        },
-    )
-    begun.unlink(missing_ok=True)
+def _manifest(folder: Path, spec: dict, facts: dict, seconds: float) -> dict:
+    own = (MANIFEST, BEGUN, LOCK)
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in own]
+    return {
+        "spec": spec,
+        "facts": facts,
+        "outputs": {file.name: sha256(file) for file in files},
+        "seconds": seconds,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **environment(),
+    }
+
+
+def content(folder: Path) -> str:
+    """What identifies the content of a finished folder, as an input of later work.
+
+    Raises FileNotFoundError, with the remedy, where the folder is absent or unfinished.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise FileNotFoundError(
+            f"{paths.shown(folder)} is not finished: run the notebook of that stage first"
+        )
+    return manifest["facts"].get("content") or digest(manifest["outputs"])
 
 
 def end_with_parent(parent: int | None = None) -> None:
@@ -208,24 +206,21 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The same in one level, to show at the top of a notebook."""
-    found = environment()
-    return {**found["versions"], "git": found["git"], "device": found["device"]}
+    """The same in one level, to show at the end of a notebook."""
+    known = environment()
+    return {**known["versions"], "git": known["git"], "device": known["device"]}
 
 
 def git_revision() -> str:
     """Short revision of the checkout, with `+` where the package differs; `unknown` without git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(paths.ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        say = ["git", "-C", str(paths.ROOT)]
-        revision = subprocess.run(
-            [*say, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*say, "status", "--porcelain", "--untracked-files=no", "--", "tinyllm"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        revision = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "tinyllm")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return revision + ("+" if changed else "")
@@ -237,16 +232,3 @@ def device() -> str:
     if torch is not None and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return f"cpu ({os.cpu_count()} cores)"
-
-
-def inputs(folder: Path) -> str:
-    """What identifies the content of a finished folder, as an input of later work.
-
-    Raises FileNotFoundError, with the remedy, where the folder is absent or unfinished.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise FileNotFoundError(
-            f"{paths.shown(folder)} is not finished: run the notebook of that stage first"
-        )
-    return manifest["facts"].get("content") or digest(manifest["outputs"])

@@ -1,0 +1,150 @@
+"""The published numbers: as printed, as counts of the release's test sets, and what they bear."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated import notebook, predictions
+
+from tinyllm import arms
+from tinyllm.evaluation import paired, published
+from tinyllm.params import DATASETS
+
+OURS, BASELINE = published.OURS, published.BASELINE
+
+
+def gains(size: str, method=OURS, baseline_size=None, baseline=BASELINE) -> pd.DataFrame:
+    rows = published.row(size, method), published.row(baseline_size or size, baseline)
+    return notebook("05")["gain"](*rows).eval("z = gain / se")
+
+
+def mean_gain(*rows: str):
+    return notebook("05")["mean_gain"](gains(*rows))
+
+
+def test_every_student_cell_is_a_count_of_the_releases_test_questions():
+    table = published.table1()
+    assert len(table) == 14 * 6 and set(table["dataset"]) == set(DATASETS)
+    assert not table.duplicated(["size", "method", "dataset"]).any()
+    sizes = published.read("datasets").set_index("dataset")["test"].astype(int)
+    for line in table.itertuples():
+        near = [k for k in range(line.n + 1) if round(100 * k / line.n, 2) == line.printed]
+        if line.size in published.SIZES:
+            assert (line.n, near) == (sizes[line.dataset], [line.k]), line  # no other count
+    odd = table[table["k"].isna()]
+    assert set(odd["size"]) == {"7B"} and odd["dataset"].tolist() == ["arc", "piqa", "bioasq"]
+
+
+def test_the_printed_means_are_the_means_of_the_printed_cells():
+    printed = published.read("table1").set_index(["size", "method"])
+    means = printed.loc[printed["dataset"] == "mean", "accuracy"].astype(float)
+    cells = published.table1().groupby(["size", "method"])["printed"].mean()
+    assert len(means) == 14
+    assert (means - cells).abs().max() <= 0.0051  # rounded to 0.01
+
+
+def test_z_of_the_780m_gains_is_what_a_careful_reader_finds():
+    table = gains("780M")
+    z = {"obqa": 1.14, "arc": 0.69, "piqa": 4.23, "riddle": 0.75, "pubmedqa": 0.86, "bioasq": 0.69}
+    assert table["z"].round(2).to_dict() == z
+    p, q = 624 / 919, 537 / 919  # 87 questions more
+    by_hand = (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / 919)
+    assert table.loc["piqa", "z"] == pytest.approx(by_hand)
+
+
+def test_only_piqa_exceeds_noise_at_780m_and_four_datasets_at_250m():
+    beyond = {size: list(gains(size).query("z > 1.96").index) for size in ("780M", "250M")}
+    assert beyond == {"780M": ["piqa"], "250M": ["obqa", "arc", "piqa", "riddle"]}
+
+
+def test_the_interval_of_a_mean_gain_agrees_with_a_simulation():
+    line = mean_gain("780M")
+    draw, means = np.random.default_rng(0), []
+    for name in (OURS, BASELINE):
+        cells = published.row("780M", name)[["n", "accuracy"]].itertuples(index=False)
+        means.append(np.mean([draw.binomial(n, p, 40_000) / n for n, p in cells], axis=0))
+    gap = means[0] - means[1]
+    assert (line.value, line.variance**0.5) == pytest.approx((gap.mean(), gap.std()), abs=0.0003)
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def outcome(claim: dict) -> str:
+    """What Table 1 says of a claim, computed anew."""
+    stated = float(claim["stated"] or "nan")
+    if claim["kind"] == "not_known":
+        return "not tested"
+    if claim["kind"] == "size_ratio":
+        units = {"M": 1, "B": 1000}
+        sizes = [claim[name] for name in ("size", "baseline_size")]
+        small, large = (float(size[:-1]) * units[size[-1]] for size in sizes)
+        return "holds" if abs(100 * small / large - stated) <= 0.0501 else "contradicted"
+    rows = claim["size"], claim["method"], claim["baseline_size"], claim["baseline"]
+    if claim["kind"] == "every_dataset":
+        return "holds" if (gains(*rows)["z"] > 1.96).all() else "inconclusive"
+    line = mean_gain(*rows)
+    relative = (
+        line.value / published.row(claim["baseline_size"], claim["baseline"])["accuracy"].mean()
+    )
+    if abs(100 * relative - stated) > 0.011:  # the means are printed with two decimals
+        return "contradicted"
+    return "holds" if line.value > 1.96 * line.variance**0.5 else "inconclusive"
+
+
+def test_what_the_published_numbers_say_of_each_claim_follows_from_table_1():
+    table = published.read("claims")
+    assert table["claim"].is_unique and (table[["where", "statement", "test"]] != "").all(axis=None)
+    for claim in table.to_dict("records"):
+        assert claim["published"] == outcome(claim), claim["claim"]
+        for name in filter(None, [claim["arm"], claim["baseline_arm"].replace("*", "micro:a")]):
+            arms.resolve(name, ["micro:a"])  # raises if there is no such arm
+    known = table.set_index("claim")["published"]
+    assert known["teacher-7B-250M"] == "contradicted"  # the slip in the text
+    assert known["every-780M"] == "inconclusive" and known["gain-780M"] == "holds"
+
+
+# --- claims against this study (notebook 05) ------------------------------------------------------
+
+
+def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> dict:
+    """What notebook 05 says of each claim, for simulated runs."""
+    frames = [
+        predictions(chances, dataset=name, n=100, student=student, rng=i)
+        for i, name in enumerate(datasets)
+    ]
+    compared, judge = paired.compare(pd.concat(frames)), notebook("05")["judge"]
+    return {c["claim"]: judge(c, compared) for c in published.read("claims").to_dict("records")}
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "expected"),
+    [(0.85, 0.4, "holds"), (0.4, 0.85, "contradicted"), (0.5, 0.5, "inconclusive")],
+)
+def test_runs_decide_a_claim_by_their_paired_verdict(ours, baseline, expected):
+    outcomes = judged({"tinyllm": ours, "finetune": baseline})
+    for claim in ("gain-80M", "every-80M", "gain-any"):
+        assert outcomes[claim] == expected
+    assert outcomes["gain-780M"] == outcomes["size-80M"] == "not tested"  # another student, no arm
+
+
+def test_a_claim_about_six_datasets_is_inconclusive_until_all_are_measured():
+    two = ("obqa", "arc")
+    assert judged({"tinyllm": 0.8, "finetune": 0.5}, two)["gain-80M"] == "inconclusive"
+    worse = judged({"tinyllm": 0.4, "finetune": 0.8}, two)
+    assert worse["gain-80M"] == "inconclusive"  # on the mean of six
+    assert worse["every-80M"] == "contradicted"  # one is enough
+    other = judged({"tinyllm": 0.8, "finetune": 0.5}, two[:1], "minilm-ed")
+    assert (other["gain-80M"], other["gain-any"]) == ("not tested", "holds")
+
+
+@pytest.mark.parametrize(
+    ("flan", "llama", "expected"),
+    [(0.4, 0.3, "holds"), (0.3, 0.6, "inconclusive"), (0.4, 0.85, "contradicted")],
+)
+def test_several_teachers_beat_one_if_they_beat_every_single_one(flan, llama, expected):
+    chances = {"tinyllm": 0.6, "dss:flan-t5": flan, "dss:llama2": llama, "dss:llama2+lora": 0.9}
+    assert judged(chances, DATASETS[:2], "minilm-ed")["gain-over-one-teacher"] == expected

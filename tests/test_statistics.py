@@ -1,0 +1,335 @@
+"""Each statistic against an independent computation or a case worked by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as distributions
+from simulated import answers, notebook, predictions
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+
+from tinyllm.evaluation import accuracy, paired, results, summary
+
+ANSWERS = st.integers(2, 25).flatmap(
+    lambda n: st.lists(
+        st.lists(st.integers(0, 1), min_size=n, max_size=n), min_size=2, max_size=6
+    ).filter(lambda rows: len(rows) % 2 == 0)
+)
+
+
+def two_arms(rows: list[list[int]]) -> pd.DataFrame:
+    """The first half of the rows as seeds of `tinyllm`, the second as seeds of `finetune`."""
+    half = len(rows) // 2
+    return answers({"tinyllm": rows[:half], "finetune": rows[half:]})
+
+
+def line_of(scores: np.ndarray) -> dict:
+    """The interval of a mean of scores (seeds, questions)."""
+    one = paired.estimate(pd.DataFrame(scores))
+    return {"difference": one.value, "n": one.n, **paired.interval(one)}
+
+
+# --- one arm -----------------------------------------------------------------------------------
+
+
+def test_wilson_agrees_with_the_formula_worked_by_hand():
+    # 7 of 10 at z = 1.96: centre (7 + 1.9208) / 13.8416, half-width by Wilson 1927, equation for p
+    z = distributions.norm.ppf(0.975)
+    centre = (7 + z**2 / 2) / (10 + z**2)
+    half = z / (10 + z**2) * math.sqrt(7 * 3 / 10 + z**2 / 4)
+    assert accuracy.wilson(7, 10) == pytest.approx((centre - half, centre + half))
+    assert accuracy.wilson(7, 10) == pytest.approx((0.3968, 0.8922), abs=5e-5)  # as in textbooks
+
+
+@given(st.integers(1, 2000), st.floats(0, 1))
+def test_wilson_contains_the_estimate_and_stays_between_0_and_1(n, share):
+    low, high = accuracy.wilson(share * n, n)
+    assert 0 <= low <= share * n / n <= high <= 1
+
+
+def test_accuracy_counts_questions_once_however_many_seeds_answer_them():
+    frame = answers({"finetune": [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]})
+    row = paired.accuracies(frame).iloc[0]
+    assert (row["n"], row["seeds"], row["estimate"]) == (4, 3, pytest.approx(0.5))
+    assert row["by_seed"] == [0.5, 0.25, 0.75]
+
+
+def test_options_that_share_the_best_score_count_as_chance():
+    frame = answers({"finetune": [[1, 0, 0, 1]]}).assign(ties=[2, 2, 2, 1])
+    gold = frame["gold"].tolist()
+    other = [(g + 1) % 4 for g in gold]
+    third = [(g + 2) % 4 for g in gold]
+    places = [(gold[0], other[0]), (gold[1], other[1]), (other[2], third[2]), (gold[3],)]
+    frame["scores"] = [[-1.0 if i in place else -2.0 for i in range(4)] for place in places]
+    # chosen right of two, chosen wrong of two, gold is not among them, no tie
+    assert accuracy.credit(frame).tolist() == [0.5, 0.5, 0, 1]
+    assert paired.mean_interval(frame)["estimate"] == 0.5
+    assert accuracy.credit(frame, "exact").tolist() == [1, 0, 0, 1]
+    assert accuracy.credit(frame.drop(columns="ties")).tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("column", ["study", "split", "arm", "student"])
+def test_accuracy_refuses_to_average_over_different_runs_in_silence(column):
+    frame = answers({"finetune": [[1, 0]]})
+    both = pd.concat([frame, frame.assign(**{column: "other"})])
+    with pytest.raises(ValueError, match=f"column '{column}'.*group by it"):
+        paired.mean_interval(both)
+
+
+def test_a_seed_that_lacks_a_question_or_has_one_twice_is_an_error_that_names_it():
+    frame = answers({"finetune": [[1, 0, 1], [1, 1, 0]]})
+    lacking = frame[~((frame["seed"] == 1) & (frame["id"] == "q2"))]
+    with pytest.raises(ValueError, match=r"'q2' for seed 1"):
+        paired.mean_interval(lacking)
+    with pytest.raises(ValueError, match=r"'q1' is there twice"):
+        paired.mean_interval(pd.concat([frame, frame[frame["id"] == "q1"]]))
+
+
+def test_calibration_agrees_with_bins_worked_by_hand():
+    frame = predictions({"finetune": 0.5}, n=4, seeds=[0], options=("yes", "no"))
+    frame["scores"] = [[math.log(p), math.log(1 - p)] for p in [0.95, 0.95, 0.65, 0.65]]
+    frame = frame.assign(choice=0, gold=[0, 1, 0, 0], correct=[True, False, True, True])
+    confidence, ece = notebook("04")["calibration"](frame)
+    # bin (0.6, 0.7]: accuracy 1, confidence 0.65; bin (0.9, 1]: accuracy 0.5, confidence 0.95
+    assert confidence == pytest.approx(0.8)
+    assert ece == pytest.approx(0.5 * 0.45 + 0.5 * 0.35)
+
+
+# --- McNemar, Holm -----------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_agrees_with_statsmodels(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    won, lost, p = paired.mcnemar(ours, theirs)
+    both = sum(a and b for a, b in pairs)
+    table = [[both, won], [lost, len(pairs) - both - won - lost]]
+    assert p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+
+
+def test_holm_agrees_with_the_procedure_worked_by_hand():
+    rows = {"difference": 1, "se": 1, "df": 1, "n": 9, "seeds": 2, "p": [0.01, 0.04, 0.03, 0.005]}
+    table = paired.holm(pd.DataFrame(rows))
+    # sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, then no smaller than the one before
+    assert table["p_holm"].tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert table["verdict"].tolist() == ["better", "inconclusive", "inconclusive", "better"]
+
+
+# --- the interval over questions and seeds -----------------------------------------------------
+
+
+def test_one_seed_is_the_paired_t_test():
+    draw = np.random.default_rng(0)
+    ours, theirs = draw.random((2, 80)) < 0.5
+    line = paired.paired(two_arms([ours.astype(int), theirs.astype(int)]), "tinyllm", "finetune")
+    test = distributions.ttest_rel(ours.astype(float), theirs.astype(float))
+    assert line["p"] == pytest.approx(test.pvalue)
+    interval = test.confidence_interval()
+    assert (line["low"], line["high"]) == pytest.approx((interval.low, interval.high))
+    assert line["df"] == pytest.approx(79)
+
+
+def test_the_variance_agrees_with_a_two_way_table_worked_by_hand():
+    # Questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2 (4 / 3), and a rest of
+    # squares 4.
+    scores = np.array([[-2.0, 1], [0, 3], [2, 5]])
+    rest = np.array([[-1.0, 1], [0, 0], [1, -1]])
+    vq, vs, vr = 4.5 / 2, 4 / 3, 4 / 2 / 6
+    line = line_of(scores + rest)
+    assert line["difference"] == 1.5
+    assert line["se"] == pytest.approx(math.sqrt(vq + vs - vr))
+    assert line_of(scores / 10 + rest)["se"] == pytest.approx(math.sqrt(vq / 100))  # seeds' is rest
+    line = line_of(scores)
+    assert line["se"] == pytest.approx(math.sqrt(vq + vs))
+    student = distributions.t((vq + vs) ** 2 / (vq**2 / 1 + vs**2 / 2))
+    assert line["df"] == pytest.approx(student.args[0])
+    assert line["high"] - 1.5 == pytest.approx(student.ppf(0.975) * line["se"])
+    assert line["p"] == pytest.approx(2 * student.sf(1.5 / line["se"]))
+
+
+@pytest.mark.parametrize("rest", [0.0, 3.0])
+@pytest.mark.parametrize("seeds", [0.0, 1.0, 20.0])
+def test_the_interval_covers_the_true_difference_whatever_makes_the_noise(seeds, rest):
+    """seeds, rest: their variance of the mean over that of questions. 95% nominal."""
+    draw = np.random.default_rng(1)
+    size, n, worlds = 3, 100, 600
+    inside = 0
+    for _ in range(worlds):
+        scores = draw.normal(size=(size, 1)) * np.sqrt(seeds * size / n)
+        scores = scores + draw.normal(size=(1, n))
+        line = line_of(scores + draw.normal(size=(size, n)) * np.sqrt(rest * size))
+        inside += line["low"] <= 0 <= line["high"]
+    assert 0.90 <= inside / worlds <= 0.985
+
+
+def test_mean_interval_is_wider_than_wilsons_where_seeds_differ():
+    frame = answers({"tinyllm": [[1] * 30 + [0] * 10, [1] * 20 + [0] * 20, [1] * 10 + [0] * 30]})
+    line, (low, high) = paired.mean_interval(frame), accuracy.wilson(20, 40)
+    assert line["estimate"] == 0.5 and line["low"] < low and line["high"] > high
+    assert line["by_seed"] == [0.75, 0.5, 0.25] and (line["n"], line["seeds"]) == (40, 3)
+    sure = paired.mean_interval(answers({"tinyllm": [[1] * 10] * 2}))
+    assert (sure["low"], sure["high"]) == accuracy.wilson(10, 10)
+
+
+def test_arms_of_different_seeds_have_the_error_of_both():
+    draw, n = np.random.default_rng(0), 4000
+    ours = pd.DataFrame(draw.normal(size=(3, 1)) + draw.normal(size=(3, n)))
+    theirs = pd.DataFrame(draw.normal(size=(4, 1)) + draw.normal(size=(4, n)), index=[5, 6, 7, 8])
+    one = paired.estimate(ours, -theirs)
+    spread = ours.mean(axis=1).var() / 3 + theirs.mean(axis=1).var() / 4
+    assert one.variance == pytest.approx(spread, rel=0.02)
+    assert one.value == pytest.approx(ours.to_numpy().mean() - theirs.to_numpy().mean())
+
+
+def test_of_one_question_nothing_is_known_and_of_few_that_agree_the_sign_test_speaks():
+    one = paired.paired(two_arms([[1], [0]]), "tinyllm", "finetune")
+    assert one["low"] < 0 < one["high"] and one["p"] > 0.3
+    six = paired.paired(two_arms([[1] * 6, [0] * 6]), "tinyllm", "finetune")
+    assert (six["difference"], six["p"]) == (1, pytest.approx(six["mcnemar_p"]))
+
+
+def test_several_datasets_are_averaged_with_equal_weight():
+    arms = {"tinyllm": 0.7, "finetune": 0.5}
+    frames = [
+        predictions(arms, dataset="obqa", n=60, seeds=[0, 1, 2]),
+        predictions(arms, dataset="arc", n=40, seeds=[0], rng=1),
+    ]
+    line = paired.paired(pd.concat(frames), "tinyllm", "finetune")
+    alone = [paired.paired(frame, "tinyllm", "finetune") for frame in frames]
+    assert line["difference"] == pytest.approx(np.mean([one["difference"] for one in alone]))
+    assert line["se"] == pytest.approx(np.hypot(*(one["se"] for one in alone)) / 2)
+    assert (line["n"], line["seeds"], line["by_seed"]) == (100, 1, [])
+
+
+@settings(max_examples=30, deadline=None)
+@given(ANSWERS)
+def test_properties_of_every_paired_difference(rows):
+    frame = two_arms(rows)
+    one = paired.paired(frame, "tinyllm", "finetune")
+    two = paired.paired(frame, "finetune", "tinyllm")
+    assert one["low"] - 1e-6 <= one["difference"] <= one["high"] + 1e-6 and 0 < one["p"] <= 1
+    assert one["difference"] == pytest.approx(-two["difference"])
+    assert (one["low"], one["high"]) == pytest.approx((-two["high"], -two["low"]), abs=1e-6)
+    assert (one["p"], one["won"]) == (two["p"], two["lost"])
+    assert one["difference"] == pytest.approx(np.mean(one["by_seed"]))
+    assert one == paired.paired(frame.sample(frac=1, random_state=1), "tinyllm", "finetune")
+    same = paired.paired(frame, "tinyllm", "tinyllm")
+    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_smallest_difference_is_detected_as_often_as_it_says(seeds):
+    n, worlds, draw = 100, 600, np.random.default_rng(3)
+
+    def world(true: float) -> dict:
+        by_seed = draw.normal(size=(seeds, 1)) * (seeds > 1)
+        return line_of(true + by_seed + draw.normal(size=(1, n)))
+
+    free = 99 if seeds == 1 else 2.07  # Satterthwaite's, of the true variances
+    se = math.sqrt(1 / n + (seeds > 1) / 3)
+    smallest = se * distributions.t(free).ppf([0.975, 0.8]).sum()
+    said = np.median([world(0)["smallest"] for _ in range(worlds)])
+    assert said == pytest.approx(smallest, rel=0.25)
+    power = np.mean([world(smallest)["p"] < 0.05 for _ in range(worlds)])
+    assert power == pytest.approx(0.8, abs=0.08)
+
+
+# --- verdicts ----------------------------------------------------------------------------------
+
+
+def test_equivalence_is_the_90_percent_interval_within_the_margin():
+    draw = np.random.default_rng(4)
+    for scale in (0.05, 0.1, 0.13, 0.2, 0.5):
+        row = line_of(draw.normal(scale=scale, size=(3, 400)) + draw.normal(0.005, 0.004, (3, 1)))
+        half = row["se"] * distributions.t(row["df"]).ppf(0.95)
+        within = max(abs(row["difference"] - half), abs(row["difference"] + half)) < paired.MARGIN
+        assert (paired.equivalence(row) < 0.05) == within
+
+
+def test_few_questions_that_all_agree_show_no_equivalence():
+    few = paired.paired(two_arms([[1] * 50] * 4), "tinyllm", "finetune")
+    many = paired.paired(two_arms([[1] * 200] * 4), "tinyllm", "finetune")
+    assert paired.verdict(few) == "inconclusive" and paired.verdict(many) == "equivalent"
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "better"),
+        ({"difference": -0.1}, "worse"),
+        ({"p_holm": 0.2}, "inconclusive"),
+        ({"p": 0.5, "difference": 0.001, "se": 0.005}, "equivalent"),
+        ({"p": 0.5, "difference": 0.001, "se": 0.02}, "inconclusive"),
+        ({"seeds": 1}, "inconclusive"),
+        ({"p": math.nan}, "not tested"),
+    ],
+)
+def test_the_verdict_on_a_row(changes, verdict):
+    row = {"difference": 0.1, "se": 0.02, "df": 20.0, "n": 500, "seeds": 3, "p": 0.001}
+    assert paired.verdict(row | changes) == verdict
+    assert paired.verdict(None) == "not tested"
+
+
+# --- families ----------------------------------------------------------------------------------
+
+
+def test_the_family_is_all_comparisons_of_one_dataset_or_of_the_mean():
+    arms = {"finetune": 0.5, "dss:a": 0.55, "tinyllm": 0.65, "tinyllm:shuffled": 0.5}
+    names = ["obqa", "arc", "piqa"]
+    frame = pd.concat([predictions(arms, name, n=150, rng=i) for i, name in enumerate(names)])
+    frame = frame[~(frame["dataset"].eq("piqa") & frame["arm"].eq("finetune"))]  # no baseline
+    table = paired.compare(frame)
+    counts = table.groupby("dataset").size().to_dict()
+    assert counts == {"obqa": 5, "arc": 5, "piqa": 2, "mean": 5}
+    for _, part in table.groupby("dataset"):
+        again = paired.holm(part.drop(columns=["p_holm", "verdict"]))
+        assert again["p_holm"].tolist() == part["p_holm"].tolist()
+        assert part["p_holm"].min() == pytest.approx(min(1, len(part) * part["p"].min()))
+    one = table[(table["arm"] == "tinyllm") & (table["baseline"] == "finetune")]
+    one = one.set_index("dataset")
+    mean = one.loc[["obqa", "arc"], "difference"].mean()
+    assert (one.loc["mean", "difference"], one.loc["mean", "datasets"]) == (pytest.approx(mean), 2)
+    assert paired.compare(frame[frame["arm"] == "finetune"]).empty
+    assert "mean" not in set(paired.compare(frame[frame["dataset"] == "obqa"])["dataset"])
+
+
+def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypatch):
+    arms = {"finetune": 0.5, "dss:a": 0.7, "dss:b": 0.4, "tinyllm": 0.9}
+    frame = pd.concat([predictions(arms, name, n=60) for name in ("obqa", "arc")])
+    keys = frame[["study", "dataset", "student", "arm", "seed"]].drop_duplicates()
+    valid = keys["arm"].map({"dss:a": 0.3, "dss:b": 0.6})
+    monkeypatch.setattr(results, "facts", lambda study=None: keys.assign(valid_accuracy=valid))
+    monkeypatch.setattr(results, "whole", lambda: frame)
+    lines = summary.readme_table("simulated").splitlines()
+    assert lines[0] == "| Arm | obqa | arc | minus fine-tuning, points | verdict |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        *("| Fine-tuning on answers", "| Best single teacher (`dss:b`)", "| TinyLLM, all teachers")
+    ]
+    line = paired.paired(frame, "tinyllm", "finetune")
+    low, middle, high = (100 * line[name] for name in ("low", "difference", "high"))
+    assert lines[-1].endswith(f" | {middle:+.1f} [{low:.1f}, {high:.1f}] | better |")
+
+
+def test_arms_that_cannot_be_compared_are_refused():
+    frame = predictions({"finetune": 0.5, "tinyllm": 0.6}, n=5, seeds=[0])
+    with pytest.raises(ValueError, match=r"'q4' of obqa is scored for only one"):
+        paired.paired(frame.iloc[:-1], "tinyllm", "finetune")
+    with pytest.raises(ValueError, match=r"both arms are needed .*'kd': \[\]"):
+        paired.paired(frame, "kd", "finetune")
+
+
+def test_statistics_published_numbers_and_figures_need_no_torch():
+    code = (
+        "import sys; from tinyllm.evaluation import published, results, summary; "
+        "from tinyllm.figures import forms; results.stored(); "
+        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

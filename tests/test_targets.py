@@ -1,0 +1,114 @@
+"""What an arm learns: its tasks, texts and distributions, and what the controls keep of them."""
+
+from collections import Counter
+
+import pytest
+import torch
+from tiny import questions, rationales
+
+from tinyllm import arms
+from tinyllm.params import Params
+from tinyllm.students import targets
+from tinyllm.teachers import ask
+
+A, B = TEACHERS = ["micro:a", "micro:b"]
+ROWS = questions()
+TEXTS = rationales(ROWS)
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    """The parameters and teachers that rationales were read for."""
+    calls = []
+
+    def stored(params, uri):
+        calls.append((params.examples, params.teacher_forcing, tuple(params.cleaning), uri))
+        return TEXTS[uri]
+
+    monkeypatch.setattr(ask, "rationales", stored)
+    return calls
+
+
+def texts(name, seed=0):
+    return targets.arm_texts(Params(), arms.resolve(name, TEACHERS), ROWS, seed)
+
+
+def written(have):
+    return {name: text.split() for name, text in have.items() if text.strip()}
+
+
+@pytest.mark.parametrize("control", ["tinyllm:shuffled", "tinyllm:scrambled", "tinyllm:gibberish"])
+def test_a_control_is_drawn_by_its_seed(control):
+    assert texts(control) == texts(control) != texts(control, seed=1)
+
+
+def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
+    for teacher, moved in texts("tinyllm:shuffled").items():
+        have = {name: text for name, text in TEXTS[teacher].items() if text.strip()}
+        assert sorted(moved.values()) == sorted(have.values())
+        assert moved.keys() == have.keys() and moved != have
+
+
+def test_scrambled_rationales_keep_words_lengths_and_no_statement():
+    for teacher, moved in texts("tinyllm:scrambled").items():
+        have, now = written(TEXTS[teacher]), written(moved)
+        assert {k: len(v) for k, v in now.items()} == {k: len(v) for k, v in have.items()}
+        for place in range(4):
+            assert Counter(v[place] for v in now.values()) == Counter(
+                v[place] for v in have.values()
+            )
+        assert sum(now[name] == have[name] for name in have) <= len(have) // 4
+
+
+def test_gibberish_has_the_lengths_of_rationales_and_the_words_of_questions():
+    have = texts("tinyllm:gibberish")
+    assert {uri: have[uri] for uri in TEACHERS} == TEXTS
+    random_words = have[arms.GIBBERISH]
+    assert random_words.keys() == {row.id for row in ROWS}
+    vocabulary = {w for row in ROWS for text in (row.question, *row.options) for w in text.split()}
+    lengths = {len(text.split()) for texts in TEXTS.values() for text in texts.values()}
+    for text in random_words.values():
+        assert set(text.split()) <= vocabulary and len(text.split()) in lengths
+    assert len(set(random_words.values())) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tinyllm", [("random:2", True, (), A), ("random:2", True, (), B)]),
+        ("tinyllm-a", [("random:2", True, (), B)]),
+        ("tinyllm:no-examples", [("none", True, (), A), ("none", True, (), B)]),
+        ("tinyllm:no-forcing", [("random:2", False, (), A), ("random:2", False, (), B)]),
+        ("tinyllm:repaired", [("random:2", True, ("repair",), uri) for uri in TEACHERS]),
+        ("kd", []),
+    ],
+)
+def test_an_arm_learns_from_the_rationales_that_were_asked_for_it(asked, name, expected):
+    assert list(texts(name)) == [uri for *_, uri in expected]
+    assert asked == expected
+
+
+def test_a_teacher_keeps_prefix_and_alpha_in_every_arm():
+    params = Params.checked(alpha=[0.5, 3.0])
+
+    def learned(name):
+        tasks = targets.tasks(arms.resolve(name, TEACHERS), params)
+        return {task.name: (task.prefix, task.weight) for task in tasks}
+
+    answer, b = ("predict: ", 1.0), ("rationale: ", 3.0)
+    assert learned("tinyllm") == {"answer": answer, A: ("explain: ", 0.5), B: b}
+    assert learned("tinyllm-a") == learned("dss:b") == {"answer": answer, B: b}
+    assert learned("kd:2") == {"answer": answer, "options": ("predict: ", 4.0)}
+    assert learned("tinyllm:gibberish")["gibberish"] == ("rationale 3: ", 1.75)
+    assert learned("inference") == {}
+
+
+def test_kd_learns_the_mean_of_the_teachers_distributions(monkeypatch):
+    scores = [-1.0, -2.0, -4.0]
+    raised = torch.softmax(torch.tensor(scores) / 2.0, 0).tolist()
+    assert targets.distribution(scores, 2.0) == pytest.approx(raised)
+    known = {A: {"q": [0.0, float("-inf")], "r": [0.0, 0.0]}, B: {"q": [0.0, 0.0]}}
+    monkeypatch.setattr(ask, "option_scores", lambda params, uri: known[uri])
+    means = targets.arm_options(Params(), arms.resolve("kd:3", TEACHERS))
+    assert means == {"q": [0.75, 0.25], "r": [0.5, 0.5]}  # who did not score r is left out
+    assert targets.arm_options(Params(), arms.resolve("tinyllm", TEACHERS)) == {}

@@ -1,0 +1,252 @@
+"""The command `tinyllm`: studies and grids of studies from a terminal, in any folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from tinyllm import params as parameters
+from tinyllm import paths, runs
+from tinyllm.batch import grid as grids
+from tinyllm.batch import kubernetes as pods
+from tinyllm.batch import plan as costs
+from tinyllm.batch import status as progress
+from tinyllm.batch.grid import RULES, Grid
+from tinyllm.data.question import DataError
+from tinyllm.params import STAGES, ParameterError, Params
+
+PROFILES = paths.ROOT / "profiles"
+EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
+STORED = ("micro.yaml", "laptop/obqa.yaml")  # parameter files of the stored studies
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the notebooks of GRID that are not done, then print its results.
+
+    Options of snakemake may follow after --, as in: tinyllm run GRID -- --cores 1
+    """
+    grid = grids.load(args.grid)
+    for job in grid.jobs:
+        job.write()
+        costs.resources(job)  # a model of unknown size is an error before anything runs
+    name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
+    command += ["--profile", str(PROFILES / args.profile), "--config", f"grid={json.dumps(name)}"]
+    if args.dry_run:
+        again = [str(job.done) for job in progress.Status(grid).unfinished if job.done.exists()]
+        command += ["--dry-run", *(["--forcerun", *again] if again else [])]
+        return subprocess.call([*command, *args.options])
+    with locked(grid, args.wait):
+        progress.Status(grid).refresh()
+        failed = subprocess.call([*command, *args.options])
+    if failed:
+        print("\n".join(["", *progress.failures(grid)]))
+    return int(failed != 0) if failed or args.options else results(args)
+
+
+@contextmanager
+def locked(grid: Grid, wait: bool) -> Iterator[None]:
+    """Hold the locks of a grid's studies; RuntimeError where another run has one, unless `wait`."""
+    with ExitStack() as stack:
+        for folder in sorted({paths.notebooks(params) for params in grid.studies}):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock, owner = FileLock(folder / "run.lock"), folder / "run.txt"
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                other = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+                busy = f"{paths.shown(folder.parent)}: {other} is running this study"
+                if not wait:
+                    raise RuntimeError(f"{busy}; wait for it with `tinyllm run --wait`") from None
+                print(f"{busy}; waiting for it", flush=True)
+                stack.enter_context(lock.acquire())
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Estimate tokens, FLOPs, hours and disk of GRID before anything is run."""
+    print(costs.report(grids.load(args.grid), args.device))
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """Show what of GRID is done, failed and why, stale and what differs, missing, stored."""
+    print(progress.Status(grids.load(args.grid)).report())
+    return 0
+
+
+def results(args: argparse.Namespace) -> int:
+    """Print accuracies and differences to fine-tuning of GRID, from runs/ or else results/."""
+    now, code = progress.Status(grids.load(args.grid)), 0
+    for params in now.grid.studies:
+        print(f"\n{params.study}, {params.dataset}, student {params.student}, test:")
+        try:
+            if stale := now.stale(params):
+                raise runs.StaleRun("\n".join(stale))
+            print(accuracies(params).to_string(index=False))
+        except (FileNotFoundError, runs.StaleRun) as problem:
+            print(problem)
+            code = 1
+    return code
+
+
+def accuracies(params: Params) -> pd.DataFrame:
+    """A row per arm of one student. Raises what `evaluation.results.collect` does."""
+    # Imported where it is needed, since scipy and statsmodels take a second.
+    from tinyllm.evaluation import results as evaluation
+    from tinyllm.evaluation import summary
+
+    try:
+        rows, _ = evaluation.collect(params)
+    except FileNotFoundError:  # a fresh clone has results/ only
+        rows = evaluation.stored(params.study, params.dataset)
+        rows = rows[rows["student"].eq(params.student) & rows["arm"].isin(params.arms)]
+        if rows.empty:
+            raise
+    return summary.table(rows)
+
+
+def store(args: argparse.Namespace) -> int:
+    """Copy finished students of GRID from runs/ to results/."""
+    from tinyllm.evaluation import results as evaluation
+
+    for params in grids.load(args.grid).studies:
+        folders = getattr(evaluation, args.command)(params)
+        print(f"{params.study}/{params.dataset}, {params.student}: {len(folders)} students")
+    return 0
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Copy stored students of GRID from results/ to runs/, where runs/ has none."""
+    return store(args)
+
+
+def figures(args: argparse.Namespace) -> int:
+    """Draw all figures from stored results, without a model (notebooks 04 and 05)."""
+    folder = paths.runs() / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    # One file of a study is enough: notebook 04 shows all its stored datasets.
+    jobs = [("04_evaluation", paths.ROOT / "params" / name) for name in STORED]
+    for notebook, file in [*jobs, ("05_paper_figures", None)]:
+        target = folder / f"{notebook}{f'_{file.stem}' if file else ''}.ipynb"
+        command = [sys.executable, "-m", "papermill", "--log-level", "ERROR"]
+        command += ["-f", str(file)] if file else []
+        command += [str(paths.ROOT / "notebooks" / f"{notebook}.ipynb"), str(target)]
+        if code := subprocess.call(command):
+            return code
+    print(f"figures: {paths.shown(paths.figures())}; notebooks: {paths.shown(folder)}")
+    return 0
+
+
+def readme(args: argparse.Namespace) -> int:
+    """Write the table and the findings of the stored studies between the markers of a README."""
+    from tinyllm.evaluation import summary
+
+    text = args.file.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    block = [summary.findings("laptop"), summary.readme_table("laptop")]
+    block += ["The micro study, the positive control:", summary.findings("micro")]
+    text = "\n\n".join([head + BEGIN, *block, END + rest.split(END)[1]])
+    args.file.write_text(text, encoding="utf-8")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check parameter files and grid files."""
+    for file in args.files:
+        print(f"{file}: {len(grids.load(file).jobs)} jobs")
+    return 0
+
+
+def cells(args: argparse.Namespace) -> int:
+    """Rewrite the parameters cell of notebooks after a change in tinyllm/params.py."""
+    import nbformat
+
+    stages = dict(zip(RULES.values(), STAGES, strict=False))
+    for file in args.notebooks:
+        notebook = nbformat.read(file, as_version=4)
+        for cell in notebook.cells:
+            tags = cell.metadata.get("tags", [])
+            cell.metadata = {"tags": tags} if tags else {}
+            if "parameters" in tags and file.stem in stages:
+                cell.source = parameters.cell(stages[file.stem])
+        notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+        nbformat.write(notebook, file)
+    return 0
+
+
+def kubernetes(args: argparse.Namespace) -> int:
+    """Submit a script as a Job, or look at or cancel Jobs (called by profiles/kubernetes)."""
+    if args.action == "submit":
+        limits = {name: getattr(args, name) for name in ("gpu", "mem", "cpu", "minutes")}
+        print(pods.submit(Path(args.names[0]), **limits))
+    elif args.action == "status":
+        print(pods.status(args.names[0]))
+    else:
+        pods.cancel(args.names)
+    return 0
+
+
+COMMANDS = (run, plan, status, results, store, restore, figures, readme, check, cells, kubernetes)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; a command's options are those of its function."""
+    whole = argparse.ArgumentParser(prog="tinyllm", description=__doc__, epilog=EXIT)
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = {}
+    for function in COMMANDS:
+        name, text = function.__name__, function.__doc__
+        one = commands.add_parser(name, help=text.split("\n")[0], description=text, epilog=EXIT)
+        one.set_defaults(function=function)
+        add[name] = one.add_argument
+        if "GRID" in text:
+            add[name]("grid", metavar="GRID", help="a parameter file, a grid file or a grid's name")
+    for name in ("run", "plan"):
+        text = "parameters of a model of unknown size, as my/model=3e9"
+        add[name]("--parameters", action="append", metavar="MODEL=NUMBER", help=text)
+    profiles = sorted(folder.name for folder in PROFILES.iterdir())
+    add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
+    add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
+    add["run"]("--wait", action="store_true", help="wait for another run of the same study")
+    add["plan"]("--device", help=f"{', '.join(costs.DEVICES)}; default by the student's size")
+    add["readme"]("file", metavar="FILE", type=Path, help="a README with the two markers")
+    add["check"]("files", nargs="+", metavar="FILE")
+    add["cells"]("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
+    add["kubernetes"]("action", choices=["submit", "status", "cancel"])
+    for name in ("gpu", "mem", "cpu", "minutes"):
+        add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")
+    add["kubernetes"]("names", nargs="+", metavar="NAME", help="a script to submit, or Jobs")
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    own = list(sys.argv[1:] if arguments is None else arguments)
+    end = own.index("--") if "--" in own else len(own)
+    args = parser().parse_args(own[:end])
+    args.options = own[end + 1 :]
+    if getattr(args, "parameters", None):
+        os.environ["TINYLLM_PARAMETERS"] = " ".join(args.parameters)
+    try:
+        return args.function(args)
+    except (ParameterError, DataError, runs.StaleRun, RuntimeError) as problem:
+        print(f"tinyllm: {problem}", file=sys.stderr)
+        return 1 if isinstance(problem, RuntimeError) else 2  # a lock, or kubectl
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""A grid: many studies as data, and the notebook executions (jobs) that they come to.
+
+    params/grid/NAME.yaml
+        params: [paper/obqa.yaml, paper/arc.yaml]   parameter files, also those in params/
+        points:                                     each file is run with each of these changes
+          - {student: google/flan-t5-small}
+          - {student: google/flan-t5-large, checkpointing: true}
+        students_a_job: one                         students per job: one, arm, seed or all
+        teachers_a_job: one                         teachers per job: one or all
+
+A parameter file alone is a grid of one study, with all students in one job. A job is one execution
+of one notebook by papermill, with a flat parameter file, so that it can be run again by hand:
+
+    runs/STUDY/DATASET/notebooks/JOB.yaml           parameters
+    runs/STUDY/DATASET/notebooks/JOB.failed.ipynb   while it runs, and if it failed
+    runs/STUDY/DATASET/notebooks/JOB.ipynb          when it is done
+    runs/STUDY/DATASET/notebooks/JOB.log            what papermill printed
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tinyllm import arms, paths, runs
+from tinyllm.params import STAGES, ParameterError, Params
+
+FOLDER = paths.ROOT / "params"
+RULES = {
+    "prepare": "01_data_prep",
+    "prompt": "02_teacher_prompting",
+    "distill": "03_distillation",
+    "evaluate": "04_evaluation",
+    "figures": "05_paper_figures",
+}
+# What a teacher's rationales depend on beside the arms, whatever the name of the study.
+ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
+# What all students of a study on a dataset share; the rest may differ from student to student.
+SHARED = f"{ASKED} teachers max_refused cleaning alpha curve"
+
+
+class Recipe(BaseModel):
+    """A grid file as it is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    params: list[str] = Field(min_length=1)
+    points: list[dict[str, Any]] = Field([{}], min_length=1)
+    students_a_job: Literal["one", "arm", "seed", "all"] = "one"
+    teachers_a_job: Literal["one", "all"] = "one"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One execution of one notebook.
+
+    rule: a key of RULES. name: of its files, without suffix. params: what papermill passes.
+    after: the jobs that it needs. whole: False for a part of a stage or a point of a curve, whose
+    figures stay with it. asks: identifies each set of rationales of a prompt job.
+    """
+
+    rule: str
+    name: str
+    params: Params
+    after: tuple[Job, ...] = field(default=(), repr=False)
+    whole: bool = True
+    asks: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def source(self) -> Path:
+        """The notebook that is executed."""
+        return paths.ROOT / "notebooks" / f"{RULES[self.rule]}.ipynb"
+
+    def path(self, suffix: str) -> Path:
+        """A file of the job: `yaml`, `log`, `failed.ipynb` or `ipynb`."""
+        return paths.notebooks(self.params) / f"{self.name}.{suffix}"
+
+    @property
+    def done(self) -> Path:
+        """The executed notebook."""
+        return self.path("ipynb")
+
+    @property
+    def figures(self) -> Path:
+        """Folder of its figures."""
+        return paths.figures() if self.whole else self.path("figures")
+
+    @property
+    def threads(self) -> int:
+        """Cores that it keeps busy: students side by side, or the processes of one."""
+        at_work = self.rule in ("prompt", "distill")
+        return max(self.params.workers, self.params.nproc) if at_work else 1
+
+    def __str__(self) -> str:
+        return f"{self.params.study}/{self.params.dataset} {self.name}"
+
+    def write(self) -> None:
+        """Write the parameter file, unless it is as it should be."""
+        file, default = self.path("yaml"), Params().model_dump()
+        values = self.params.model_dump().items()
+        changed = {n: v for n, v in values if v != default[n] or n in ("study", "dataset")}
+        figures = "" if self.whole else f"TINYLLM_FIGURES='{paths.shown(self.figures)}' "
+        text = f"# {figures}papermill -f '{paths.shown(file)}' 'notebooks/{self.source.name}' OUT\n"
+        text += yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, file)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid, read: its studies (one per dataset and student) and how they are cut into jobs."""
+
+    name: str
+    studies: tuple[Params, ...]
+    students_a_job: str
+    teachers_a_job: str
+
+    def of(self, params: Params) -> list[Job]:
+        """The jobs of one study on one dataset, of all its students."""
+        folder = paths.notebooks(params)
+        return [job for job in self.jobs if paths.notebooks(job.params) == folder]
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """All jobs, every one after those that it needs."""
+        asked: dict[str, Job] = {}  # the latest job for each set of rationales, of any study
+        jobs: list[Job] = []
+        by_folder: dict[Path, list[Params]] = {}
+        for params in self.studies:
+            by_folder.setdefault(paths.notebooks(params), []).append(params)
+        for group in by_folder.values():
+            read = _only(group[0], STAGES["data"])
+            prepare = Job("prepare", RULES["prepare"], read, whole=not group[0].curve)
+            asking = list(self._prompts(group, prepare, asked))
+            jobs += [prepare, *asking]
+            prompts = {uri: job for job in asking for uri in job.params.teachers}
+            for params in group:
+                alone = self.students_a_job == "all" and len(group) == 1
+                end = "" if alone else f"_{paths.slug(params.student)}"
+                training = list(self._students(params, end, prepare, prompts))
+                name, needs = RULES["evaluate"] + end, (*asking, *training)
+                jobs += [*training, Job("evaluate", name, params, needs, not params.curve)]
+        evaluating = tuple(job for job in jobs if job.rule == "evaluate")
+        return [*jobs, Job("figures", RULES["figures"], self.studies[0], evaluating)]
+
+    def _prompts(self, group: list[Params], prepare: Job, asked: dict[str, Job]) -> Iterator[Job]:
+        """The jobs that ask the teachers of one study on one dataset."""
+        uris = list(dict.fromkeys(chain.from_iterable(p.teachers for p in group)))
+        names = list(dict.fromkeys(chain.from_iterable(p.arms for p in group)))
+        apart = self.teachers_a_job == "one" and len(uris) > 1
+        for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
+            # The arms say in which other ways the teachers are asked.
+            needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
+            changes = {"teachers": teachers, "arms": list(dict.fromkeys(needed))}
+            read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
+            params = read.model_copy(update=changes)
+            keys = tuple(_rationales(params))
+            needs = (prepare, *dict.fromkeys(asked[key] for key in keys if key in asked))
+            name = RULES["prompt"] + (f"_{paths.slug(teachers[0])}" if apart else "")
+            job = Job("prompt", name, params, needs, not (apart or group[0].curve), keys)
+            asked |= dict.fromkeys(keys, job)
+            yield job
+
+    def _students(
+        self, params: Params, end: str, prepare: Job, prompts: dict[str, Job]
+    ) -> Iterator[Job]:
+        """The jobs that train the students of one name."""
+        by_arm = self.students_a_job in ("one", "arm")
+        by_seed = self.students_a_job in ("one", "seed")
+        for names in [[arm] for arm in params.arms] if by_arm else [params.arms]:
+            for seeds in [[seed] for seed in params.seeds] if by_seed else [params.seeds]:
+                name = RULES["distill"] + (f"_{paths.slug(names[0])}" if by_arm else "") + end
+                name += f"_seed{seeds[0]}" if by_seed else ""
+                resolved = [arms.resolve(arm, params.teachers) for arm in names]
+                uris = chain.from_iterable((*arm.teachers, *arm.scorers) for arm in resolved)
+                needs = (prepare, *dict.fromkeys(prompts[uri] for uri in uris))
+                changed = params.model_copy(update={"arms": list(names), "seeds": list(seeds)})
+                whole = not (by_arm or by_seed or end or params.curve)
+                yield Job("distill", name, changed, needs, whole)
+
+
+def _only(params: Params, names: str) -> Params:
+    """The parameters with all others at their defaults: a job that does not read them is then not
+    run again when they change (another seed, say)."""
+    kept = {name: getattr(params, name) for name in names.split()}
+    return Params(**{"teachers": [], "arms": ["inference"]} | kept)
+
+
+def _asks(arm: str, teachers: Sequence[str]) -> bool:
+    """True if an arm needs more of these teachers than the rationales that all arms share."""
+    try:
+        resolved = arms.resolve(arm, teachers)
+    except ValueError:  # an arm of other teachers
+        return False
+    return bool(resolved.asked or resolved.scorers)
+
+
+def _rationales(params: Params) -> Iterator[str]:
+    """What identifies each set of rationales of a prompt job, and each micro teacher it trains."""
+    for uri in params.teachers:
+        for variant in arms.variants(params):
+            yield runs.digest([uri, variant.spec(*ASKED.split(), "precision")])
+        if arms.teacher(uri)[0] == "micro":
+            yield runs.digest([uri, params.data_seed])
+
+
+def load(name: str | Path) -> Grid:
+    """A grid by its name in params/grid, or by the path of a grid or parameter file.
+
+    A path is looked for in the caller's folder, then in the repository. Raises ParameterError,
+    naming the file, where the grid cannot be used.
+    """
+    files = [Path(name).expanduser(), paths.ROOT / name, FOLDER / "grid" / f"{name}.yaml"]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        known = ", ".join(sorted(grid.stem for grid in (FOLDER / "grid").glob("*.yaml")))
+        raise ParameterError(
+            f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; grids are {known}"
+        )
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or "params" not in values:
+            return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
+        recipe = Recipe(**values)
+        files = [(file.parent / base, FOLDER / base) for base in recipe.params]
+        bases = [beside if beside.is_file() else base for beside, base in files]
+        studies = [Params.from_yaml(base, **point) for base in bases for point in recipe.points]
+        _refuse_mixed(studies)
+    except ValidationError as error:
+        lines = [f"{e['loc'][0]}: {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
+    except (ParameterError, yaml.YAMLError) as error:
+        raise ParameterError(f"{paths.shown(file)}: {error}") from None
+    return Grid(file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job)
+
+
+def _refuse_mixed(studies: Sequence[Params]) -> None:
+    """ParameterError where studies that would share a folder cannot."""
+    first: dict[str, Params] = {}
+    students: set[tuple[str, str]] = set()
+    for params in studies:
+        folder, remedy = f"{params.study}/{params.dataset}", "give one point another `study`"
+        if (folder, params.student) in students:
+            raise ParameterError(f"points: {folder} has {params.student!r} twice; {remedy}")
+        students.add((folder, params.student))
+        shared = first.setdefault(folder, params).spec(*SHARED.split())
+        if lines := runs.differences(shared, params.spec(*SHARED.split())):
+            raise ParameterError(f"points: {folder} in two ways ({'; '.join(lines)}); {remedy}")

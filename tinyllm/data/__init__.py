@@ -1,0 +1,1 @@
+"""The questions: one record, four sources, the same splits from each."""

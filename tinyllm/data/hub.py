@@ -1,0 +1,95 @@
+"""Public datasets from the Hugging Face hub.
+
+The hub was not reachable where this was written: it was tested on rows of the hub's schemas, but
+`datasets.load_dataset` itself was not run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from tinyllm.data import rows
+from tinyllm.data.question import DataError, Question, Splits, drawn, listed
+
+# Repository, configuration and revision. Without a revision it is the default branch; the hub's own
+# conversion is needed where that branch has a script, which datasets >= 4 does not run.
+HUB = {
+    "obqa": ("allenai/openbookqa", "main", None),
+    "arc": ("allenai/ai2_arc", "ARC-Challenge", None),
+    "piqa": ("ybisk/piqa", None, "refs/convert/parquet"),
+    "riddle": ("INK-USC/riddle_sense", None, "refs/convert/parquet"),
+    "pubmedqa": ("qiaojin/PubMedQA", "pqa_labeled", None),
+}
+
+
+def origin(dataset: str) -> tuple[str, str | None]:
+    """Repository and revision of a dataset; DataError where the hub does not have it."""
+    if dataset not in HUB:
+        raise DataError(
+            f"{dataset}: not read from the hub, which has {', '.join(HUB)} (bioasq needs "
+            "registration at bioasq.org). Use `source: release`, or `source: file:PATH`"
+        )
+    repository, _, revision = HUB[dataset]
+    return repository, revision
+
+
+def questions(dataset: str) -> Splits:
+    """Train, valid and test of a public dataset, downloaded with `datasets.load_dataset`.
+
+    The test labels of PIQA and RiddleSense are not public. As in the paper's release, half of their
+    validation split is valid, half is test. PubMedQA has one split, which is shared out 500/100/400
+    as in the release. Who goes where is drawn once with a fixed seed, so these are other questions
+    than the release's; to compare with the paper's numbers use `source: release`.
+
+    Warns of rows that are left out. Raises DataError where the hub is not reached.
+    """
+    origin(dataset)
+    train = _rows(dataset, "train")
+    if dataset == "pubmedqa":
+        train, valid, test = drawn(train, [500, 100], f"split:{dataset}")
+    elif dataset in ("piqa", "riddle"):
+        valid = _rows(dataset, "validation")
+        valid, test = drawn(valid, [(len(valid) + 1) // 2], f"split:{dataset}")
+    else:
+        valid, test = _rows(dataset, "validation"), _rows(dataset, "test")
+    return {"train": train, "valid": valid, "test": test}
+
+
+def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
+    """The question of a row of the hub; ValueError says why it has none."""
+    if dataset == "piqa":
+        row = {"question": row["goal"], "A": row["sol1"], "B": row["sol2"], "label": row["label"]}
+        row["label"] = {0: "A", 1: "B"}.get(row["label"], "")
+    elif dataset == "pubmedqa":
+        row = {
+            "id": row["pubid"],
+            "context": " \n ".join(row["context"]["contexts"]),  # as in the release
+            "question": row["question"],
+            "options": ["yes", "no", "maybe"],
+            "answer": row["final_decision"],
+            "rationale": row["long_answer"],
+        }
+    return rows.question_of(row, name, {})
+
+
+def _rows(dataset: str, split: str) -> list[Question]:
+    import datasets  # takes a second, and only this source needs it
+
+    repository, config, revision = HUB[dataset]
+    try:
+        table = datasets.load_dataset(repository, config, split=split, revision=revision)
+    except OSError as error:  # ConnectionError and the hub's own errors are OSErrors
+        raise DataError(
+            f"{repository}: cannot be loaded from the hub ({error}). Without a network use "
+            "`source: release` with a mirror (TINYLLM_RELEASE_DIR) or `source: file:PATH`"
+        ) from error
+    good, bad = [], []
+    for index, row in enumerate(table):
+        try:
+            good.append(question_of(dataset, row, f"{split}-{index}"))
+        except ValueError as error:
+            bad.append(f"{repository} {split}, row {index}: {error}")
+    if bad:
+        warnings.warn(f"left out: {listed(bad)}", stacklevel=2)
+    return good

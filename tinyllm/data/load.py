@@ -1,0 +1,138 @@
+"""A study's questions: loaded from their source, stored once, read by all later stages.
+
+splits = load(params)     from the source: train, valid and test
+save(splits, params)      parquet files and a manifest in the study's data folder
+splits = read(params)     from that folder
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinyllm import paths, runs
+from tinyllm.data import files, hub, micro, release
+from tinyllm.data.question import DataError, Question, Splits, drawn
+from tinyllm.params import SPLITS, Params
+
+VERSION = 2  # raise it when the same source gives other questions
+
+
+def load(params: Params) -> Splits:
+    """The questions of `params.source` and `params.dataset`: train, valid and test.
+
+    `params.limit` keeps at most so many rows of a split. They are drawn by `params.data_seed` and
+    stay in their order; a smaller limit draws a subset of a larger one.
+
+    Raises DataError where a source cannot be read or has bad rows.
+    """
+    if params.source == "micro":
+        splits = micro.questions(params.data_seed)
+    elif params.source == "release":
+        splits = {split: release.questions(params.dataset, split) for split in SPLITS}
+    elif params.source == "hub":
+        splits = hub.questions(params.dataset)
+    else:
+        splits = files.questions(
+            params.source.removeprefix("file:"), params.data_seed, params.columns
+        )
+    splits = dict(splits)  # what a source remembers stays as it is
+    for split, rows in splits.items():
+        _check_ids(rows, f"source {params.source}, dataset {params.dataset}, {split}")
+        size = params.limit.get(split, len(rows))
+        splits[split], _ = drawn(rows, [size], f"{params.data_seed}:limit:{split}")
+    return splits
+
+
+def _check_ids(rows: list[Question], where: str) -> None:
+    """Predictions are joined by id, so equal ids would mix questions up."""
+    name, count = Counter(row.id for row in rows).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{where}: {count} rows have the id {name!r}; ids must differ in a split")
+
+
+def spec(params: Params) -> dict[str, Any]:
+    """All that the questions depend on, for the manifest; files of the user by their SHA-256.
+
+    No path of this machine is in it, so a folder that was moved stays valid.
+    """
+    values = {"stage": "data", "version": VERSION, **params.spec("dataset", "limit", "data_seed")}
+    values["source"], _, path = params.source.partition(":")
+    if path:
+        values |= {"files": files.hashes(path), **params.spec("columns")}
+    elif params.source == "micro":
+        values["world"] = micro.VERSION
+    elif params.source == "release":
+        values["commit"] = release.COMMIT
+    else:
+        values["repository"], values["revision"] = hub.origin(params.dataset)
+    return values
+
+
+def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
+    """The one folder that this stage writes, and its spec."""
+    return [(paths.data(params), spec(params))]
+
+
+def save(splits: Splits, params: Params) -> None:
+    """Write the study's data folder: one parquet file per split, then the manifest.
+
+    Nothing is written where the same questions are stored already. Raises runs.StaleRun where they
+    come from other parameters or files, DataError where they differ all the same (a hub dataset
+    that was changed, say).
+    """
+    folder, wanted = paths.data(params), spec(params)
+    rows = {split: [asdict(row) for row in splits[split]] for split in SPLITS}
+    content = runs.digest(rows)
+    if runs.finished(folder, wanted):
+        if runs.content(folder) != content:
+            raise DataError(
+                f"{paths.shown(folder)}: has other questions of the same parameters; delete it to "
+                "replace them, or give the study another name (parameter `study`)"
+            )
+        return
+    with runs.recording(folder, wanted) as facts:
+        for split in SPLITS:
+            table = pa.Table.from_pylist(rows[split])
+            pq.write_table(table, folder / f"{split}.parquet")
+        facts["content"] = content
+        facts["rows"] = {split: len(rows[split]) for split in SPLITS}
+
+
+def read(params: Params) -> Splits:
+    """What `save` wrote; each file is read and hashed once per process.
+
+    Raises FileNotFoundError where nothing is stored yet, runs.StaleRun where the folder was made
+    with other parameters or files, DataError where a file was changed since.
+    """
+    folder, wanted = paths.data(params), spec(params)
+    manifest = runs.read_manifest(folder)
+    if manifest is None:
+        raise FileNotFoundError(f"{paths.shown(folder)}: no data yet; run notebook 01 first")
+    # A later notebook does not name these two, and takes them as they are.
+    unnamed = {"columns", "limit"} - params.model_fields_set
+    wanted |= {name: manifest["spec"].get(name) for name in unnamed & set(wanted)}
+    runs.refuse_other(folder, manifest["spec"], wanted)
+    splits = _read(folder, (folder / runs.MANIFEST).stat().st_mtime_ns)
+    return {split: list(rows) for split, rows in splits.items()}
+
+
+@functools.cache
+def _read(folder: Path, written: int) -> Splits:
+    outputs = runs.read_manifest(folder)["outputs"]
+    splits = {}
+    for split in SPLITS:
+        file = folder / f"{split}.parquet"
+        if not file.is_file() or runs.sha256(file) != outputs[file.name]:
+            raise DataError(
+                f"{paths.shown(file)}: missing or changed since it was written; delete its folder "
+                "and run notebook 01 again"
+            )
+        splits[split] = [Question(**row) for row in pq.read_table(file).to_pylist()]
+    return splits

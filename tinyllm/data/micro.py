@@ -1,0 +1,174 @@
+"""The micro world: a closed museum whose rationales carry knowledge that its answers alone do not.
+
+Entities (robin) belong to kinds (bird), and a kind settles every attribute of its entities (birds
+are shown on Monday); a seed assigns the values, so nothing can be known from outside. A question
+asks for one attribute of one entity; a rationale names the entity's kind, and nothing more. In
+train, every entity has ONE of its six attributes; valid and test ask for the other five. An answer
+there has to be worked out through the kind, which only rationales name.
+
+The world is a positive control (a gain must show here, or the pipeline is broken), not evidence for
+the paper. Its two teachers are small language models that the study trains itself, one T5-like and
+one Llama-like. Each knows the kinds of half of the entities, the other teacher of the other half,
+and each says so where it does not know one: no target there. (Teachers that invent a kind instead
+contradict each other, and the student learns from both contradictions.)
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from tinyllm.data.question import Question
+
+VERSION = 3  # raise it when the world, a model's shape or the teachers' training changes
+
+KINDS = {  # kind: its entities, 24 of each, no name in two kinds
+    "bird": "robin heron owl wren finch crow swan stork eagle raven falcon magpie "
+    "sparrow pigeon dove gull parrot pelican ostrich penguin thrush starling kingfisher cuckoo",
+    "tree": "oak elm birch maple willow cedar beech larch spruce poplar alder yew "
+    "ash pine fir hawthorn chestnut walnut sycamore hazel juniper cypress hornbeam baobab",
+    "fish": "trout salmon cod tuna carp pike herring eel perch mackerel sole haddock "
+    "sardine anchovy halibut sturgeon bream flounder barracuda snapper tilapia minnow catfish "
+    "turbot",
+    "tool": "hammer saw chisel drill wrench axe spade rake shovel mallet anvil file "
+    "screwdriver sickle scythe crowbar hoe trowel pickaxe clamp hacksaw lathe hatchet sander",
+    "flower": "rose tulip daisy lily orchid iris poppy dahlia aster peony lilac pansy "
+    "violet carnation daffodil sunflower marigold geranium petunia begonia hyacinth crocus "
+    "snowdrop primrose",
+    "gem": "ruby opal emerald topaz garnet sapphire diamond pearl agate onyx jasper beryl "
+    "amethyst turquoise zircon peridot citrine aquamarine moonstone carnelian spinel tourmaline "
+    "sunstone bloodstone",
+}
+ATTRIBUTES = {  # attribute: (what is done, values)
+    "day": ("shown on", "Monday Tuesday Wednesday Thursday Friday Saturday"),
+    "room": ("kept in", "attic cellar hall tower library garden"),
+    "keeper": ("cleaned by", "Ada Omar Lena Ivan Mei Hugo"),
+    "city": ("lent to", "Paris Oslo Cairo Lima Tokyo Rome"),
+    "colour": ("labelled in", "red blue green white black yellow"),
+    "material": ("wrapped in", "paper silk straw linen felt wool"),
+}
+OPTIONS = 4
+# With one attribute per entity in train, nothing but rationales ties an entity's attributes
+# together. With two, answers alone suffice, because entities that share both values are one kind.
+TRAIN_PAIRS_PER_ENTITY, VALID_SHARE = 1, 0.2
+ROWS = {"train": 1728, "valid": 288, "test": 576}  # 12, 2 and 1 questions per pair
+KNOWN = {"a": slice(0, 12), "b": slice(12, 24)}  # which entities of every kind a teacher knows
+ABSTAINS = "I do not know."  # what a teacher writes on an entity whose kind it does not know
+
+
+@dataclass(frozen=True)
+class World:
+    """What is true in the museum.
+
+    kind: entity -> its kind.
+    value: kind -> attribute -> value.
+    """
+
+    kind: dict[str, str]
+    value: dict[str, dict[str, str]]
+
+    def of(self, entity: str, attribute: str) -> str:
+        """The value of an entity's attribute."""
+        return self.value[self.kind[entity]][attribute]
+
+
+@cache
+def world(seed: int) -> World:
+    """The museum of `seed`: every kind has its own value of each attribute."""
+    draw = random.Random(f"world:{seed}")
+    value: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    for attribute, (_, words) in ATTRIBUTES.items():
+        values = words.split()
+        for kind, word in zip(KINDS, draw.sample(values, len(values)), strict=True):
+            value[kind][attribute] = word
+    return World({name: kind for kind, names in KINDS.items() for name in names.split()}, value)
+
+
+@cache
+def questions(seed: int) -> dict[str, list[Question]]:
+    """The questions of the museum of `seed` by split (sizes: ROWS).
+
+    Train, valid and test share entities and attributes, but no (entity, attribute) pair. Every
+    kind has each attribute equally often in train. In every split the gold letters are equally
+    frequent and no question occurs twice.
+    """
+    museum, draw = world(seed), random.Random(f"questions:{seed}")
+    train, rest = [], []
+    for names in KINDS.values():
+        for index, entity in enumerate(draw.sample(names.split(), len(names.split()))):
+            own = [*ATTRIBUTES]
+            own = own[index % len(own) :] + own[: index % len(own)]
+            train += [(entity, attribute) for attribute in own[:TRAIN_PAIRS_PER_ENTITY]]
+            rest += [(entity, attribute) for attribute in own[TRAIN_PAIRS_PER_ENTITY:]]
+    draw.shuffle(rest)
+    cut = round(VALID_SHARE * len(rest))
+    pairs = {"train": train, "valid": rest[:cut], "test": rest[cut:]}
+    return {split: _split(museum, split, pairs[split], draw) for split in pairs}
+
+
+def _split(
+    museum: World, split: str, pairs: list[tuple[str, str]], draw: random.Random
+) -> list[Question]:
+    """ROWS[split] different questions, about equally many per pair, in random order."""
+    asked = [pairs[index % len(pairs)] for index in range(ROWS[split])]
+    places = [index % OPTIONS for index in range(ROWS[split])]
+    draw.shuffle(asked)
+    draw.shuffle(places)
+    rows: list[Question] = []
+    seen = set()
+    for index, (pair, place) in enumerate(zip(asked, places, strict=True)):
+        while True:
+            row = ask(museum, *pair, place, draw, f"{split}-{index:04d}")
+            if (row.question, *row.options) not in seen:
+                break
+        seen.add((row.question, *row.options))
+        rows.append(row)
+    return rows
+
+
+def ask(
+    museum: World, entity: str, attribute: str, place: int, draw: random.Random, name: str
+) -> Question:
+    """`Which day is a robin shown on?`, with the right option at index `place`."""
+    done, values = ATTRIBUTES[attribute]
+    right = museum.of(entity, attribute)
+    options = draw.sample([value for value in values.split() if value != right], OPTIONS - 1)
+    options.insert(place, right)
+    return Question(name, "", f"Which {attribute} is {_a(entity)} {done}?", options, place)
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def pair(row: Question) -> tuple[str, str]:
+    """The (entity, attribute) that a question of this world asks for."""
+    words = row.question.split()
+    return words[4], words[1]
+
+
+def reference_rationale(row: Question) -> str:
+    """What a perfect teacher writes: `It is a bird.`
+
+    It names the kind, which the answers of train never do, and no value. So a rationale moved to
+    another question (`tinyllm:shuffled`) says nothing that is true of any entity.
+    """
+    entity, _ = pair(row)
+    return f"It is {_a(world(0).kind[entity])}."  # kinds are the same in every museum
+
+
+@cache
+def known(letter: str) -> frozenset[str]:
+    """The entities whose kind teacher `letter` knows, as many of every kind.
+
+    Raises ValueError if there is no such teacher.
+    """
+    if letter not in KNOWN:
+        raise ValueError(f"micro:{letter} is no teacher; allowed are micro:a and micro:b")
+    return frozenset(name for names in KINDS.values() for name in names.split()[KNOWN[letter]])
+
+
+def teacher_rationale(letter: str, row: Question) -> str:
+    """What teacher `letter` is trained to write: the reference, or that it does not know."""
+    return reference_rationale(row) if pair(row)[0] in known(letter) else ABSTAINS

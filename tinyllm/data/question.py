@@ -1,0 +1,121 @@
+"""The one record that all sources give, and what can be counted without a model."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+MOST_OPTIONS = 26
+LISTED = 20  # bad rows that an error lists before it only counts
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names file, place, reason and remedy."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question.
+
+    id: unique within its split.
+    context: what is to be read before the question (an abstract, say); may be empty.
+    question: the question proper.
+    options: 2 to 26 texts; the gold one differs from all others.
+    answer: index of the gold option in `options`, from 0.
+    rationale: an explanation that the dataset itself ships; mostly empty.
+    """
+
+    id: str
+    context: str
+    question: str
+    options: list[str]
+    answer: int
+    rationale: str = ""
+
+    @property
+    def gold(self) -> str:
+        """Text of the gold option."""
+        return self.options[self.answer]
+
+    def key(self) -> str:
+        """Context and question without case, punctuation and spacing, to find equal questions."""
+        return re.sub(r"\W+", " ", f"{self.context} {self.question}").strip().casefold()
+
+    def checked(self) -> Question:
+        """This question; ValueError says why it cannot be used."""
+        if not self.question:
+            raise ValueError("the question is empty")
+        if not 2 <= len(self.options) <= MOST_OPTIONS:
+            count = len(self.options)
+            raise ValueError(f"{count} option(s); allowed are 2 to {MOST_OPTIONS}, one per letter")
+        if "" in self.options:
+            raise ValueError(f"option {self.options.index('') + 1} is empty")
+        if self.options.count(self.gold) > 1:
+            raise ValueError(f"two options are equal to the gold one, {self.gold!r}")
+        return self
+
+
+Splits = dict[str, list[Question]]  # train, valid and test
+
+
+def drawn(rows: Sequence[Question], sizes: Sequence[int], seed: str) -> list[list[Question]]:
+    """`rows` drawn into parts of these sizes and one of the rest, each in the order of the rows."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    parts, start = [], 0
+    for size in [*sizes, len(rows)]:
+        parts.append([rows[index] for index in sorted(order[start : start + size])])
+        start += size
+    return parts
+
+
+def listed(bad: Sequence[str]) -> str:
+    """The number of bad rows and the first 20 of them, one per line."""
+    lines = [f"{len(bad)} bad row(s):", *(f"  {row}" for row in bad[:LISTED])]
+    if len(bad) > LISTED:
+        lines.append(f"  ... and {len(bad) - LISTED} more")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Question]) -> pd.DataFrame:
+    """One row per question, columns as the fields of Question, and `gold`."""
+    return pd.DataFrame([{**asdict(row), "gold": row.gold} for row in rows])
+
+
+def baselines(splits: Splits) -> pd.DataFrame:
+    """Accuracies (0 to 1) that ignore the question, one row per split.
+
+    chance: mean over questions of 1 / number of options.
+    majority: always giving train's commonest answer, which `always` names. Where all questions have
+        the same options (yes / no / maybe) that is a text, elsewhere a letter.
+    """
+    fixed = len({tuple(row.options) for rows in splits.values() for row in rows}) == 1
+
+    def label(row: Question) -> str:
+        return row.gold if fixed else f"({chr(ord('a') + row.answer)})"
+
+    always, _ = Counter(label(row) for row in splits["train"]).most_common(1)[0]
+    return pd.DataFrame(
+        {
+            "split": split,
+            "questions": len(rows),
+            "chance": sum(1 / len(row.options) for row in rows) / len(rows),
+            "majority": sum(label(row) == always for row in rows) / len(rows),
+            "always": always,
+        }
+        for split, rows in splits.items()
+    )
+
+
+def in_train(splits: Splits, split: str = "test") -> set[str]:
+    """Ids of the questions of `split` whose wording (`Question.key`) is also in train.
+
+    The paper's test splits have 23, 7 and 6 in OpenBookQA, ARC and RiddleSense.
+    """
+    keys = {row.key() for row in splits["train"]}
+    return {row.id for row in splits[split] if row.key() in keys}

@@ -1,0 +1,169 @@
+"""The paper's official release: six datasets, and what FLAN-T5-XL and LLaMA-2-7B wrote for them.
+
+The files come from the public repository YikunHan42/TinyLLM at a pinned commit, or from a mirror
+that TINYLLM_RELEASE_DIR names. Each is checked against its SHA-256 in release.sha256, so no other
+content ever comes here; the tests look at every row. Every dataset has its own licence, so no file
+of the release is part of this project (the notebooks quote a dozen rows, each with its source).
+
+    datasets/NAME/NAME_SPLIT.json        the questions
+    datasets/NAME/llm/SPLIT_CoT_K.json   records, K = 0, 1, ... in numeric order, one per question:
+
+        RATIONALE-OF-FLAN-T5 Thus, the answer is (x) TEXT
+
+        Q: QUESTION
+        Answer Choices:
+        (a) ...
+        (b) ... llama rationale: RATIONALE-OF-LLAMA
+
+Exceptions: PIQA's have no part of LLaMA's; in ARC's test and in BioASQ `A: Let's think step by
+step.` follows the options; `nan` stands for a rationale that the authors did not have. The answer's
+sentence in FLAN-T5's part always names the gold option.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import pooch
+
+from tinyllm import paths, runs
+from tinyllm.data.question import DataError, Question
+
+COMMIT = "9f5bebec8b22037f80ffa8d17bfeb01a2a524a3b"
+URL = f"https://raw.githubusercontent.com/YikunHan42/TinyLLM/{COMMIT}/"
+TEACHERS = ("flan-t5", "llama2")
+RETRIES = 2
+WITH_CONTEXT = ("pubmedqa", "bioasq")
+CONTEXT_END = " \n "  # joins abstract or snippets and the question proper in one string
+
+CLOSING = re.compile(r"Thus, the answer is \(([a-z])\)[^\n]*\Z")
+_PROMPT_END = re.compile(r"\nA: ?Let's think step by step\.\Z")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One rationale record, taken apart; a rationale that the record does not have is None."""
+
+    question: str
+    options: list[str]
+    answer: int  # index of the letter in FLAN-T5's closing sentence
+    flan: str | None
+    llama: str | None
+
+
+@cache
+def registry() -> dict[str, str]:
+    """SHA-256 of every file of the release that the project reads, by path."""
+    text = (resources.files("tinyllm.data") / "release.sha256").read_text("utf-8")
+    pairs = [line.split(maxsplit=1) for line in text.splitlines()]
+    return {path: digest for digest, path in pairs}
+
+
+def release_file(path: str) -> Path:
+    """A file of the release, from the mirror or downloaded; DataError if it is another one."""
+    mirror = paths.release_mirror()
+    if mirror is None:
+        return _download(path)
+    file = mirror / path
+    if not file.is_file() or runs.sha256(file) != registry()[path]:
+        raise DataError(
+            f"{file}: missing or changed, its SHA-256 is not {registry()[path]}; copy it from "
+            f"{URL}{path}, or unset TINYLLM_RELEASE_DIR to download the release"
+        )
+    return file
+
+
+def _download(path: str) -> Path:
+    folder = paths.cache() / "release"
+    store = pooch.create(folder, URL, registry=registry(), retry_if_failed=RETRIES)
+    pooch.get_logger().setLevel("WARNING")  # else one line per file, and there are dozens
+    try:
+        return Path(store.fetch(path))
+    except (OSError, ValueError) as error:  # no network; another SHA-256 than expected
+        raise DataError(
+            f"{URL}{path}: cannot be downloaded ({error}). Without a network, name a mirror of the "
+            "release by the environment variable TINYLLM_RELEASE_DIR"
+        ) from error
+
+
+@cache
+def questions(dataset: str, split: str) -> list[Question]:
+    """The questions of a split in the release's order, without white space at the ends of texts.
+
+    In pubmedqa and bioasq the abstract or snippets become the context. Where two options have the
+    same text (3 rows of obqa's train, none of them gold), both are kept.
+
+    PIQA's train is rebuilt from its rationale records, since a mirror may lack its large file (the
+    same method gives PIQA's valid and test back exactly). Its ids are train-0, train-1, ...
+    """
+    if (dataset, split) == ("piqa", "train"):
+        return [
+            Question(f"train-{index}", "", record.question, record.options, record.answer)
+            for index, record in enumerate(records(dataset, split))
+        ]
+    text = release_file(f"datasets/{dataset}/{dataset}_{split}.json").read_text("utf-8")
+    rows = []
+    for row in _json_rows(text):
+        options = [option.strip() for option in row["choices"]]
+        context, question = "", row["question"]
+        if dataset in WITH_CONTEXT:
+            context, _, question = question.strip().rpartition(CONTEXT_END)
+        texts = str(row["id"]), context.strip(), question.strip()
+        rows.append(Question(*texts, options, options.index(row["answer"].strip())))
+    return rows
+
+
+def _json_rows(text: str) -> list[dict]:
+    """Rows of a JSON array, or of one object per line (obqa)."""
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    # Texts contain U+2028 and the like, at which splitlines() would cut.
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+@cache
+def records(dataset: str, split: str) -> list[Record]:
+    """The rationale records of a split, one per question in the same order, taken apart."""
+    pattern = re.compile(rf"datasets/{dataset}/llm/{split}_CoT_(\d+)\.json")
+    files = sorted((int(m[1]), m[0]) for m in map(pattern.fullmatch, registry()) if m)
+    texts = [
+        text for _, path in files for text in json.loads(release_file(path).read_text("utf-8"))
+    ]
+    return [parse_record(text) for text in texts]
+
+
+def parse_record(text: str) -> Record:
+    """Take one record apart.
+
+    LLaMA often goes on to invent questions of the same form, so the first `Q:` is the record's.
+    """
+    flan, _, rest = text.partition("\n\nQ: ")
+    question, _, rest = rest.partition("\nAnswer Choices:\n")
+    block, _, llama = rest.partition(" llama rationale:")
+    _, *options = re.split(r"(?:\A|\n)\([a-z]\) ", _PROMPT_END.sub("", block))
+    closing = CLOSING.search(flan)
+    return Record(
+        question=question.strip(),
+        options=[option.strip() for option in options],
+        answer=ord(closing[1]) - ord("a"),
+        flan=flan.strip() if _written(flan[: closing.start()]) else None,
+        llama=llama.strip() if _written(llama) else None,
+    )
+
+
+def _written(text: str) -> bool:
+    return text.strip() not in ("", "nan")  # `nan` was an empty cell of the authors' table
+
+
+def rationales(dataset: str, split: str) -> list[tuple[str | None, str | None]]:
+    """FLAN-T5's and LLaMA-2's rationale of each row of `questions`, None where there is none.
+
+    The texts are as the release trains on them: LLaMA's are often cut off, FLAN-T5's have the
+    closing sentence `Thus, the answer is (x) TEXT`.
+    """
+    return [(record.flan, record.llama) for record in records(dataset, split)]

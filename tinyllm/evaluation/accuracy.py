@@ -1,0 +1,59 @@
+"""Right answers as a table of seeds and questions, and Wilson's interval.
+
+Functions take predictions (columns: `students.predictions.SCHEMA`). Accuracies are fractions of 1.
+Seeds answer the same questions, so they are never counted as further questions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from tinyllm.students.predictions import DIGITS, TIES
+
+ROUNDING = 2 * 10**-DIGITS  # stored scores of tied options may differ by so much
+
+
+def credit(rows: pd.DataFrame, column: str = "correct") -> pd.Series:
+    """How much each answer counts: 1 if right, 0 if wrong.
+
+    column: correct (highest option score), exact (exact match) or extracted (option named in text).
+    Where k options share the best score (column `ties`), the choice among them is chance: the
+    answer counts 1 / k if the gold option is one of them, whichever was chosen.
+    """
+    value = rows[column].astype(float)
+    if column == "correct" and TIES in rows:
+        tied = rows[TIES] > 1
+        pairs = zip(rows.loc[tied, "scores"], rows.loc[tied, "gold"], strict=True)
+        best = [scores[gold] >= max(scores) - ROUNDING for scores, gold in pairs]
+        value[tied] = np.array(best, dtype=float) / rows.loc[tied, TIES]
+    return value
+
+
+def matrix(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
+    """One arm's `credit` on one dataset as a table: one row per seed, one column per question id.
+
+    Raises ValueError where an average over it would hide something: several studies, datasets,
+    splits, arms or students, a question twice, or a question that a seed lacks.
+    """
+    for name in ("study", "dataset", "split", "arm", "student"):
+        values = sorted(map(str, rows[name].unique()))
+        if len(values) != 1:
+            raise ValueError(f"column {name!r}: one value at a time, not {values}; group by it")
+    if (twice := rows.duplicated(["seed", "id"])).any():
+        seed, question = rows.loc[twice, ["seed", "id"]].iloc[0]
+        raise ValueError(f"column 'id': {question!r} is there twice for seed {seed}")
+    table = rows[["seed", "id"]].assign(credit=credit(rows, column))
+    wide = table.pivot(index="seed", columns="id", values="credit").sort_index(axis=1)
+    if (lacking := wide.isna().to_numpy()).any():
+        row, place = np.argwhere(lacking)[0]
+        question, seed = wide.columns[place], wide.index[row]
+        raise ValueError(f"column {column!r}: no answer to {question!r} for seed {seed}")
+    return wide
+
+
+def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for k of n; k may be a mean count, so a fraction."""
+    low, high = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
+    return min(float(low), k / n), max(float(high), k / n)  # rounding only: it holds k / n

@@ -1,0 +1,240 @@
+"""Accuracies and differences of arms, with intervals over questions and seeds, and verdicts.
+
+Questions and seeds are samples of those that there might be. A difference by seed and question is
+taken apart as in a two-way analysis of variance into mean, question, seed and rest. The mean's
+variance is
+
+    Vq + Vs - Vr,   Vq = var(means by question) / n,   Vs = var(means by seed) / S,
+                    Vr = var(rest) / (n S), which is part of both Vq and Vs
+
+(Vq alone where Vs < Vr). Arms of different seeds have a Vs - Vr each. Intervals and tests are
+Student's with Satterthwaite's degrees of freedom: about S - 1 where the noise comes from seeds,
+n - 1 where it comes from questions. With one seed they speak for that one training run only.
+Accuracies and differences are fractions of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from tinyllm.evaluation.accuracy import matrix, wilson
+
+MARGIN = 0.025  # arms that differ by less are equivalent; named before the runs
+LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
+BASELINE, OURS = "finetune", "tinyllm"
+
+
+class Estimate(NamedTuple):
+    """A mean of n questions, its variance, and the sum of its parts' variance ** 2 / df."""
+
+    value: float
+    n: int
+    variance: float
+    parts: float
+
+
+def estimate(*sides: pd.DataFrame) -> Estimate:
+    """The mean of the sum of tables (seeds, questions); those with the same seeds are paired."""
+    tables = [side.to_numpy(dtype=float) for side in sides]
+    if all(side.index.equals(sides[0].index) for side in sides):
+        tables = [np.sum(tables, axis=0)]
+    by_question = np.sum([table.mean(axis=0) for table in tables], axis=0)
+    n = len(by_question)
+    # Of one question nothing is known but that scores lie between 0 and 1.
+    variance = by_question.var(ddof=1) / n if n > 1 else 1.0
+    parts = variance**2 / max(n - 1, 1)
+    for table in tables:
+        seeds = len(table)
+        if seeds > 1:
+            by_seed = table.mean(axis=1)
+            rest = table - by_seed[:, None] - table.mean(axis=0) + table.mean()
+            free = max((seeds - 1) * (n - 1), 1)
+            vs, vr = by_seed.var(ddof=1) / seeds, (rest**2).sum() / free / table.size
+            if vs > vr:
+                variance += vs - vr
+                parts += vs**2 / (seeds - 1) + vr**2 / free
+    return Estimate(float(by_question.mean()), n, variance, parts)
+
+
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The plain mean over datasets, whose questions and training runs are independent."""
+    value, n, variance, parts = np.sum(estimates, axis=0)
+    count = len(estimates)
+    return Estimate(value / count, int(n), variance / count**2, parts / count**4)
+
+
+def interval(one: Estimate) -> dict[str, float]:
+    """low, high (95%), se, df, p (two-sided) and smallest (see `paired`) of an estimate."""
+    se, df, half, smallest = np.sqrt(one.variance), np.inf, 0.0, 0.0
+    p = float(abs(one.value) < 1e-12)
+    if one.variance > 1e-20:  # else all questions agree
+        df = one.variance**2 / one.parts
+        half, power = se * stats.t(df).ppf([(1 + CONFIDENCE) / 2, POWER])
+        p, smallest = 2 * stats.t(df).sf(abs(one.value) / se), half + power
+    p = max(p, min(1.0, 2.0 ** (1 - one.n)))
+    line = {"low": one.value - half, "high": one.value + half, "se": se, "df": df, "p": p}
+    return {name: float(value) for name, value in (line | {"smallest": smallest}).items()}
+
+
+def mean_interval(rows: pd.DataFrame, column: str = "correct") -> dict:
+    """One arm's accuracy with its 95% interval over questions and seeds.
+
+    rows: of one study, arm and student, on one dataset or several (then the mean of theirs).
+    column: see `accuracy.credit`.
+    Keys: estimate, low, high, se, df, n, seeds, by_seed (each seed's accuracy).
+    """
+    tables = [matrix(part, column) for _, part in rows.groupby("dataset", observed=True)]
+    whole = mean([estimate(table) for table in tables])
+    line = interval(whole)
+    low, high = max(line["low"], 0.0), min(line["high"], 1.0)
+    if line["se"] == 0:  # every answer right, or every answer wrong
+        low, high = wilson(whole.value * whole.n, whole.n)
+    line = {"estimate": whole.value, "low": low, "high": high, "se": line["se"], "df": line["df"]}
+    seeds = min(len(table) for table in tables)
+    return line | {"n": whole.n, "seeds": seeds, "by_seed": _by_seed(tables)}
+
+
+def accuracies(
+    rows: pd.DataFrame, by: Sequence[str] = ("study", "dataset", "student", "arm"), column="correct"
+) -> pd.DataFrame:
+    """`mean_interval` of each group of predictions, one row per group."""
+    groups = rows.groupby(list(by), sort=False, observed=True)
+    lines = [dict(zip(by, key, strict=True)) | mean_interval(part, column) for key, part in groups]
+    return pd.DataFrame(lines)
+
+
+def _by_seed(tables: list[pd.DataFrame]) -> list[float]:
+    """Means by seed, if all tables have the same seeds; else none."""
+    same = all(table.index.equals(tables[0].index) for table in tables)
+    return np.mean([table.mean(axis=1) for table in tables], axis=0).tolist() if same else []
+
+
+def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct") -> dict:
+    """`arm` minus `baseline` on the same questions.
+
+    rows: predictions of one student on one dataset or several; the difference is then the plain
+        mean of the datasets' differences, like the paper's column of means.
+
+    Keys: arm, baseline, n, seeds (of the dataset that has the fewest), accuracy, baseline_accuracy,
+    difference, low, high, se, df, p (two-sided; never below the sign test's of n questions that all
+    agree); smallest, the true difference that this test detects with 80% power; by_seed (each
+    seed's difference, where both arms have the same seeds); won and lost (questions that only the
+    arm, only the baseline has right by the majority of seeds) and mcnemar_p, the exact test on
+    them, which takes the trained students as given.
+    Raises ValueError where an arm is missing, or where they answered different questions.
+    """
+    sides = []
+    for name in (arm, baseline):
+        groups = rows[rows["arm"] == name].groupby("dataset", observed=True)
+        sides.append({dataset: matrix(part, column) for dataset, part in groups})
+    ours, theirs = sides
+    if not ours or ours.keys() != theirs.keys():
+        have = {name: list(side) for name, side in zip((arm, baseline), sides, strict=True)}
+        raise ValueError(f"column 'arm': both arms are needed on the same datasets, not {have}")
+    for dataset, mine in ours.items():
+        odd = mine.columns.symmetric_difference(theirs[dataset].columns)
+        if len(odd):
+            raise ValueError(f"column 'id': {odd[0]!r} of {dataset} is scored for only one of them")
+    both = list(zip(ours.values(), theirs.values(), strict=True))
+    one = mean([estimate(mine, -other) for mine, other in both])
+    gaps = [mine - other for mine, other in both if mine.index.equals(other.index)]
+    right = [np.concatenate([table.mean() > 0.5 for table in side.values()]) for side in sides]
+    won, lost, exact = mcnemar(*right)
+    line = {"arm": arm, "baseline": baseline, "n": one.n}
+    line["seeds"] = min(len(table) for pair in both for table in pair)
+    for name, side in zip(("accuracy", "baseline_accuracy"), sides, strict=True):
+        line[name] = float(np.mean([table.to_numpy().mean() for table in side.values()]))
+    line |= {"difference": one.value, **interval(one)}
+    line["by_seed"] = _by_seed(gaps) if len(gaps) == len(both) else []
+    return line | {"won": won, "lost": lost, "mcnemar_p": exact}
+
+
+def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, float]:
+    """Exact McNemar test on answers to the same questions: (only ours right, only theirs, p)."""
+    ours, theirs = np.asarray(ours, dtype=bool), np.asarray(theirs, dtype=bool)
+    won, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return won, lost, p
+
+
+def singles(arms: Sequence[str]) -> list[str]:
+    """The arms that learn from one teacher alone, whole models only."""
+    return [arm for arm in arms if arm.startswith("dss:") and "+lora" not in arm]
+
+
+def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """What is compared: each arm with fine-tuning, and TinyLLM with its ablations and controls."""
+    pairs = [(arm, BASELINE) for arm in arms if arm != BASELINE and BASELINE in arms]
+    parts = [arm for arm in arms if arm.startswith((f"{OURS}:", f"{OURS}-")) and "+lora" not in arm]
+    return pairs + [(OURS, arm) for arm in (*singles(arms), *parts) if OURS in arms]
+
+
+def with_arms(rows: pd.DataFrame, *arms: str) -> pd.DataFrame:
+    """The rows of the datasets that have all of these arms."""
+    have = rows[["dataset", "arm"]].drop_duplicates().groupby("dataset", observed=True)["arm"]
+    complete = [dataset for dataset, names in have if set(arms) <= set(names)]
+    return rows[rows["dataset"].isin(complete)]
+
+
+def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
+    """Every comparison of each study and student, on each dataset and on the mean over datasets.
+
+    Columns: study, student, dataset, datasets (how many), those of `paired`, p_holm, verdict. A
+    mean (dataset "mean") is over the datasets that have both arms, where there are several. Holm's
+    family is all comparisons on one dataset, or on the mean. Empty if nothing compares.
+    """
+    tables = []
+    for (study, student), rows in predictions.groupby(["study", "student"], sort=False):
+        parts = dict(list(rows.groupby("dataset", sort=False)))
+        for dataset, part in [*parts.items(), ("mean", rows)]:
+            lines = []
+            for arm, baseline in comparisons(part["arm"].unique()):
+                both = with_arms(part, arm, baseline)
+                count = both["dataset"].nunique()
+                if count > (dataset == "mean"):  # a mean is of two datasets at least
+                    names = {"study": study, "student": student, "dataset": dataset}
+                    line = names | {"datasets": count} | paired(both, arm, baseline, column)
+                    lines.append(line)
+            tables += [holm(pd.DataFrame(lines))] if lines else []
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def holm(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with p_holm (Holm's correction of column p over its rows) and `verdict`."""
+    table = table.assign(p_holm=multipletests(table["p"], method="holm")[1])
+    return table.assign(verdict=[verdict(row) for row in table.to_dict("records")])
+
+
+def equivalence(row: Mapping, margin: float = MARGIN) -> float:
+    """p of two one-sided tests that the true difference lies within +-margin.
+
+    row: of `paired`; standard error and degrees of freedom are those of its interval, so p < 0.05
+        says that the 90% interval lies within the margin.
+    Never below (1 - margin) ** n: arms that differ by the margin disagree on that share of the
+    questions at least, so a few questions that all agree show no equivalence.
+    """
+    room = margin - abs(row["difference"])
+    p = float(room <= 0) if row["se"] == 0 else stats.t(row["df"]).sf(room / row["se"])
+    return float(max(p, (1 - margin) ** row["n"]))
+
+
+def verdict(row: Mapping | None, margin: float = MARGIN) -> str:
+    """What a row of `paired` or `compare` says.
+
+    better, worse: p below 5%, after Holm's correction where the row has one. equivalent: not so,
+    and `equivalence` below 5%. inconclusive: neither, or one seed, whose interval lacks training
+    noise. not tested: no data.
+    """
+    if row is None or pd.isna(row["p"]):
+        return "not tested"
+    if row["seeds"] < 2:
+        return "inconclusive"
+    if row.get("p_holm", row["p"]) < LEVEL:
+        return "better" if row["difference"] > 0 else "worse"
+    return "equivalent" if equivalence(row, margin) < LEVEL else "inconclusive"

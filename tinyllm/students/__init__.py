@@ -1,0 +1,1 @@
+"""Students: what they learn, batches, the loss and the training loop, whole studies."""

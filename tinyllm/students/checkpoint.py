@@ -1,0 +1,120 @@
+"""Checkpoints of a student in training: whole or absent, so that a killed run can go on.
+
+FOLDER/step-000400.pt     trained weights, optimiser, and what is known so far (`State`)
+FOLDER/best-000300.pt     the trained weights that were best on valid
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tinyllm import paths
+
+KEPT = 2  # the last one, and the one before should the last be damaged
+
+
+@dataclass
+class State:
+    """How far a training is.
+
+    step: optimiser steps done. tokens: read and written so far, without padding. valid_accuracy,
+    best_step: of the best scoring of valid. without_gain: scorings since. history: the learning
+    curves, a row per step, split, task and metric.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    valid_accuracy: float = -1.0
+    best_step: int = 0
+    without_gain: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def judge(self, accuracy: float) -> bool:
+        """Count a scoring of valid; True if it is the best so far."""
+        better = accuracy > self.valid_accuracy
+        if better:
+            self.valid_accuracy, self.best_step = accuracy, self.step
+        self.without_gain = 0 if better else self.without_gain + 1
+        return better
+
+
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that are trained, tied ones once."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save(
+    folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, better: bool
+) -> None:
+    """Write a checkpoint, and the weights if they are the best so far; drop older ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if better:
+        _write(folder / f"best-{state.step:06d}.pt", {"weights": trained(model)})
+    content = {"weights": trained(model), "optimizer": optimizer.state_dict()}
+    _write(folder / f"step-{state.step:06d}.pt", content | {"state": asdict(state)})
+    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+        old.unlink()
+    steps = [int(file.stem.split("-")[1]) for file in folder.glob("step-*.pt")]
+    for old in sorted(folder.glob("best-*.pt"))[:-1]:
+        # An earlier best is needed while a checkpoint from before the newest best is kept.
+        if min(steps) >= state.best_step:
+            old.unlink()
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Write a file so that it is whole or absent, whatever happens."""
+    temporary = file.with_suffix(".tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"{paths.shown(file)}: cannot be written ({error}); free some space and run this "
+            "again: it goes on from the last whole checkpoint"
+        ) from error
+    os.replace(temporary, file)
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
+    """Load the last whole checkpoint into model and optimiser; None where there is none.
+
+    A damaged file is passed over with a warning that names it.
+    """
+    for file in sorted(folder.glob("step-*.pt"), reverse=True):
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            state = State(**content["state"])
+            if state.best_step and not (folder / f"best-{state.best_step:06d}.pt").exists():
+                raise ValueError(f"the weights of step {state.best_step} are missing")
+        except Exception as error:  # torch raises many kinds for a damaged file
+            warnings.warn(
+                f"{paths.shown(file)} is damaged ({error}); trying an earlier one", stacklevel=2
+            )
+            continue
+        _copy(content["weights"], model)
+        optimizer.load_state_dict(content["optimizer"])
+        return state
+    return None
+
+
+def load_best(folder: Path, state: State, model: nn.Module) -> None:
+    """Give the model the weights that were best on valid."""
+    file = folder / f"best-{state.best_step:06d}.pt"
+    _copy(torch.load(file, map_location="cpu", weights_only=True)["weights"], model)
+
+
+def _copy(weights: dict[str, torch.Tensor], model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])

@@ -1,0 +1,211 @@
+"""Batches: from questions and texts to tokenised rows, and from rows to padded tensors.
+
+Tasks whose prefix is not the encoder's business share one encoder input (`task_prefix: decoder`);
+tasks with the same prefix always do. Each task has a decoder batch of its own, so that short
+answers are never padded to long rationales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinyllm.data.question import Question
+from tinyllm.models.encode import IGNORED, Encoding, pad
+from tinyllm.students.targets import ANSWER, OPTIONS, Task
+
+POOL = 200  # steps that questions are grouped among
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Target of the `options` task: each option's tokens, and the probability that it should have.
+
+    tokens: as the answer's target would be, end token included. probabilities: one an option.
+    """
+
+    tokens: list[list[int]]
+    probabilities: list[float]
+
+
+def inputs_of(tasks: Sequence[Task], encoding: Encoding) -> list[int]:
+    """For each task, which of a question's distinct inputs it reads (0 is the first task's)."""
+    if encoding.seq2seq and encoding.task_prefix == "decoder":
+        return [0] * len(tasks)
+    prefixes = list(dict.fromkeys(task.prefix for task in tasks))
+    return [prefixes.index(task.prefix) for task in tasks]
+
+
+def training_rows(
+    questions: Sequence[Question],
+    texts: Mapping[str, Mapping[str, str]],
+    tasks: Sequence[Task],
+    encoding: Encoding,
+    options: Mapping[str, Sequence[float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Tokenised rows, one a question.
+
+    texts: for each teacher, rationale by question id; a question absent there (or with an empty
+        rationale) has no target for that task.
+    options: probability of each option by question id, for the `options` task; likewise.
+    Returns rows with `targets` (ids, Soft or None, one a task), `sources` (ids, one a distinct
+    input, see `inputs_of`) and `lengths` (tokens of all sources, then of each task's targets: what
+    batches are grouped by).
+    """
+    reads = inputs_of(tasks, encoding)
+    first = [tasks[reads.index(index)] for index in range(max(reads) + 1)]
+    rows = []
+    for question in questions:
+        targets = [_target(question, task, texts, options or {}, encoding) for task in tasks]
+        sources = [encoding.source(question, task.prefix) for task in first]
+        written = [sum(map(len, _lines(target))) for target in targets]
+        lengths = (sum(map(len, sources)), *written)
+        rows.append({"sources": sources, "targets": targets, "lengths": lengths})
+    return rows
+
+
+def _target(
+    question: Question,
+    task: Task,
+    texts: Mapping[str, Mapping[str, str]],
+    options: Mapping[str, Sequence[float]],
+    encoding: Encoding,
+) -> list[int] | Soft | None:
+    """What a task aims at for one question."""
+    if task.name == OPTIONS:
+        wanted = options.get(question.id)
+        if wanted is None:
+            return None
+        lines = [encoding.target(option, question.id) for option in question.options]
+        return Soft(lines, list(wanted))
+    text = question.gold if task.name == ANSWER else texts[task.name].get(question.id, "")
+    return encoding.target(text, question.id) if text.strip() else None
+
+
+def _lines(target: list[int] | Soft | None) -> list[list[int]]:
+    """The token sequences that a target has the student write."""
+    if target is None:
+        return []
+    return target.tokens if isinstance(target, Soft) else [target]
+
+
+@dataclass
+class Collator:
+    """Pads rows into one batch of tensors.
+
+    Returns `counts` [tasks], what each task's sum is divided by: its target tokens, or questions
+    for the `options` task; `tokens` [1], those read and written, without padding; and for task t
+    `labels_t` [n, D]. Encoder-decoder models get `input_ids`, `attention_mask` [S, L] (a row a
+    question and distinct input that some target needs), `rows_t` [n] (which of the S) and
+    `decoder_t` [n, D]; decoder-only ones `input_t`, `mask_t` [n, D], where labels_t[i, j] is what
+    follows position j. The `options` task has a line (of the n) an option, and
+    `places_t` [Q, O], the line of each question's option or -1, with `wanted_t` [Q, O], its
+    probability or 0.
+    """
+
+    encoding: Encoding
+    tasks: Sequence[Task]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch: dict[str, torch.Tensor] = {}
+        stack: list[list[int]] = []  # encoder inputs
+        places: dict[tuple[int, int], int] = {}  # (row, distinct input): its place in the stack
+        counts, tokens = [], 0
+        for t, read in enumerate(inputs_of(self.tasks, self.encoding)):
+            targets = [row["targets"][t] for row in rows]
+            lines = [(i, ids) for i, target in enumerate(targets) for ids in _lines(target)]
+            soft = [target for target in targets if isinstance(target, Soft)]
+            counts.append(len(soft) if soft else sum(len(ids) for _, ids in lines))
+            if not lines:
+                continue
+            sources = [rows[i]["sources"][read] for i, _ in lines]
+            if self.encoding.seq2seq:
+                for (i, _), source in zip(lines, sources, strict=True):
+                    if (i, read) not in places:
+                        places[i, read] = len(stack)
+                        stack.append(source)
+                batch[f"rows_{t}"] = torch.tensor([places[i, read] for i, _ in lines])
+                first = self.encoding.decoder_prefix(self.tasks[t].prefix)
+                tokens += self._decoder(batch, t, [first] * len(lines), [ids for _, ids in lines])
+            else:
+                tokens += self._decoder(batch, t, sources, [ids for _, ids in lines])
+            if soft:
+                batch |= _options(t, soft)
+        if stack:
+            batch["input_ids"] = torch.tensor(pad(stack, self.encoding.tokenizer.pad_token_id))
+            batch["attention_mask"] = torch.tensor(pad([[1] * len(ids) for ids in stack], 0))
+        batch["counts"] = torch.tensor(counts)
+        batch["tokens"] = torch.tensor([tokens + sum(map(len, stack))])
+        return batch
+
+    def _decoder(
+        self, batch: dict[str, torch.Tensor], t: int, given: list[list[int]], lines: list[list[int]]
+    ) -> int:
+        """Add task t's decoder batch: each line goes on from what is given. Returns its tokens."""
+        inputs = [g + line[:-1] for g, line in zip(given, lines, strict=True)]
+        labels = [[IGNORED] * (len(g) - 1) + line for g, line in zip(given, lines, strict=True)]
+        batch[f"labels_{t}"] = torch.tensor(pad(labels, IGNORED))
+        padded = torch.tensor(pad(inputs, self.encoding.tokenizer.pad_token_id))
+        if self.encoding.seq2seq:
+            batch[f"decoder_{t}"] = padded
+        else:
+            batch[f"input_{t}"] = padded
+            batch[f"mask_{t}"] = torch.tensor(pad([[1] * len(ids) for ids in inputs], 0))
+        return sum(map(len, inputs))
+
+
+def _options(t: int, soft: list[Soft]) -> dict[str, torch.Tensor]:
+    """Which lines are whose options, and how probable each should be."""
+    places, start = [], 0
+    for target in soft:
+        places.append(list(range(start, start + len(target.tokens))))
+        start += len(target.tokens)
+    width = max(map(len, places))
+    wanted = [row.probabilities + [0.0] * (width - len(row.probabilities)) for row in soft]
+    return {f"places_{t}": torch.tensor(pad(places, -1)), f"wanted_{t}": torch.tensor(wanted)}
+
+
+def steps_of_epoch(
+    lengths: Sequence[Sequence[int]], step: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """The questions of an epoch's optimiser steps: every question once, `step` at a time.
+
+    lengths: a tuple per question, see `training_rows`. Questions are in random order, but those of
+    one step are alike in all their lengths: they are drawn into pools of POOL steps, and a pool is
+    halved again and again, each time along the length that differs most. The steps come in random
+    order, what does not fill a step last; the longest step is the very first, so that too little
+    memory is noticed at once. For FLAN-T5-small and two teachers on OpenBookQA, padding adds 6% to
+    the arithmetic, 15% with batches sorted by total length alone.
+
+    The order depends on seed and epoch alone, so a resumed run repeats an uninterrupted one.
+    """
+    sizes = np.array(lengths)
+    draw = np.random.default_rng((seed, epoch))
+    order = draw.permutation(len(sizes))
+    whole, pool = len(order) - len(order) % step, POOL * step
+    groups = [
+        group
+        for start in range(0, whole, pool)
+        for group in _alike(sizes, order[start : min(start + pool, whole)], step)
+    ]
+    draw.shuffle(groups)
+    if epoch == 0 and groups:
+        tokens = [sizes[group].sum() for group in groups]
+        groups.insert(0, groups.pop(int(np.argmax(tokens))))
+    rest = order[whole:]
+    return [*groups, rest] if len(rest) else groups
+
+
+def _alike(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[np.ndarray]:
+    """Rows (a whole number of steps) in groups of a step."""
+    steps = len(rows) // step
+    if steps <= 1:
+        return [rows]
+    by = sizes[rows][:, sizes[rows].std(0).argmax()]
+    rows = rows[by.argsort(kind="stable")]
+    half = steps // 2 * step
+    return [*_alike(sizes, rows[:half], step), *_alike(sizes, rows[half:], step)]

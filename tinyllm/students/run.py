@@ -1,0 +1,221 @@
+"""All students of a study: an arm and a seed each, in a folder of its own, side by side.
+
+`python -m tinyllm.students.run JOB.json` trains one student; torchrun starts it the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tinyllm import arms, paths, runs
+from tinyllm.models import aliases, load
+from tinyllm.params import Params
+from tinyllm.students import student, targets
+from tinyllm.teachers import ask
+
+
+def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
+    """All that one student's outcome depends on.
+
+    Raises FileNotFoundError, with the remedy, where questions, rationales or answers that the arm
+    needs are not finished.
+    """
+    arm = arms.resolve(arm_name, params.teachers)
+    asked = arms.asked(arm, params)
+    names = ["student", "task_prefix", "max_input", "max_target", "max_new_tokens"]
+    if arm.trained:
+        names += ["lr", "final_lr", "batch_size", "accumulation", "epochs", "warmup", "evals"]
+        names += ["patience", "precision", "nproc"]
+    known = {
+        "stage": "student",
+        "arm": arm_name,
+        "settings": arm.settings(),
+        "seed": seed,
+        "tasks": [[task.name, task.prefix, task.weight] for task in targets.tasks(arm, params)],
+        "cleaning": params.cleaning if arm.teachers else [],
+        "data": runs.content(paths.data(params)),
+        "rationales": {uri: ask.content(asked, uri) for uri in arm.teachers},
+        **params.spec(*names),
+        **load.content(params.student),
+    }
+    if arm.lora:
+        known["lora_rate"] = aliases.LORA_RATE
+    if arm.scorers:
+        known["answers"] = {uri: ask.answer_content(params, uri) for uri in arm.scorers}
+    return known
+
+
+def work(params: Params) -> list[tuple[Path, dict[str, Any] | None]]:
+    """Folder and spec of every student of a study; no spec where its inputs are not finished."""
+    pairs = []
+    for arm, seed in students(params):
+        try:
+            wanted = spec(params, arm, seed)
+        except FileNotFoundError:
+            wanted = None
+        pairs.append((paths.student(params, arm, seed), wanted))
+    return pairs
+
+
+def students(params: Params) -> list[tuple[str, int]]:
+    """Arm and seed of every student of a study, seed by seed."""
+    return [(arm, seed) for seed in params.seeds for arm in params.arms]
+
+
+def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda share: None) -> Path:
+    """Train one student, score it on test, and return its run folder.
+
+    Skipped where the folder already holds the same student. A stopped run goes on from its last
+    checkpoint. Raises StaleRun where the folder holds another student, and what `student.make`
+    does.
+    """
+    folder, wanted = paths.student(params, arm, seed), spec(params, arm, seed)
+    if runs.finished(folder, wanted):
+        return folder
+    # A pod may set RANK for reasons of its own; torchrun names its run too.
+    first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+    with runs.recording(folder, wanted, first) as facts:
+        resolved = arms.resolve(arm, params.teachers)
+        facts |= student.make(params, resolved, seed, folder, say, first)
+    if first:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return folder
+
+
+def train_all(params: Params) -> list[Path]:
+    """Train every arm and seed of a study, `params.workers` students side by side.
+
+    A student that fails does not stop the others; at the end all failures are raised together.
+    Returns the run folders, seed by seed.
+    """
+    jobs = students(params)
+    folders = [paths.student(params, *job) for job in jobs]
+    todo = [
+        job
+        for job, folder in zip(jobs, folders, strict=True)
+        if not runs.finished(folder, spec(params, *job))
+    ]
+    if todo:
+        student.check(params)
+        how = _side_by_side if params.nproc == 1 else _by_torchrun
+        reasons = zip(todo, how(params, todo), strict=True)
+        failed = [f"{arm}, seed {seed}: {why}" for (arm, seed), why in reasons if why]
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} of {len(todo)} students failed:\n" + "\n".join(failed)
+            )
+    return folders
+
+
+def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
+    """Train each student in a process of its own; returns for each why it failed, or nothing.
+
+    The processes are forked from one that has imported everything, which saves seconds for each.
+    One that dies fails its own student alone.
+    """
+    # glibc gives large blocks back at every step and has them zeroed at the next: a student with a
+    # large vocabulary spends a tenth of its time on that. The processes inherit these settings.
+    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 40))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    threads = max(1, torch.get_num_threads() // params.workers)
+    shares = context.Array("d", len(jobs), lock=False)
+    reasons, waiting, running = [""] * len(jobs), list(range(len(jobs))), {}
+    bar = tqdm(total=len(jobs), unit="student", mininterval=5, file=sys.stdout)
+    try:
+        while waiting or running:
+            while waiting and len(running) < params.workers:
+                number = waiting.pop(0)
+                reader, writer = context.Pipe(duplex=False)
+                arguments = (os.getpid(), params, *jobs[number], threads, shares, number, writer)
+                process = context.Process(target=_train_job, args=arguments)
+                process.start()
+                writer.close()
+                running[process.sentinel] = (number, process, reader)
+            for sentinel in wait(list(running), timeout=2):
+                number, process, reader = running.pop(sentinel)
+                process.join()
+                reasons[number] = _reason(process.exitcode, reader)
+                shares[number] = 1.0
+            bar.n = round(sum(shares), 2)
+            bar.update(0)
+    finally:  # stopped by hand: nothing goes on unseen
+        for _, process, _ in running.values():
+            process.terminate()
+        bar.close()
+    return reasons
+
+
+def _reason(exitcode: int, reader: Any) -> str:
+    try:
+        return reader.recv()
+    except EOFError:
+        return f"its process ended with exit code {exitcode}"
+
+
+def _train_job(
+    parent: int,
+    params: Params,
+    arm: str,
+    seed: int,
+    threads: int,
+    shares: Any,
+    number: int,
+    writer: Any,
+) -> None:
+    """A process that trains one student, and sends why it failed, or nothing."""
+    runs.end_with_parent(parent)
+    torch.set_num_threads(threads)
+    try:
+        train_one(params, arm, seed, lambda share: shares.__setitem__(number, share))
+        writer.send("")
+    except Exception as error:  # whatever it was, the others go on
+        writer.send(f"{type(error).__name__}: {error}")
+
+
+def _by_torchrun(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
+    """Train one student after the other, each in `nproc` processes; returns as `_side_by_side`."""
+    return [_torchrun(params, *job) for job in jobs]
+
+
+def _torchrun(params: Params, arm: str, seed: int) -> str:
+    """Train one student in `nproc` processes; returns why that failed, or nothing."""
+    job = paths.student(params, arm, seed) / "job.json"
+    about = {"params": params.model_dump(), "arm": arm, "seed": seed, "notebook": os.getpid()}
+    runs.write_json(job, about)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(params.nproc), "-m", "tinyllm.students.run", str(job)]
+    last: deque[str] = deque(maxlen=5)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last.append(line.strip())
+    job.unlink(missing_ok=True)
+    return f"torchrun ended with {process.returncode}: {list(last)}" if process.returncode else ""
+
+
+def main(file: str) -> None:
+    """Train the one student that a job file names: {"params": {…}, "arm": …, "seed": …}."""
+    job = json.loads(Path(file).read_text(encoding="utf-8"))
+    runs.end_with_parent(job.get("notebook"))
+    print(train_one(Params.checked(**job["params"]), job["arm"], job["seed"]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,238 @@
+"""One student: its start, its training, its answers to test, and what its manifest says."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import peft
+import torch
+from transformers import PreTrainedModel
+
+from tinyllm import arms, paths, prompts, runs
+from tinyllm.data import load as data
+from tinyllm.data import question
+from tinyllm.models import load, score
+from tinyllm.models.encode import Encoding
+from tinyllm.params import ParameterError, Params
+from tinyllm.students import checkpoint, predictions, targets
+from tinyllm.students.collate import Collator, training_rows
+from tinyllm.students.train import train
+
+# Raised where a student would come out otherwise by more than rounding. 3: epochs are whole passes,
+# minilm-ed has no attention dropout.
+TRAIN_VERSION = 3
+Say = Callable[[float], None]  # is called with the share of the training that is done
+PREDICTIONS, HISTORY, CHECKPOINT = "predictions.parquet", "history.csv", "checkpoint"
+HISTORY_COLUMNS = ["step", "epoch", "split", "task", "metric", "value"]
+
+
+def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel, Encoding]:
+    """The student that an arm starts from, with adapters where the arm has LoRA."""
+    model, tokenizer = load.load(params.student, seed=seed)
+    if arm.trained and params.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if arm.lora:
+        model = load.adapt(model, params.student, arm.lora, seed=seed)
+    return model, Encoding.of(model, tokenizer, params)
+
+
+def load_student(
+    params: Params, arm_name: str, seed: int
+) -> tuple[PreTrainedModel | peft.PeftModel, Encoding]:
+    """A finished student of a study, ready to be asked, with its encoding.
+
+    Raises FileNotFoundError, with the remedy, where it is not finished or its weights were not
+    kept.
+    """
+    folder = paths.student(params, arm_name, seed)
+    runs.content(folder)
+    arm, stored = arms.resolve(arm_name, params.teachers), folder / CHECKPOINT
+    if arm.trained and not stored.exists():
+        raise FileNotFoundError(
+            f"{paths.shown(stored)}: the weights of this student were not kept; set "
+            "keep_weights: true and train it again"
+        )
+    if arm.trained and not arm.lora:
+        model, tokenizer = load.load(str(stored))
+    else:
+        model, tokenizer = load.load(params.student, seed=seed)
+        if arm.lora:
+            model = load.load_adapters(model, stored)
+    return model.to(load.device()).eval(), Encoding.of(model, tokenizer, params)
+
+
+def check(params: Params) -> dict[str, int]:
+    """Whether the student can read the study's questions, before anything is trained.
+
+    Returns the counts of `Encoding.check`, and warns of questions with unknown tokens and of those
+    with options that become the same tokens: no score can tell these apart, so they count as
+    chance. Raises ParameterError where questions do not fit.
+    """
+    model, tokenizer = load.load(params.student)
+    encoding = Encoding.of(model, tokenizer, params)
+    prefixes = [prompts.ANSWER_PREFIX]
+    prefixes += [prompts.rationale_prefix(i) for i in range(len(params.teachers) + 1)]
+    rows = [row for split in data.read(params).values() for row in split]
+    counts = encoding.check(rows, prefixes)
+    if counts["unknown"] or counts["tied"]:
+        warnings.warn(
+            f"{params.student}: of {counts['questions']} questions, {counts['unknown']} hold text "
+            f"that its tokenizer does not know, and {counts['tied']} have options that it cannot "
+            "tell apart (they count as chance)",
+            stacklevel=2,
+        )
+    return counts
+
+
+def make(
+    params: Params, arm: arms.Arm, seed: int, folder: Path, say: Say, first: bool = True
+) -> dict[str, Any]:
+    """Train one student, score it on test, and write its files; returns facts for its manifest.
+
+    first: False in all but one of several processes, which writes for all.
+    Raises ParameterError where questions do not fit `max_input`, FloatingPointError on a loss that
+    is not finite, MemoryError, with what to lower, where memory runs out.
+    """
+    splits = data.read(params)
+    try:
+        model, encoding = untrained(params, arm, seed)
+        fit = _fit if arm.trained else _leave
+        state, facts = fit(params, arm, seed, model, encoding, folder, say)
+        if not first:
+            return {}
+        rows = score.predict(
+            model,
+            encoding,
+            splits["test"],
+            max_new_tokens=params.max_new_tokens,
+            in_train=question.in_train(splits),
+            batch=min(score.BATCH, params.batch_size),
+        )
+    except (RuntimeError, MemoryError) as error:
+        raise _with_remedy(params, error) from error
+    labels = {"study": params.study, "dataset": params.dataset, "arm": arm.name}
+    labels |= {"student": params.student, "seed": seed, "split": "test"}
+    predictions.write(pd.DataFrame(labels, index=rows.index).join(rows), folder / PREDICTIONS)
+    history = pd.DataFrame(state.history, columns=HISTORY_COLUMNS)
+    history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
+    if arm.trained and params.keep_weights:
+        load.save(model, encoding.tokenizer, folder / CHECKPOINT)
+    return facts | _cost(model, params, state) | _outcome(rows, encoding)
+
+
+def _fit(
+    params: Params,
+    arm: arms.Arm,
+    seed: int,
+    model: PreTrainedModel,
+    encoding: Encoding,
+    folder: Path,
+    say: Say,
+) -> tuple[checkpoint.State, dict[str, Any]]:
+    """Train a model in place; returns where training ended, and facts for its manifest."""
+    splits, tasks = data.read(params), targets.tasks(arm, params)
+    for rows in splits.values():  # too long a question ends here, not after hours
+        encoding.check(rows, [task.prefix for task in tasks])
+    texts = targets.arm_texts(params, arm, splits["train"], seed)
+    if silent := [uri for uri, have in texts.items() if not have]:
+        raise ParameterError(
+            f"arms: {arm.name!r}: {silent[0]!r} has no rationale for any training question of "
+            f"{params.dataset!r}; leave that teacher or this arm out"
+        )
+    options = targets.arm_options(params, arm)
+    rows = training_rows(splits["train"], texts, tasks, encoding, options)
+    batch = min(score.BATCH, params.batch_size)
+    valid = partial(score.score_options, model, encoding, splits["valid"], batch=batch)
+    started = time.perf_counter()
+    state = train(
+        model,
+        tasks,
+        rows,
+        params.model_copy(update={"epochs": params.epochs * arm.passes}),
+        collator=Collator(encoding, tasks),
+        score_valid=lambda: score.accuracy(valid()),
+        folder=folder / "checkpoints",
+        seed=seed,
+        say=say,
+    )
+    known = [[row["targets"][t] is not None for row in rows] for t in range(len(tasks))]
+    return state, {
+        "train_seconds": round(time.perf_counter() - started, 1),
+        "train_questions": len(rows),
+        "targets": {task.name: sum(row) for task, row in zip(tasks, known, strict=True)},
+    }
+
+
+def _leave(
+    params: Params, arm: arms.Arm, seed: int, model: PreTrainedModel, encoding: Encoding, *_: Any
+) -> tuple[checkpoint.State, dict[str, Any]]:
+    """What `_fit` returns, for a student that is scored as it is."""
+    model.to(load.device())
+    accuracy = score.accuracy(score.score_options(model, encoding, data.read(params)["valid"]))
+    values = (0, 0.0, "valid", targets.ANSWER, "accuracy", accuracy)
+    row = dict(zip(HISTORY_COLUMNS, values, strict=True))
+    state = checkpoint.State(valid_accuracy=accuracy, history=[row])
+    return state, {"train_seconds": 0.0, "train_questions": 0, "targets": {}}
+
+
+def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> dict[str, Any]:
+    """Sizes, work and memory, for a manifest.
+
+    Floating-point operations by the usual rule: per token and parameter 2 forward, 2 for the
+    gradient of the activations, 2 for that of a trained parameter (Kaplan et al. 2020, section
+    2.1). Memory is the process's highest so far, which may have trained other students before.
+    """
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if state.step else 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    facts = {
+        "parameters": total,
+        "trained_parameters": trained,
+        "train_tokens": state.tokens,
+        "train_flops": (4 * total + 2 * trained) * state.tokens,
+        "steps": state.step,
+        "best_step": state.best_step,
+        "valid_accuracy": state.valid_accuracy,
+        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3),
+        "computed_in": load.precision_name(params.precision),
+        "attention_dropout": load.attention_dropout(model),
+        "curve": params.curve,
+        "versions": {
+            "train": TRAIN_VERSION,
+            "score": score.SCORE_VERSION,
+            "prompt": prompts.PROMPT_VERSION,
+        },
+    }
+    if torch.cuda.is_available():
+        facts["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return facts
+
+
+def _outcome(rows: pd.DataFrame, encoding: Encoding) -> dict[str, Any]:
+    return {
+        "accuracy": score.accuracy(rows.to_dict("records")),
+        "exact_match": float(rows.exact.mean()),
+        "n": len(rows),
+        "tied": int((rows.ties > 1).sum()),
+        "cut_inputs": len(encoding.cut_inputs),
+        "cut_targets": len(encoding.cut_targets),
+    }
+
+
+def _with_remedy(params: Params, error: BaseException) -> BaseException:
+    """What to lower where memory ran out; the error itself where it is another one."""
+    # A GPU raises OutOfMemoryError; the CPU's allocator a RuntimeError with these words.
+    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        return error
+    return MemoryError(
+        f"out of memory: lower batch_size (now {params.batch_size}) and raise accumulation (now "
+        f"{params.accumulation}) by the same factor, or set checkpointing: true"
+    )

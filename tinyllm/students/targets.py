@@ -1,0 +1,143 @@
+"""What the student of an arm learns: its tasks, and the texts and distributions that are targets.
+
+    L = L_A + sum_m alpha^m L_Tm                 (the paper's training objective)
+    L = L_A + T^2 CE(teachers_T, student_T)      (kd; Hinton et al. 2015, equation 1 and section 2)
+
+L_A and every L_T are token means (see `students/train.py`). In `kd`, student_T is the softmax of
+the student's length-normalised option log-probabilities divided by T, which is how the study scores
+students, and teachers_T the mean of the teachers' own: options stand on both sides, so no tokenizer
+has to agree. T^2 keeps the gradient's size as T grows.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tinyllm import arms, prompts
+from tinyllm.data.question import Question
+from tinyllm.params import Params
+from tinyllm.teachers import ask
+
+ANSWER = "answer"
+OPTIONS = "options"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing a student learns: the answer, a teacher's rationales, or how likely options are.
+
+    name: `answer`, `options` or the teacher's URI. prefix: tells the task to the student. weight: 1
+    for the answer, alpha for a teacher, T^2 for `options`. temperature: T, of `options` only.
+    """
+
+    name: str
+    prefix: str
+    weight: float
+    temperature: float = 0.0
+
+
+def tasks(arm: arms.Arm, params: Params) -> list[Task]:
+    """The tasks of an arm. A teacher keeps its prefix and alpha in every arm of a study.
+
+    The gibberish teacher stands behind all others, with their mean alpha.
+    """
+    if not arm.trained:
+        return []
+    alpha = params.weights()
+    learned = [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0)]
+    for index, teacher in enumerate(params.teachers):
+        if teacher in arm.teachers:
+            learned.append(Task(teacher, prompts.rationale_prefix(index), alpha[teacher]))
+    if arm.gibberish:
+        prefix = prompts.rationale_prefix(len(params.teachers))
+        learned.append(Task(arms.GIBBERISH, prefix, fmean(alpha.values())))
+    if arm.scorers:
+        t = arm.temperature
+        learned.append(Task(OPTIONS, prompts.ANSWER_PREFIX, t * t, t))
+    return learned
+
+
+def arm_texts(
+    params: Params, arm: arms.Arm, questions: Sequence[Question], seed: int
+) -> dict[str, dict[str, str]]:
+    """For each teacher of an arm: rationale by question id, moved about where the arm says so.
+
+    Raises FileNotFoundError, with the remedy, where a store that the arm needs is not finished.
+    """
+    asked = arms.asked(arm, params)
+    asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
+    texts = {}
+    for teacher in arm.teachers:
+        have = ask.rationales(asked, teacher)
+        ids = [question.id for question in questions if have.get(question.id, "").strip()]
+        draw = random.Random(f"shuffle:{seed}:{teacher}")
+        if arm.moved == "rationales":
+            moved = draw.sample(ids, len(ids))
+            have = {to: have[source] for to, source in zip(ids, moved, strict=True)}
+        elif arm.moved == "words":
+            have = dict(zip(ids, scrambled([have[name] for name in ids], draw), strict=True))
+        texts[teacher] = have
+    if arm.gibberish:
+        lengths = [len(text.split()) for have in texts.values() for text in have.values()]
+        texts[arms.GIBBERISH] = gibberish(questions, lengths, random.Random(f"gibberish:{seed}"))
+    return texts
+
+
+def scrambled(texts: Sequence[str], draw: random.Random) -> list[str]:
+    """Texts of the same lengths, each word permuted among the texts' words at the same place."""
+    rows = [text.split() for text in texts]
+    for place in range(max(map(len, rows), default=0)):
+        long = [row for row in rows if len(row) > place]
+        words = [row[place] for row in long]
+        draw.shuffle(words)
+        for row, word in zip(long, words, strict=True):
+            row[place] = word
+    return [" ".join(row) for row in rows]
+
+
+def gibberish(
+    questions: Sequence[Question], lengths: Sequence[int], draw: random.Random
+) -> dict[str, str]:
+    """Random words by question id: words of all questions, as many as a drawn rationale has.
+
+    lengths: words of the rationales whose length is imitated; without any, nothing is written.
+    """
+    if not lengths:
+        return {}
+    words = [w for e in questions for text in (e.question, *e.options) for w in text.split()]
+    return {e.id: " ".join(draw.choices(words, k=draw.choice(lengths))) for e in questions}
+
+
+def distribution(scores: Sequence[float], temperature: float) -> list[float]:
+    """Softmax of scores over a temperature."""
+    top = max(scores)
+    raised = [math.exp((score - top) / temperature) for score in scores]
+    total = sum(raised)
+    return [value / total for value in raised]
+
+
+def mean_distribution(
+    scores: Sequence[Mapping[str, Sequence[float]]], temperature: float
+) -> dict[str, list[float]]:
+    """The teachers' mean distribution over the options, by question id.
+
+    scores: for each teacher, an option's length-normalised log-probability by question id. A
+        teacher without scores for a question is left out of its mean.
+    """
+    means = {}
+    for name in dict.fromkeys(name for known in scores for name in known):
+        rows = [distribution(known[name], temperature) for known in scores if name in known]
+        means[name] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return means
+
+
+def arm_options(params: Params, arm: arms.Arm) -> dict[str, list[float]]:
+    """What an arm's `options` task aims at: probability of each option by training question id."""
+    if not arm.scorers:
+        return {}
+    scores = [ask.option_scores(params, teacher) for teacher in arm.scorers]
+    return mean_distribution(scores, arm.temperature)

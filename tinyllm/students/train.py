@@ -1,0 +1,195 @@
+"""The training loop of one student: one process or several, resumable, best weights by valid.
+
+Losses are means over all questions of an optimiser step (`students/loss.py`), so accumulation and
+several processes change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from transformers import PreTrainedModel
+
+from tinyllm.models import load
+from tinyllm.models.aliases import learning_rate_factor
+from tinyllm.params import Params
+from tinyllm.students import checkpoint
+from tinyllm.students.collate import Collator, steps_of_epoch
+from tinyllm.students.loss import MultiTask, weighted_loss
+from tinyllm.students.targets import ANSWER, Task
+
+MAX_GRAD_NORM = 1.0
+
+
+def total_steps(params: Params, questions: int) -> int:
+    """Optimiser steps of a run: `epochs` times those of one pass over all questions."""
+    step = params.batch_size * params.accumulation * params.nproc
+    return max(1, round(params.epochs * math.ceil(questions / step)))
+
+
+def learning_rate(step: int, steps: int, params: Params) -> float:
+    """Share of the peak learning rate at a step (from 0): linear warmup, then linear decay."""
+    warmup = math.ceil(params.warmup * steps)
+    if step < warmup:
+        return step / warmup
+    left = (steps - step) / max(1, steps - warmup)
+    return params.final_lr + (1 - params.final_lr) * left
+
+
+def optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
+    """AdamW; weights in a new role and adapters may have a higher rate (`models.aliases`)."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(learning_rate_factor(params.student, name), []).append(parameter)
+    rates = [{"params": part, "factor": factor} for factor, part in groups.items()]
+    return torch.optim.AdamW(rates, lr=params.lr, weight_decay=0.0, fused=True)
+
+
+def train(
+    model: PreTrainedModel,
+    tasks: Sequence[Task],
+    rows: Sequence[dict[str, Any]],
+    params: Params,
+    *,
+    collator: Collator,
+    score_valid: Callable[[], float],
+    folder: Path,
+    seed: int,
+    say: Callable[[float], None] = lambda share: None,
+) -> checkpoint.State:
+    """Train a model in place and leave it with the weights that were best on valid.
+
+    rows: of `training_rows`. score_valid: accuracy on valid of the model as it is. folder: for
+        checkpoints; a stopped run goes on from the last one. say: is called with the share of the
+        training that is done.
+    Raises FloatingPointError on a loss that is not finite.
+    """
+    AcceleratorState._reset_state()  # a process may train one student after the other
+    bf16 = load.precision(params.precision) == torch.bfloat16
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available()
+    )
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if params.precision == "tf32" else "ieee"
+    model.to(accelerator.device)
+    module = accelerator.prepare(MultiTask(model, tasks))
+    update = optimizer(model, params)
+    state = checkpoint.restore(folder, model, update) or checkpoint.State()
+    meter = Meter(accelerator, tasks)
+    steps = total_steps(params, len(rows))
+    evals = {math.ceil(steps * k / params.evals) for k in range(1, params.evals + 1)}
+    per_step = params.batch_size * params.accumulation * params.nproc
+    per_epoch = math.ceil(len(rows) / per_step)
+    lengths, epoch, spoke = [row["lengths"] for row in rows], -1, 0.0
+    while state.step < steps and not 0 < params.patience <= state.without_gain:
+        if state.step // per_epoch != epoch:
+            epoch = state.step // per_epoch
+            groups = steps_of_epoch(lengths, per_step, seed, epoch)
+        seed_dropout(seed, state.step, accelerator.process_index)
+        module.train()
+        batches = share_of(accelerator, groups[state.step % per_epoch], rows, collator, params)
+        counts = accelerator.reduce(sum(batch["counts"] for batch in batches), "sum")
+        for number, batch in enumerate(batches, start=1):
+            last = number == len(batches)
+            with nullcontext() if last else accelerator.no_sync(module):
+                sums = module(batch)
+                # An idle process runs along on a question that counts for nothing.
+                loss = weighted_loss(sums * batch["counts"].any(), counts, meter.weights)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} at step {state.step}: lower lr (now "
+                        f"{params.lr:g}), or set precision: fp32"
+                    )
+                # Processes average their gradients; each holds its part of one sum.
+                accelerator.backward(loss * accelerator.num_processes)
+            meter.add(sums, batch)
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        for group in update.param_groups:
+            group["lr"] = params.lr * group["factor"] * learning_rate(state.step, steps, params)
+        update.step()
+        update.zero_grad()
+        state.step += 1
+        if state.step in evals:
+            at = {"step": state.step, "epoch": round(state.step / per_epoch, 4)}
+            state.tokens += meter.record(state.history, at)
+            valid = {"split": "valid", "task": ANSWER, "metric": "accuracy"}
+            state.history.append({**at, **valid, "value": score_valid()})
+            better = state.judge(state.history[-1]["value"])
+            if accelerator.is_main_process:
+                checkpoint.save(folder, state, model, update, better)
+        if time.monotonic() > spoke + 1.0:
+            spoke = time.monotonic()
+            say(state.step / steps)
+    accelerator.wait_for_everyone()
+    checkpoint.load_best(folder, state, model)
+    return state
+
+
+def seed_dropout(seed: int, step: int, process: int) -> None:
+    """Give each step and process its own random numbers, so that a resumed run draws the same."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
+
+
+def share_of(
+    accelerator: Accelerator,
+    group: np.ndarray,
+    rows: Sequence[dict[str, Any]],
+    collator: Collator,
+    params: Params,
+) -> list[dict[str, torch.Tensor]]:
+    """This process's batches of a step's questions, on its device; one without counts if idle."""
+    mine = np.array_split(group, accelerator.num_processes)[accelerator.process_index]
+    chosen = mine if len(mine) else group[:1]
+    batches = []
+    for start in range(0, len(chosen), params.batch_size):
+        batch = collator([rows[i] for i in chosen[start : start + params.batch_size]])
+        if not len(mine):
+            batch |= {name: torch.zeros_like(batch[name]) for name in ("counts", "tokens")}
+        batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
+    return batches
+
+
+class Meter:
+    """Adds up losses and tokens between two scorings of valid, over all processes."""
+
+    def __init__(self, accelerator: Accelerator, tasks: Sequence[Task]):
+        self.accelerator, self.tasks = accelerator, tasks
+        weights = [task.weight for task in tasks]
+        self.weights = torch.tensor(weights, device=accelerator.device)
+        self.totals = self._zero()
+
+    def _zero(self) -> torch.Tensor:
+        """Losses and target tokens of each task, and tokens read and written: [2 tasks + 1]."""
+        return torch.zeros(2 * len(self.tasks) + 1, dtype=torch.float64)
+
+    def add(self, sums: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """Count one batch: sums [tasks] of its losses."""
+        idle = not batch["counts"].any()
+        parts = (
+            torch.zeros_like(sums) if idle else sums.detach(),
+            batch["counts"],
+            batch["tokens"],
+        )
+        self.totals += torch.cat([part.cpu().double() for part in parts])
+
+    def record(self, history: list[dict[str, Any]], at: dict[str, float]) -> int:
+        """Append each task's mean loss to the history; returns the tokens, and starts anew."""
+        totals = self.totals.to(self.accelerator.device, torch.float64)
+        *both, tokens = self.accelerator.reduce(totals, "sum").tolist()
+        losses, counts = both[: len(self.tasks)], both[len(self.tasks) :]
+        for task, total, count in zip(self.tasks, losses, counts, strict=True):
+            if count:
+                row = {"split": "train", "task": task.name, "metric": "loss"}
+                history.append({**at, **row, "value": total / count})
+        self.totals = self._zero()
+        return int(tokens)

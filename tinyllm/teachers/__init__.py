@@ -1,0 +1,1 @@
+"""Teachers: asking models for rationales and answers, keeping what they wrote, judging it."""

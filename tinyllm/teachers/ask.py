@@ -1,0 +1,253 @@
+"""Asking teachers, once for all studies, and what they wrote.
+
+    runs/rationales/DATASET/TEACHER/HASH/rationales.jsonl    why the gold answer is right: train
+    runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
+
+HASH stands for all that the texts depend on (the manifest's spec). The files are stores
+(`teachers.store`): append-only, keyed, resumable. What the parameter `cleaning` repairs or drops is
+repaired or dropped on the way to the student.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tinyllm import arms, paths, prompts, runs
+from tinyllm.data import load as data
+from tinyllm.data import micro as world
+from tinyllm.data.question import Question
+from tinyllm.models import load as models
+from tinyllm.models.extract import answer_named
+from tinyllm.params import ParameterError, Params
+from tinyllm.teachers import micro, quality, store
+from tinyllm.teachers.base import Teacher
+from tinyllm.teachers.hf import HFTeacher
+from tinyllm.teachers.openai import ServerTeacher
+from tinyllm.teachers.store import Record
+
+
+@dataclass(frozen=True)
+class Job:
+    """One store to fill: what `params` ask one teacher about the questions of a split.
+
+    stage: `rationales`, or `answers` (its own ones; it never sees the gold answer then).
+    """
+
+    params: Params
+    uri: str
+    stage: str = "rationales"
+    split: str = "train"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that the texts depend on; FileNotFoundError if the questions are not stored yet."""
+        kind, name = arms.teacher(self.uri)
+        spec: dict[str, Any] = {
+            "stage": self.stage,
+            "versions": {"store": store.VERSION, "prompt": prompts.PROMPT_VERSION},
+            "teacher": self.uri,
+            "data": runs.content(paths.data(self.params)),
+            "split": self.split,
+        }
+        if kind != "release":
+            spec |= self.params.spec("data_seed", "examples", "max_prompt", "max_new_tokens")
+            spec |= self.params.spec("teacher_forcing") if self.stage == "rationales" else {}
+        if kind in ("micro", "hf"):
+            spec["precision"] = self.params.precision
+            spec |= models.content(name) if kind == "hf" else {"micro": world.VERSION}
+        return spec
+
+    @property
+    def file(self) -> Path:
+        """The store; the manifest lies beside it."""
+        parts = paths.slug(self.params.dataset), paths.slug(self.uri), runs.digest(self.spec)[:12]
+        return paths.runs().joinpath(self.stage, *parts, f"{self.stage}.jsonl")
+
+    def requests(self, teacher: Teacher) -> list[Record]:
+        """A prompt per question, within `max_prompt` tokens."""
+        splits, params = data.read(self.params), self.params
+        in_context = prompts.InContext(splits["train"], params.examples, params.data_seed)
+        render = functools.partial(prompts.teacher_prompt, forcing=params.teacher_forcing)
+        render = render if self.stage == "rationales" else prompts.answer_prompt
+        rows = []
+        for row in splits[self.split]:
+            shots = in_context(row)
+            prompt = prompts.fitted(row, shots, render, teacher.tokens, params.max_prompt)
+            options = None if self.stage == "rationales" else row.options
+            rows.append(store.request(teacher, self.uri, row.id, prompt, options))
+        return rows
+
+    def run(self, teacher: Teacher | None) -> None:
+        """Fill the store and write its manifest. teacher: None for a recorded one."""
+        options = {row.id: row.options for row in data.read(self.params)[self.split]}
+        with runs.recording(self.file.parent, self.spec) as facts:
+            if teacher:
+                options = {} if self.stage == "rationales" else options
+                asked, limit = self.requests(teacher), self.params.max_refused
+                store.fill(self.file, teacher, asked, options, limit)
+            else:
+                rows = store.recorded(self.params.dataset, self.split, self.uri)
+                store.add(self.file, [row for row in rows if row.id in options])
+            facts |= store.facts(store.read(self.file))
+
+    def records(self) -> list[Record]:
+        """What the teacher wrote; FileNotFoundError, with the remedy, if it is not finished."""
+        return _read(self.file, runs.content(self.file.parent))
+
+
+@functools.cache
+def _read(file: Path, content: str) -> list[Record]:
+    return store.read(file)
+
+
+def load_teacher(params: Params, uri: str) -> Teacher:
+    """The teacher that a URI names, ready to write; ValueError for recorded ones."""
+    kind, name = arms.teacher(uri)
+    sizes: dict[str, Any] = {"max_new_tokens": params.max_new_tokens, "batch": params.teacher_batch}
+    if kind == "release":
+        raise ValueError(f"teachers: {uri!r} is recorded and cannot be asked")
+    if kind == "openai":
+        return ServerTeacher(name, **sizes)
+    sizes |= {"max_prompt": params.max_prompt, "dtype": models.precision(params.precision)}
+    if kind == "hf":
+        revision = next(iter(models.content(name).values()), "")
+        return HFTeacher(name, revision=revision, **sizes)
+    folder, _ = micro.work(params, name)
+    return HFTeacher(str(folder / "model"), revision=runs.content(folder), **sizes)
+
+
+def askable(params: Params) -> list[str]:
+    """The study's teachers that are not recorded."""
+    return [uri for uri in params.teachers if arms.teacher(uri)[0] != "release"]
+
+
+def jobs(params: Params) -> list[Job]:
+    """All stores that a study needs: rationales in each way that an arm needs, answers to test, and
+    answers to train from the teachers that `kd` learns from."""
+    needed = [Job(way, uri) for uri in params.teachers for way in arms.variants(params)]
+    return needed + _tests(params) + [Job(params, uri, "answers") for uri in arms.scored(params)]
+
+
+def _tests(params: Params) -> list[Job]:
+    """The teachers' own answers to test, zero-shot and with examples."""
+    shots = dict.fromkeys(["none", params.examples])
+    ways = [params.model_copy(update={"examples": kind}) for kind in shots]
+    return [Job(way, uri, "answers", "test") for uri in askable(params) for way in ways]
+
+
+def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
+    """Folder and spec of each of `jobs`; FileNotFoundError if the questions are not stored yet."""
+    return [(job.file.parent, job.spec) for job in jobs(params)]
+
+
+def ask_all(params: Params) -> dict[str, Path]:
+    """Have every teacher write its rationales, and return their folders by teacher.
+
+    Finished folders cost no call. Raises store.Unanswered or store.TooManyRefused where questions
+    have no rationale, RuntimeError where another process is asking.
+    """
+    _run(params, "rationales")
+    return {uri: Job(params, uri).file.parent for uri in params.teachers}
+
+
+def answer_all(params: Params) -> None:
+    """Have every teacher answer the questions itself. Raises as `ask_all`."""
+    _run(params, "answers")
+
+
+def _run(params: Params, stage: str) -> None:
+    wanted = [job for job in jobs(params) if job.stage == stage]
+    missing = [job for job in wanted if not runs.finished(job.file.parent, job.spec)]
+    if missing:
+        micro.prepare(params)
+    for uri in dict.fromkeys(job.uri for job in missing):
+        teacher = load_teacher(params, uri) if uri in askable(params) else None
+        for job in missing:
+            if job.uri == uri:
+                job.run(teacher)
+        del teacher  # before the next one is loaded
+
+
+def content(params: Params, uri: str) -> str:
+    """What identifies a teacher's rationales, as an input of a student that learns from them."""
+    return runs.content(Job(params, uri).file.parent)
+
+
+def answer_content(params: Params, uri: str) -> str:
+    """What identifies a teacher's answers on train, as an input of a student that learns them."""
+    return runs.content(Job(params, uri, "answers").file.parent)
+
+
+def records(params: Params, uri: str) -> list[Record]:
+    """A teacher's rationales as it wrote them."""
+    return Job(params, uri).records()
+
+
+def rationales(params: Params, uri: str) -> dict[str, str]:
+    """Rationale by question id as students read them, after `cleaning`.
+
+    Absent are questions whose rationale is missing, dropped or an abstention.
+    """
+    questions = {row.id: row for row in data.read(params)["train"]}
+    kept = {}
+    for record in records(params, uri):
+        text = quality.cleaned(record.text or "", questions[record.id], params.cleaning)
+        if text and not quality.abstains(text):
+            kept[record.id] = text
+    return kept
+
+
+def _chosen(job: Job) -> list[tuple[Question, Record, int]]:
+    """A split's questions, what the teacher answered, and which option that is.
+
+    The one with the best score, or the one that the text names; -1 if it names none.
+    """
+    replies = {record.id: record for record in job.records()}
+    rows = []
+    for row in data.read(job.params)[job.split]:
+        reply = replies[row.id]
+        if reply.scores:
+            choice = max(range(len(reply.scores)), key=reply.scores.__getitem__)
+        else:
+            named = answer_named(reply.text or "", row.options)
+            choice = -1 if named is None else named
+        rows.append((row, reply, choice))
+    return rows
+
+
+def answers(params: Params) -> pd.DataFrame:
+    """What teachers answer on test: one row per teacher, shots and question.
+
+    Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none named, or refused),
+    text, correct. Empty where no teacher can be asked.
+    """
+    rows = []
+    for job in _tests(params):
+        names = params.spec("study", "dataset") | {"teacher": job.uri, "shots": job.params.examples}
+        for row, reply, choice in _chosen(job):
+            asked = {"id": row.id, "options": row.options, "gold": row.answer}
+            replied = {"choice": choice, "text": reply.text, "correct": choice == row.answer}
+            rows.append(names | asked | replied)
+    return pd.DataFrame(rows)
+
+
+def option_scores(params: Params, uri: str) -> dict[str, list[float]]:
+    """What `kd` learns from: log-probability per token of each option, by training question id.
+
+    A server gives its choice alone: 0 for it, minus infinity for the others, and equal scores where
+    it names none. Questions that it refused are absent. FileNotFoundError, with the remedy, if the
+    teacher has not been asked, ParameterError for recorded teachers.
+    """
+    if uri not in askable(params):
+        raise ParameterError(f"teachers: {uri!r} is recorded and gives no option scores")
+    scores, off = {}, float("-inf")
+    for row, reply, choice in _chosen(Job(params, uri, "answers")):
+        if reply.text is not None:
+            chosen = [0.0 if choice in (i, -1) else off for i in range(len(row.options))]
+            scores[row.id] = list(reply.scores or chosen)
+    return scores

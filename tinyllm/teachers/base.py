@@ -1,0 +1,67 @@
+"""What all teachers have in common: prompts go in, completions or refusals come out.
+
+micro:a, micro:b                  two small models that the study trains (`teachers.micro`)
+release:flan-t5, release:llama2   recorded rationales of the paper's release; never asked
+hf:MODEL                          a transformers model: hub id, folder, alias (`teachers.hf`)
+openai:URL#MODEL                  an OpenAI-compatible server (`teachers.openai`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+# What a teacher writes that does not know; it teaches a student nothing.
+ABSTENTIONS = ("I do not know.",)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a teacher wrote.
+
+    finish: `stop`, `length` (cut by max_new_tokens) or `scored` (an answer chosen by its score).
+    tokens: of the prompt, and written; None where a server does not say.
+    scores: log-probability per token of each option, where the teacher was asked to answer.
+    thinking: what a reasoning model wrote before its answer, where a server sends it apart.
+    """
+
+    text: str
+    finish: str
+    tokens: tuple[int, int] | None = None
+    scores: tuple[float, ...] | None = None
+    thinking: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a prompt got no text. final: asked again in the same way, it would be refused again."""
+
+    reason: str
+    final: bool
+    thinking: str = ""
+
+
+Replies = Iterator[tuple[int, Completion | Refused]]  # (index of the prompt, its reply)
+
+
+class Teacher(Protocol):
+    """Anything that completes prompts.
+
+    revision: identifies the weights. settings: how it decodes. Both are part of a record's key.
+    """
+
+    revision: str
+    settings: dict[str, Any]
+
+    def rendered(self, prompt: str) -> str:
+        """The prompt as the model reads it, in a chat model's template."""
+
+    def tokens(self, prompt: str) -> int:
+        """How many tokens the model reads for a prompt that is not yet rendered."""
+
+    def write(self, prompts: Sequence[str]) -> Replies:
+        """Complete rendered prompts, in whatever order the replies come."""
+
+    def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
+        """Choose among each prompt's options, by log-probability or by what is written."""

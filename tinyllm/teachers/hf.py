@@ -1,0 +1,145 @@
+"""Teachers that run here: any transformers model, decoded greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from tinyllm.models import load, score
+from tinyllm.models.encode import Encoding, longest_input
+from tinyllm.params import ParameterError
+from tinyllm.teachers.base import Completion, Replies
+
+
+class HFTeacher:
+    """A transformers model. Chat models (those with a chat template) read the prompt as a user's
+    message, others as text. On several GPUs the model is spread over them.
+
+    name: as for `models.load.load`. revision: of its weights. batch: prompts per forward pass.
+    max_prompt: tokens of the longest prompt; ParameterError if the model has fewer positions.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str = "",
+        max_prompt: int = 0,
+        max_new_tokens: int,
+        batch: int,
+        dtype: torch.dtype,
+    ):
+        spread = "auto" if torch.cuda.device_count() > 1 else None
+        model, self.tokenizer = load.load(name, dtype=dtype, device_map=spread)
+        self.model = (model if spread else model.to(load.device())).eval()
+        self.seq2seq = bool(model.config.is_encoder_decoder)
+        self.chat = bool(self.tokenizer.chat_template)
+        self.revision = revision or getattr(model.config, "_commit_hash", None) or "main"
+        self.batch = batch
+        limit = longest_input(model)
+        need = max_prompt if self.seq2seq else max_prompt + max_new_tokens
+        if limit and need > limit:
+            raise ParameterError(
+                f"max_prompt: {max_prompt}: {name} has positions for {limit} tokens, prompt and "
+                f"rationale together; set max_prompt to at most {max_prompt - need + limit}"
+            )
+        decoding = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        self.settings: dict[str, Any] = decoding | {"dtype": str(model.dtype)}
+        ends = model.generation_config.eos_token_id  # a chat model may end its turn by another one
+        ends = ends if isinstance(ends, list) else [ends]
+        self.ends = sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
+        start = model.config.decoder_start_token_id if self.seq2seq else None
+        special = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.ends}
+        self.config = GenerationConfig(**decoding, **special, decoder_start_token_id=start)
+        self.tokenizer.padding_side = "right" if self.seq2seq else "left"
+        first = -1 if start is None else start
+        self.encoding = Encoding(self.tokenizer, self.seq2seq, first, "encoder", 0, 0)
+
+    def rendered(self, prompt: str) -> str:
+        """The prompt in the model's chat template, or as it is."""
+        if not self.chat:
+            return prompt
+        message = [{"role": "user", "content": prompt}]
+        template = self.tokenizer.apply_chat_template
+        return template(message, tokenize=False, add_generation_prompt=True)
+
+    def tokens(self, prompt: str) -> int:
+        """Tokens of a prompt as the model reads it."""
+        return len(self._ids(self.rendered(prompt)))
+
+    def _ids(self, rendered: str) -> list[int]:
+        if self.chat:
+            return self.encoding.tokens(rendered)
+        ids = self.tokenizer(rendered).input_ids
+        ends = ids[-1:] == [self.tokenizer.eos_token_id] and not self.seq2seq
+        return ids[:-1] if ends else ids  # a decoder-only model goes on from the prompt
+
+    def _batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Indices of a batch at a time, longest rows first, so that there is little padding.
+
+        The first batch is the one that is not full: a run that goes on where it was stopped forms
+        the batches that were still to come.
+        """
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
+        while order:
+            size = len(order) % self.batch or self.batch
+            yield order[:size]
+            order = order[size:]
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """The remedy where the device's memory does not suffice; no gradients."""
+        try:
+            with torch.inference_mode():
+                yield
+        except torch.OutOfMemoryError:
+            raise ParameterError(
+                f"teacher_batch: {self.batch}: does not fit into the device's memory; lower it"
+            ) from None
+
+    def write(self, prompts: Sequence[str]) -> Replies:
+        """Complete rendered prompts, batches of about equal length at a time."""
+        rows = [self._ids(prompt) for prompt in prompts]
+        for batch in self._batches(rows):
+            padded = self.tokenizer.pad(
+                {"input_ids": [rows[i] for i in batch]}, return_tensors="pt"
+            )
+            padded = padded.to(self.model.device)
+            with self._memory():
+                out = self.model.generate(**padded, generation_config=self.config)
+            skip = 1 if self.seq2seq else padded["input_ids"].shape[1]
+            for i, written in zip(batch, out[:, skip:].tolist(), strict=True):
+                end = next((at for at, token in enumerate(written) if token in self.ends), None)
+                length = len(written) if end is None else end + 1
+                text = self.tokenizer.decode(written[:length], skip_special_tokens=True).strip()
+                finish = "length" if end is None else "stop"
+                yield i, Completion(text, finish, (len(rows[i]), length))
+
+    def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
+        """The option with the highest log-probability per token (no end token is counted)."""
+        rows = [self._ids(prompt) for prompt in prompts]
+        for batch in self._batches(rows):
+            targets = [
+                self._target(prompts[i], rows[i], text) for i in batch for text in options[i]
+            ]
+            owner = torch.tensor([place for place, i in enumerate(batch) for _ in options[i]])
+            sources = [rows[i] for i in batch]
+            with self._memory():
+                sums = score.log_probabilities(self.model, self.encoding, sources, targets, owner)
+            means = [total / len(ids) for total, ids in zip(sums, targets, strict=True)]
+            for i in batch:
+                scores, means = tuple(means[: len(options[i])]), means[len(options[i]) :]
+                best = max(range(len(scores)), key=scores.__getitem__)
+                yield i, Completion(options[i][best], "scored", (len(rows[i]), 0), scores)
+
+    def _target(self, prompt: str, row: list[int], option: str) -> list[int]:
+        """Ids of an option as the model would go on: after text, a space precedes it."""
+        if self.seq2seq or self.chat:
+            return self.encoding.tokens(option)
+        whole = self._ids(f"{prompt} {option}")
+        same = whole[: len(row)] == row and len(whole) > len(row)
+        return whole[len(row) :] if same else self.encoding.tokens(f" {option}")

@@ -1,0 +1,159 @@
+"""The micro world's teachers: two small language models that the study trains itself.
+
+Teacher a is T5-like, b Llama-like; each learns its part of the museum (`data.micro.known`) from the
+prompts that teachers are given later. Weights are in runs/teachers/micro-LETTER/HASH, for all
+studies of the same museum.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tinyllm import arms, paths, prompts, runs
+from tinyllm.data import micro as world
+from tinyllm.data.question import Question
+from tinyllm.models import micro as models
+from tinyllm.models.encode import IGNORED, pad
+from tinyllm.params import Params
+
+KIND_OF_MODEL = {"a": "t5", "b": "llama"}
+STEPS, LR, LAYERS = {"a": 400, "b": 250}, {"a": 1e-3, "b": 2e-3}, {"a": 1, "b": 2}
+BATCH, FINAL_LR = 32, 0.2  # the rate falls to a fifth of its peak
+# T5 tells places apart by its position biases alone. At the rate of the other weights they would
+# hardly move in so few steps, and a teacher would read the in-context examples as the question.
+BIAS_LR = 0.05
+ALONE_FIRST = 0.4  # share of the steps without in-context examples, which come later
+
+
+def prepare(params: Params) -> None:
+    """Train the study's micro teachers that are missing, `workers` of them side by side."""
+    letters = [name for kind, name in map(arms.teacher, params.teachers) if kind == "micro"]
+    missing = [name for name in letters if not runs.finished(*work(params, name))]
+    if missing:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(min(params.workers, len(missing)), context, _start) as pool:
+            list(pool.map(_train, *zip(*(work(params, name) for name in missing), strict=True)))
+
+
+def work(params: Params, letter: str) -> tuple[Path, dict[str, Any]]:
+    """Run folder and spec of a micro teacher."""
+    spec = {"stage": "micro teacher", "version": world.VERSION, "letter": letter}
+    spec |= params.spec("data_seed")
+    return paths.runs() / "teachers" / f"micro-{letter}" / runs.digest(spec)[:12], spec
+
+
+def _start() -> None:
+    runs.end_with_parent()
+    torch.set_num_threads(1)  # models so small only wait for one another on several
+
+
+def _train(folder: Path, spec: dict[str, Any]) -> None:
+    with runs.recording(folder, spec) as facts:
+        train_teacher(spec["letter"], folder / "model", spec["data_seed"])
+        facts["content"] = runs.sha256(folder / "model" / "model.safetensors")
+
+
+def train_teacher(
+    letter: str,
+    folder: str | Path,
+    seed: int,
+    *,
+    steps: int | None = None,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> Path:
+    """Train teacher `a` or `b` on its part of museum `seed`, and save it in `folder`.
+
+    progress: called after every step with its number (from 1) and its loss.
+    Returns `folder`, which loads as a student's does. Raises ValueError on another letter.
+    """
+    world.known(letter)
+    steps = steps or STEPS[letter]
+    corpus = teacher_corpus(letter, seed, BATCH, round(ALONE_FIRST * steps))
+    model = models.untrained(KIND_OF_MODEL[letter], seed, LAYERS[letter]).train()
+    named = list(model.named_parameters())
+    biases = [weight for name, weight in named if "relative_attention_bias" in name]
+    others = [weight for name, weight in named if "relative_attention_bias" not in name]
+    groups = [{"params": others}, {"params": biases, "lr": BIAS_LR}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=LR[letter])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    words = models.tokenizer(eos=False)
+    for step in range(1, steps + 1):
+        loss = model(**_batch(words, next(corpus), model.config.is_encoder_decoder)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress(step, loss.item())
+    models.save(model.eval(), KIND_OF_MODEL[letter], folder)
+    return Path(folder)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the peak learning rate: a tenth of the steps to reach it, then a linear decay."""
+    warmup = steps // 10
+    decay = FINAL_LR + (1 - FINAL_LR) * (steps - step) / (steps - warmup)
+    return (step + 1) / warmup if step < warmup else decay
+
+
+def teacher_corpus(
+    letter: str, seed: int, batch: int, alone: int
+) -> Iterator[list[tuple[str, str]]]:
+    """Endless batches of (prompt, continuation) that teach `letter` its part of the museum `seed`.
+
+    Half of a batch asks for a rationale with the gold letter given, a quarter without it, a quarter
+    for the answer. A batch has one number of in-context examples: none in the first `alone`
+    batches, then 0 to 2. Rationales are asked for about every entity (the teacher abstains on
+    those that it does not know), answers about known ones only. The questions of the test split
+    are absent (not their facts: knowing them makes a teacher).
+    """
+    museum, draw = world.world(seed), random.Random(f"corpus:{letter}:{seed}")
+    every, own = sorted(museum.kind), sorted(world.known(letter))
+    test = {(row.question, *sorted(row.options)) for row in world.questions(seed)["test"]}
+
+    def fresh(entities: list[str]) -> Question:
+        while True:
+            entity, attribute = draw.choice(entities), draw.choice([*world.ATTRIBUTES])
+            place = draw.randrange(world.OPTIONS)
+            row = world.ask(museum, entity, attribute, place, draw, "corpus")
+            if (row.question, *sorted(row.options)) not in test:
+                return row
+
+    for step in itertools.count():
+        number = 0 if step < alone else draw.randint(0, 2)
+        rows = []
+        for index in range(batch):
+            answers = index % 4 == 3
+            row, shots = fresh(own if answers else every), [fresh(every) for _ in range(number)]
+            if answers:
+                rows.append((prompts.answer_prompt(row, shots), row.gold))
+            else:
+                prompt = prompts.teacher_prompt(row, shots, forcing=index % 4 < 2)
+                rows.append((prompt, world.teacher_rationale(letter, row)))
+        yield rows
+
+
+def _batch(
+    words: PreTrainedTokenizerBase, rows: list[tuple[str, str]], seq2seq: bool
+) -> dict[str, torch.Tensor]:
+    """(prompt, continuation) rows as ids [rows, tokens]; only continuations have labels."""
+    end = words.eos_token_id
+    reads = [words(prompt).input_ids for prompt, _ in rows]
+    writes = [[*words(text).input_ids, end] for _, text in rows]
+    if seq2seq:
+        reads, labels = [[*ids, end] for ids in reads], writes
+    else:
+        labels = [[IGNORED] * len(r) + w for r, w in zip(reads, writes, strict=True)]
+        reads = [r + w for r, w in zip(reads, writes, strict=True)]
+    ids = torch.tensor(pad(reads, words.pad_token_id))
+    mask = (ids != words.pad_token_id).long()
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(pad(labels, IGNORED))}

@@ -1,0 +1,165 @@
+"""Teachers behind an OpenAI-compatible server: vLLM, SGLang, `transformers serve`, llama.cpp, ...
+
+    openai:http://127.0.0.1:8000/v1#MODEL               chat completions, the server's template
+    openai:http://127.0.0.1:8000/v1/completions#MODEL   text completions, the prompt as it is
+
+The key comes from the environment variable OPENAI_API_KEY alone (local servers need none). Up to
+`teacher_batch` requests run at a time. The `openai` client repeats what may pass (429, 5xx,
+time-outs, lost connections), waits as long as Retry-After says, and gives up after RETRIES. Then
+the question stays unanswered, and a rerun asks it again. What would be refused again (a content
+filter, a prompt that is too long) is a final refusal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import Any
+
+import openai
+
+from tinyllm.teachers.base import Completion, Refused, Replies
+
+TIMEOUT = 300.0  # seconds that a request may take
+RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
+PASSING = {408, 409, 425, 429}
+KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
+FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
+REMEDIES = {  # of a connection error: the first kind that is among its causes
+    ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
+    ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
+    ConnectionRefusedError: "is the server running, on this port?",
+    socket.gaierror: "no such host: check the address",
+    openai.APITimeoutError: f"no reply in {TIMEOUT:.0f} s: lower teacher_batch",
+    Exception: "the server hung up; if it speaks https, write https:// in the URI",
+}
+
+
+class ServerTeacher:
+    """A model behind an OpenAI-compatible server, asked greedily (temperature 0).
+
+    name: `URL#MODEL`. batch: requests at a time.
+    """
+
+    revision = ""  # a server does not tell; what it wrote is the record
+
+    def __init__(self, name: str, *, max_new_tokens: int, batch: int):
+        url, _, self.model = name.partition("#")
+        self.chat = not re.search(r"(?<!/chat)/completions/?$", url)
+        self.url = re.sub(r"(/chat)?/completions/?$", "", url)
+        self.key = os.environ.get("OPENAI_API_KEY") or "none"
+        self.client = openai.OpenAI(
+            base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
+        )
+        self.settings: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0}
+        self.batch = batch
+
+    def rendered(self, prompt: str) -> str:
+        """The prompt as it is sent; the server puts it into a chat model's template."""
+        return prompt
+
+    def tokens(self, prompt: str) -> int:
+        """An estimate of a prompt's tokens, rather too high: the server's tokenizer is not known.
+
+        A token per started three ASCII letters of a word, per other ASCII character that is no
+        space, and per UTF-8 byte of all other characters.
+        """
+        words = sum(-(-len(word) // 3) for word in re.findall(r"[A-Za-z]+", prompt))
+        signs = len(re.findall(r"[^A-Za-z \x80-\U0010ffff]", prompt))
+        return words + signs + len(re.sub(r"[\x00-\x7f]", "", prompt).encode("utf-8", "replace"))
+
+    def write(self, prompts: Sequence[str]) -> Replies:
+        """Complete prompts, `batch` requests at a time; each reply is given as it comes.
+
+        RuntimeError at once where the server would refuse every request (no such model, wrong key,
+        wrong certificate). If it leaves `batch` questions in a row without an answer, the rest are
+        not asked.
+        """
+        pool = ThreadPoolExecutor(self.batch)
+        futures = {pool.submit(self._ask, prompt): i for i, prompt in enumerate(prompts)}
+        in_a_row, answered = 0, False
+        try:
+            for future in as_completed(futures):
+                if future.cancelled():
+                    reply = Refused("not asked: the server stopped answering", final=False)
+                    yield futures[future], reply
+                    continue
+                reply = future.result()
+                yield futures[future], reply
+                answered = answered or isinstance(reply, Completion)
+                alive = isinstance(reply, Completion) or (answered and reply.final)
+                in_a_row = 0 if alive else in_a_row + 1
+                if in_a_row == max(self.batch, 3):
+                    for other in futures:
+                        other.cancel()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
+        """What the server writes for each prompt: few servers give a prompt's log-probabilities.
+
+        The text up to the first blank line counts: what follows is an invented next question.
+        """
+        for index, reply in self.write(prompts):
+            if isinstance(reply, Completion):
+                reply = replace(reply, text=reply.text.split("\n\n")[0].strip())
+            yield index, reply
+
+    def _ask(self, prompt: str) -> Completion | Refused:
+        create, asked = self.client.completions.create, {"prompt": prompt}
+        if self.chat:
+            create = self.client.chat.completions.create
+            asked = {"messages": [{"role": "user", "content": prompt}]}
+        try:
+            return self._read(create(model=self.model, **asked, **self.settings))
+        except openai.APIStatusError as error:
+            status = error.status_code
+            if status in FOR_ALL:
+                raise self._hopeless(error, FOR_ALL[status]) from None
+            return Refused(self._line(error), final=status < 500 and status not in PASSING)
+        except openai.APIConnectionError as error:
+            causes = [error]
+            while cause := causes[-1].__cause__ or causes[-1].__context__:
+                causes.append(cause)
+            kind = next(k for k in REMEDIES if any(isinstance(cause, k) for cause in causes))
+            if kind is ssl.SSLCertVerificationError:
+                raise self._hopeless(causes[-1], REMEDIES[kind]) from None
+            return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            return Refused(self._line(error), final=False)
+
+    def _read(self, reply: Any) -> Completion | Refused:
+        """A reply as a completion; servers leave out much, and the client does not check them."""
+        choices = getattr(reply, "choices", None)
+        if not choices:
+            return Refused(f"the reply is no completion: {str(reply)[:100]!r}", final=False)
+        finish = choices[0].finish_reason or "stop"
+        message = getattr(choices[0], "message", None) if self.chat else choices[0]
+        text = getattr(message, "content" if self.chat else "text", None)
+        parts = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+        thinking = next((part for part in parts if isinstance(part, str)), "")
+        if not text and finish == "length":
+            limit = self.settings["max_tokens"]
+            reason = f"no text within max_new_tokens ({limit}); raise max_new_tokens"
+            return Refused(reason, True, thinking)
+        if not isinstance(text, str):
+            refusal = getattr(message, "refusal", None) or "no text"
+            return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
+        usage = getattr(reply, "usage", None)
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
+        return Completion(text.strip(), finish, tokens, thinking=thinking)
+
+    def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
+        """What ends the run: the server would refuse every request."""
+        return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
+
+    def _line(self, error: BaseException) -> str:
+        """An error in one line, without the key, which some servers repeat."""
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return (text.replace(self.key, "***") if self.key != "none" else text)[:300]

@@ -1,0 +1,137 @@
+"""What can be counted about rationales by plain rules; no model judges them.
+
+facts(record, question)       one rationale
+cleaned(text, question, [..]) a rationale as students read it (parameter `cleaning`)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tinyllm.data import release
+from tinyllm.data.question import Question
+from tinyllm.models.extract import mentioned
+from tinyllm.prompts import STEP_BY_STEP
+from tinyllm.teachers.base import ABSTENTIONS
+from tinyllm.teachers.store import Record
+
+_CLOSERS = "[\"'”’»)\\]}*_」』]*"
+_SENTENCE = rf"(?:[.!?…؟۔।]{_CLOSERS}(?=\s|$)|[。！？]{_CLOSERS})"
+# A line that begins a further question: `Question:`, `Q2.`, `### Question 7`, or `Question` alone.
+INVENTED = re.compile(
+    r"(?im)^[ \t#*]*(?:example |next |another )?(?:question|ques|exercise|problem|q)"
+    r"(?: no\.?)? ?#?\d*(?:[ \t*]*[:.)]|[ \t*#]*$)"
+)
+# One word five times in a row, or two to eight words three times.
+_LOOP = re.compile(r"\b(?:(\w+ )\1{4}|((?:\w+ ){2,8})\2{2})")
+SHORTEST = 3  # words of a sentence whose repetition counts
+
+
+def facts(record: Record, question: Question) -> dict[str, Any]:
+    """What is counted about one rationale.
+
+    outcome: `written`, `missing` (the release has none), `refused`, `empty` (only the prompt's
+        echo) or `abstained` (the teacher says that it does not know).
+    cut_off, invented, repeated: see these functions. whole: none of the three.
+    words: its length without the answer sentence that the release appends.
+    names: the options that it mentions, `gold`, `other` or `none` (also where it mentions several).
+    """
+    text = record.text or ""
+    if record.text is None:
+        outcome = "refused" if record.refused else "missing"
+    elif abstains(text):
+        outcome = "abstained"
+    else:
+        outcome = "empty" if says_nothing(text) else "written"
+    written = outcome == "written"
+    troubles = {
+        "cut_off": written and (record.finish == "length" or cut_off(text)),
+        "invented": written and invented(text),
+        "repeated": written and repeated(text),
+    }
+    return {
+        "outcome": outcome,
+        "whole": written and not any(troubles.values()),
+        **troubles,
+        "words": len(release.CLOSING.sub("", text).split()) if written else 0,
+        "names": names(text, question) if written else "",
+    }
+
+
+def says_nothing(text: str) -> bool:
+    """True if nothing is left of a rationale without the prompt's echo and the answer sentence."""
+    own = release.CLOSING.sub("", text).replace(STEP_BY_STEP.rstrip("."), "")
+    return not re.search(r"\w", own)
+
+
+def abstains(text: str) -> bool:
+    """True if a teacher only says that it does not know."""
+    return text.strip() in ABSTENTIONS
+
+
+def cut_off(text: str) -> bool:
+    """True if a text ends mid-sentence; a closing `Thus, the answer is (x) TEXT` is left out."""
+    own = release.CLOSING.sub("", text.strip()).strip()
+    return bool(own) and not re.search(rf"(?:{_SENTENCE}|[”…])$", own)
+
+
+def invented(text: str) -> bool:
+    """True if a text goes on to invent a further question (a line `Question:`, `Q2.`, ...)."""
+    return bool(INVENTED.search(text))
+
+
+def repeated(text: str) -> bool:
+    """True if a sentence (or line) of 3 words or more occurs twice, or words go round in a loop.
+
+    A loop is a word five times in a row, or two to eight words three times. Only what precedes an
+    invented question counts; case and punctuation do not.
+    """
+    own = own_words(text).casefold()
+    sentences = [re.findall(r"\w+", part) for part in re.split(rf"{_SENTENCE}|\n+", own)]
+    long = [tuple(words) for words in sentences if len(words) >= SHORTEST]
+    return len(set(long)) < len(long) or bool(_LOOP.search(re.sub(r"\W+", " ", f"{own} ")))
+
+
+def own_words(text: str) -> str:
+    """A rationale without the prompt's echo, the release's closing sentence `Thus, the answer is
+    (x) TEXT`, and what follows an invented question."""
+    text = release.CLOSING.sub("", text).strip().removeprefix(STEP_BY_STEP)
+    return INVENTED.split(text, maxsplit=1)[0].strip()
+
+
+def names(text: str, question: Question) -> str:
+    """`gold` or `other` if a rationale mentions that option alone, `none` otherwise."""
+    option = mentioned(own_words(text), question.options)
+    return "none" if option is None else "gold" if option == question.answer else "other"
+
+
+def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
+    """A rationale after the parameter `cleaning`, empty if it is dropped.
+
+    repair: what follows an invented question is cut off, then the last, unfinished sentence; a
+        rationale without any whole sentence is left as it is.
+    The others drop a rationale, as it is after repair:
+    drop-empty: only the prompt's echo. drop-cut: it is cut off. drop-wrong: of the options it
+        mentions only one, which is not gold. drop-repeated: a sentence occurs twice, or a loop.
+    """
+    text = text.strip()
+    if "repair" in cleaning:
+        text = repaired(text)
+    drops = {
+        "drop-empty": says_nothing(text),
+        "drop-cut": cut_off(text),
+        "drop-wrong": names(text, question) == "other",
+        "drop-repeated": repeated(text),
+    }
+    return "" if any(drops.get(rule) for rule in cleaning) else text
+
+
+def repaired(text: str) -> str:
+    """A text up to its last whole sentence before an invented question."""
+    if release.CLOSING.search(text):
+        return text
+    text = INVENTED.split(text, maxsplit=1)[0].strip()
+    whole = re.match(rf"(?s).*{_SENTENCE}", text)
+    return whole[0].strip() if whole and cut_off(text) else text

@@ -1,0 +1,210 @@
+"""The store of what teachers wrote: append-only JSON Lines, one record per question.
+
+A record is found by question and request: a hash of the question's id, teacher and revision,
+rendered prompt, decoding settings and, where they are scored, the options. A process killed at any
+point leaves at most one torn last line, which is dropped. Stopped, `fill` goes on where it was. No
+question that has a record is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tinyllm import paths, runs
+from tinyllm.data import release
+from tinyllm.prompts import Fitted
+from tinyllm.teachers.base import Completion, Teacher
+
+VERSION = 3
+SHOWN = 5  # reasons that an error names
+
+
+class Unanswered(RuntimeError):
+    """Some questions got no answer; what was answered is stored, and a rerun asks the rest."""
+
+
+class TooManyRefused(RuntimeError):
+    """A teacher finally refused more questions than `max_refused` allows."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one teacher wrote about one question."""
+
+    key: str  # see the module
+    id: str  # the question's
+    teacher: str
+    prompt: str  # as the teacher read it; empty for recorded rationales: the release has none
+    text: str | None = None  # as the teacher wrote it
+    finish: str = ""  # `stop`, `length` (cut by max_new_tokens), `recorded`, `scored` or `refused`
+    tokens: tuple[int, int] | None = None  # of prompt and text, where known
+    shots: tuple[str, ...] = ()  # ids of the in-context examples
+    cut: tuple[int, int] = (0, 0)  # words of context, and examples, that did not fit
+    scores: tuple[float, ...] | None = None  # log-probability per token of each option
+    refused: str | None = None  # why there is no text, where the teacher was asked
+    thinking: str = ""  # see base.Completion
+
+
+def request(
+    teacher: Teacher, uri: str, name: str, prompt: Fitted, options: Sequence[str] | None = None
+) -> Record:
+    """The record of a question that is to be asked, without a reply.
+
+    name: the question's id. options: its options, where the teacher is to choose among them.
+    """
+    rendered = teacher.rendered(prompt.text)
+    key = [name, uri, teacher.revision, rendered, teacher.settings, options]
+    return Record(runs.digest(key), name, uri, rendered, shots=prompt.shots, cut=prompt.cut)
+
+
+def fill(
+    file: Path,
+    teacher: Teacher,
+    requests: Sequence[Record],
+    options: Mapping[str, Sequence[str]],
+    max_refused: float = 1.0,
+) -> None:
+    """Ask for every request that has no record yet, and append each answer as it comes.
+
+    requests: of `request`. options: by question id, for the teacher to choose among; else empty.
+    Final refusals are appended last, if the teacher has answered any question: one that refuses
+    them all is set up wrongly, and what it refuses now it may answer later.
+
+    Raises Unanswered where some got no answer (a rerun asks them again), TooManyRefused where it
+    finally refused more than the share `max_refused`, OSError where the disk is full. What was
+    answered before is kept.
+    """
+    uri = requests[0].teacher
+    known = {record.key: record for record in read(file)}
+    todo = [record for record in requests if record.key not in known]
+    asked = [record.prompt for record in todo]
+    if options:
+        replies = teacher.answer(asked, [options[record.id] for record in todo])
+    else:
+        replies = teacher.write(asked)
+    answered = any(record.text is not None for record in known.values())
+    refused: list[Record] = []
+    failed: list[str] = []
+    with appending(file) as append:
+        for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
+            if isinstance(reply, Completion):
+                append(replace(todo[index], **vars(reply)))
+                answered = True
+            elif reply.final:
+                why = {"refused": reply.reason, "thinking": reply.thinking}
+                refused.append(replace(todo[index], finish="refused", **why))
+            else:
+                failed.append(reply.reason)
+    if answered:
+        add(file, refused)
+    else:
+        failed += [record.refused for record in refused]
+    if failed:
+        raise Unanswered(
+            f"{uri}: {len(failed)} of {len(requests)} questions got no answer; the others are "
+            f"stored. Run this again to ask only for those. Reasons:{_listed(failed)}"
+        )
+    reasons = [record.refused for record in read(file) if record.refused]
+    if len(reasons) > max_refused * len(requests):
+        raise TooManyRefused(
+            f"{uri}: refused {len(reasons)} of {len(requests)} questions for good, more than "
+            f"max_refused: {max_refused} allows. Do as the reasons say, or raise max_refused to "
+            f"{len(reasons) / len(requests):.3f} to go on without these questions; their lines in "
+            f"{paths.shown(file)} can be deleted to ask them again. Reasons:{_listed(reasons)}"
+        )
+
+
+def _listed(reasons: list[str]) -> str:
+    """The commonest reasons, one per line, each with its number of questions."""
+    counts = Counter(reasons).most_common(SHOWN)
+    return "".join(f"\n  {reason} ({count})" for reason, count in counts)
+
+
+def recorded(dataset: str, split: str, uri: str) -> list[Record]:
+    """What the paper's release has of a teacher: one record per question of a split."""
+    column = release.TEACHERS.index(uri.removeprefix("release:"))
+    rows = zip(release.questions(dataset, split), release.rationales(dataset, split), strict=True)
+    keys = [uri, release.COMMIT, dataset, split]
+    return [
+        Record(runs.digest([*keys, row.id]), row.id, uri, "", texts[column], "recorded")
+        for row, texts in rows
+    ]
+
+
+def add(file: Path, records: Sequence[Record]) -> None:
+    """Append records; a key that a store has twice counts once."""
+    with appending(file) as append:
+        for record in records:
+            append(record)
+
+
+def facts(records: Sequence[Record]) -> dict[str, Any]:
+    """What a manifest says of a store: `content` identifies it; counts; and the ids of questions
+    with invalid characters in their text, which were replaced."""
+    return {
+        "content": runs.digest(sorted((r.key, r.text, r.scores) for r in records)),
+        "questions": len(records),
+        "refused": sum(r.refused is not None for r in records),
+        "invalid_text": [r.id for r in records if "\ufffd" in (r.text or "")],
+    }
+
+
+@contextmanager
+def appending(file: Path) -> Iterator[Callable[[Record], None]]:
+    """A function that appends a record as one line; a torn last line is cut off first.
+
+    Characters that no text may have (half a surrogate pair) are replaced by U+FFFD. A full disk
+    ends it with OSError, and leaves what was written before.
+    """
+    out = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.ftruncate(out, file.read_bytes().rfind(b"\n") + 1)
+
+    def append(record: Record) -> None:
+        text = json.dumps(asdict(record), ensure_ascii=False) + "\n"
+        line = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        try:
+            while line:
+                line = line[os.write(out, line) :]
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {paths.shown(file)} keeps all records before this one; free "
+                "some space and run this again: it goes on from there",
+            ) from None
+
+    try:
+        yield append
+        os.fsync(out)
+    finally:
+        os.close(out)
+
+
+def read(file: Path) -> list[Record]:
+    """All records of a store, without a torn last line.
+
+    Raises ValueError, naming file and line, where any other line is broken.
+    """
+    content = file.read_bytes() if file.exists() else b""
+    records: dict[str, Record] = {}
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            fields = json.loads(line)
+            for name, value in fields.items():
+                fields[name] = tuple(value) if isinstance(value, list) else value
+            record = Record(**fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{paths.shown(file)}, line {number}: no record ({error}); delete that line to "
+                "have it asked again"
+            ) from None
+        records.setdefault(record.key, record)
+    return list(records.values())
