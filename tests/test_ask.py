@@ -1,12 +1,12 @@
 """Asking all teachers of a study: once for all studies, and each question by itself."""
 
+import pandas as pd
 import pytest
 from filelock import FileLock
 from test_store import Echo
 
 from tinyllm import prompts, runs
 from tinyllm.data import load as data
-from tinyllm.data import question
 from tinyllm.params import ParameterError, Params
 from tinyllm.teachers import ask, store
 from tinyllm.teachers.base import Completion
@@ -87,11 +87,9 @@ def test_every_way_that_an_arm_needs_is_asked(use):
 def test_equal_questions_each_have_a_rationale_and_an_answer(use, tmp_path, examples):
     rows = [{"id": f"q{i}", "question": "Which is a chemical change?", "options": ["rust", "ice"],
              "answer": i % 2} for i in range(6)]  # fmt: skip
-    frame = question.table([question.Question(context="", **row) for row in rows])
+    frame = pd.DataFrame(rows)
     for split in ("train", "valid", "test"):
-        frame.drop(columns="gold").to_json(
-            tmp_path / f"my_{split}.jsonl", orient="records", lines=True
-        )
+        frame.to_json(tmp_path / f"my_{split}.jsonl", orient="records", lines=True)
     params = study(
         dataset="my", source=f"file:{tmp_path}/my_{{split}}.jsonl", examples=examples, limit={},
         arms=["kd"],

@@ -308,7 +308,7 @@ def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypat
     monkeypatch.setattr(results, "facts", lambda study=None: keys.assign(valid_accuracy=valid))
     monkeypatch.setattr(results, "whole", lambda: frame)
     lines = summary.readme_table("simulated").splitlines()
-    assert lines[0] == "| Arm | obqa | arc | minus fine-tuning, points | verdict |"
+    assert lines[0] == "| Accuracy, % | obqa | arc | minus fine-tuning, points | verdict |"
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         *("| Fine-tuning on answers", "| Best single teacher (`dss:b`)", "| TinyLLM, all teachers")
     ]

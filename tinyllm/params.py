@@ -81,7 +81,7 @@ class Params(BaseModel):
     cleaning: list[Cleaning] = Field(
         [], description="of rationales: repair, drop-cut, drop-wrong, ..."
     )
-    student: str = Field("micro-t5", description="alias, folder or hub id")
+    student: str = Field("micro-t5", min_length=1, description="alias, folder or hub id")
     task_prefix: Half = Field("encoder", description="who reads a task's prefix; paper: encoder")
     arms: list[str] = Field(["all"], validate_default=True, description="see tinyllm/arms.py")
     alpha: list[Alpha] = Field([1.0], min_length=1, description="weight of each teacher's loss")
@@ -207,7 +207,7 @@ class Params(BaseModel):
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: expected lines `parameter: value`")
-        values |= changes
+        values = {str(name): value for name, value in values.items()} | changes
         source = values.get("source")
         if isinstance(source, str) and source.startswith("file:"):
             values["source"] = f"file:{_absolute(source.removeprefix('file:'), file.parent)}"

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -22,8 +22,7 @@ from tinyllm.batch import kubernetes as pods
 from tinyllm.batch import plan as costs
 from tinyllm.batch import status as progress
 from tinyllm.batch.grid import RULES, Grid
-from tinyllm.data.question import DataError
-from tinyllm.params import STAGES, ParameterError, Params
+from tinyllm.params import STAGES, Params
 
 PROFILES = paths.ROOT / "profiles"
 EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
@@ -39,17 +38,20 @@ def run(args: argparse.Namespace) -> int:
     """
     grid = grids.load(args.grid)
     for job in grid.jobs:
-        job.write()
         costs.resources(job)  # a model of unknown size is an error before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
-    command += ["--profile", str(PROFILES / args.profile), "--config", f"grid={json.dumps(name)}"]
-    if args.dry_run:
-        again = [str(job.done) for job in progress.Status(grid).unfinished if job.done.exists()]
-        command += ["--dry-run", *(["--forcerun", *again] if again else [])]
-        return subprocess.call([*command, *args.options])
-    with locked(grid, args.wait):
-        progress.Status(grid).refresh()
+    quoted = json.dumps(name, ensure_ascii=False)  # Snakemake does not undo \u escapes
+    command += ["--profile", str(PROFILES / args.profile), "--config", f"grid={quoted}"]
+    with nullcontext() if args.dry_run else locked(grid, args.wait):
+        for job in grid.jobs:
+            job.write()  # not before: another run of the study may be reading these files
+        now = progress.Status(grid)
+        if args.dry_run:
+            again = [str(job.done) for job in now.unfinished if job.done.exists()]
+            command += ["--dry-run", *(["--forcerun", *again] if again else [])]
+            return subprocess.call([*command, *args.options])
+        now.refresh()
         failed = subprocess.call([*command, *args.options])
     if failed:
         print("\n".join(["", *progress.failures(grid)]))
@@ -114,8 +116,12 @@ def accuracies(params: Params) -> pd.DataFrame:
     except FileNotFoundError:  # a fresh clone has results/ only
         rows = evaluation.stored(params.study, params.dataset)
         rows = rows[rows["student"].eq(params.student) & rows["arm"].isin(params.arms)]
+        rows = rows[rows["seed"].isin(params.seeds)]
         if rows.empty:
             raise
+        for arm, seed in rows[["arm", "seed"]].drop_duplicates().itertuples(index=False):
+            evaluation.refuse_other(paths.stored(params, arm, seed), params)
+        print("(from results/; runs/ does not have all of these students)")
     return summary.table(rows)
 
 
@@ -157,8 +163,8 @@ def readme(args: argparse.Namespace) -> int:
 
     text = args.file.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    block = [summary.findings("laptop"), summary.readme_table("laptop")]
-    block += ["The micro study, the positive control:", summary.findings("micro")]
+    block = [summary.readme_table("laptop"), summary.findings("laptop")]
+    block += ["In the micro study, the positive control:", summary.findings("micro")]
     text = "\n\n".join([head + BEGIN, *block, END + rest.split(END)[1]])
     args.file.write_text(text, encoding="utf-8")
     return 0
@@ -243,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["TINYLLM_PARAMETERS"] = " ".join(args.parameters)
     try:
         return args.function(args)
-    except (ParameterError, DataError, runs.StaleRun, RuntimeError) as problem:
+    except (ValueError, OSError, runs.StaleRun, RuntimeError) as problem:
         print(f"tinyllm: {problem}", file=sys.stderr)
         return 1 if isinstance(problem, RuntimeError) else 2  # a lock, or kubectl
 

@@ -44,7 +44,7 @@ RULES = {
 # What a teacher's rationales depend on beside the arms, whatever the name of the study.
 ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
 # What all students of a study on a dataset share; the rest may differ from student to student.
-SHARED = f"{ASKED} teachers max_refused cleaning alpha curve"
+SHARED = f"{ASKED} teachers max_refused precision cleaning alpha curve"
 
 
 class Recipe(BaseModel):

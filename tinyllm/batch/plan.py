@@ -93,6 +93,8 @@ def parameters(model: str) -> float:
 
 @cache
 def _counted(name: str) -> float:
+    if name.endswith(".gguf") and Path(name).expanduser().is_file():
+        return 2.0 * Path(name).expanduser().stat().st_size  # about 4 bits per parameter
     # Imported where it is needed, since that takes seconds.
     import torch
     from transformers import AutoConfig, AutoModel
@@ -104,7 +106,7 @@ def _counted(name: str) -> float:
     except (OSError, ValueError):
         raise ParameterError(
             f"model {name!r}: its size is unknown, as no config of it is on this machine; add "
-            f"--parameters {name}=3e9, or first: hf download {name} config.json"
+            f"--parameters {name}=3e9"
         ) from None
 
 

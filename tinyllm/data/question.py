@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -80,11 +80,6 @@ def listed(bad: Sequence[str]) -> str:
     if len(bad) > LISTED:
         lines.append(f"  ... and {len(bad) - LISTED} more")
     return "\n".join(lines)
-
-
-def table(rows: Sequence[Question]) -> pd.DataFrame:
-    """One row per question, columns as the fields of Question, and `gold`."""
-    return pd.DataFrame([{**asdict(row), "gold": row.gold} for row in rows])
 
 
 def baselines(splits: Splits) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tinyllm.evaluation.accuracy import matrix, wilson
 
-MARGIN = 0.025  # arms that differ by less are equivalent; named before the runs
+MARGIN = 0.025  # arms that differ by less are equivalent; named after laptop's first runs
 LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
 BASELINE, OURS = "finetune", "tinyllm"
 

@@ -136,6 +136,20 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
             names = (spec.keys() & old["spec"].keys()) - apart
             both = ({name: one[name] for name in names} for one in (old["spec"], spec))
             runs.refuse_other(kept, *both)
+            _refuse_other_code(kept, old, made)
+
+
+def _refuse_other_code(kept: Path, old: dict, made: dict[Path, dict]) -> None:
+    """StaleRun if students that another version of the training code made would be mixed."""
+    before = (old["facts"].get("versions") or {}).get("train")
+    for folder, manifest in made.items():
+        now = (manifest["facts"].get("versions") or {}).get("train")
+        if None not in (before, now) and before != now and manifest["spec"]["tasks"]:
+            raise StaleRun(
+                f"{paths.shown(kept)} was trained by version {before} of the training code, "
+                f"{folder.parent.parent.name} by version {now}: their students may differ by more "
+                "than chance. Give the study another name (parameter `study`)."
+            )
 
 
 def restore(params: Params) -> list[Path]:
@@ -177,7 +191,10 @@ def store_teachers(params: Params, answers: pd.DataFrame) -> None:
     if answers.empty:
         return
     file = paths.results() / paths.slug(params.study) / paths.slug(params.dataset) / TEACHERS
-    table = pd.concat([answers[ANSWERS], stored_teachers(params.study, params.dataset)])
+    kept = stored_teachers(params.study, params.dataset).reindex(columns=ANSWERS)
+    new = set(zip(answers["teacher"], answers["shots"], strict=True))
+    again = [pair in new for pair in zip(kept["teacher"], kept["shots"], strict=True)]
+    table = pd.concat([answers[ANSWERS], kept[[not one for one in again]]])
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.getpid()}")
     table.drop_duplicates(["teacher", "shots", "id"]).to_parquet(part, index=False)

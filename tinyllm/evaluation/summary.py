@@ -69,7 +69,7 @@ def readme_table(study: str) -> str:
     accuracies = paired.accuracies(rows).set_index(["dataset", "arm"])["estimate"]
     datasets = sorted(set(rows["dataset"]), key=[*DATASETS, *rows["dataset"]].index)
     total = "mean" if len(datasets) > 1 else datasets[0]
-    lines = [f"| Arm | {' | '.join(datasets)} | minus fine-tuning, points | verdict |"]
+    lines = [f"| Accuracy, % | {' | '.join(datasets)} | minus fine-tuning, points | verdict |"]
     lines.append("|---|" + "---|" * (len(datasets) + 2))
     for arm, name in ARMS.items():
         if arm == "single":
@@ -89,10 +89,9 @@ def readme_table(study: str) -> str:
 
 
 PAIRS = {  # what the README says in words: arm, baseline
-    ("tinyllm", "finetune"): "TinyLLM against fine-tuning on answers",
+    ("tinyllm", "finetune"): "TinyLLM against fine-tuning",
     ("tinyllm", "single"): "TinyLLM against the best single teacher",
     ("tinyllm", "tinyllm:shuffled"): "TinyLLM against itself with other questions' rationales",
-    ("finetune:x3", "finetune"): "fine-tuning for three times the epochs against once",
 }
 
 
@@ -100,8 +99,7 @@ def findings(study: str) -> str:
     """The study's main comparisons as Markdown bullets: verdict, difference in points, interval."""
     rows = results.whole()
     compared = paired.compare(rows[rows["study"] == study])
-    several = compared["dataset"].eq("mean").any()
-    if several:
+    if compared["dataset"].eq("mean").any():
         compared = compared[compared["dataset"] == "mean"]
     compared = compared.set_index(["arm", "baseline"])
     lines = []
@@ -109,9 +107,6 @@ def findings(study: str) -> str:
         key = (arm, best_single(study) if baseline == "single" else baseline)
         if key in compared.index:
             row = compared.loc[key]
-            over = f"mean of {row['datasets']} datasets, " if several else ""
             points = _interval(row.to_dict(), "difference")
-            lines.append(
-                f"- {words}: **{row['verdict']}**, {points} points ({over}{row['seeds']} seeds)"
-            )
+            lines.append(f"- {words}: **{row['verdict']}**, {points} points.")
     return "\n".join(lines)

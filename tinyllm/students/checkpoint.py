@@ -62,9 +62,10 @@ def save(
     for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
         old.unlink()
     steps = [int(file.stem.split("-")[1]) for file in folder.glob("step-*.pt")]
-    for old in sorted(folder.glob("best-*.pt"))[:-1]:
-        # An earlier best is needed while a checkpoint from before the newest best is kept.
-        if min(steps) >= state.best_step:
+    for old in folder.glob("best-*.pt"):
+        # An earlier best is needed while a checkpoint from before the newest best is kept; a later
+        # one was left by a process that was killed before its checkpoint was written.
+        if old.stem != f"best-{state.best_step:06d}" and min(steps) >= state.best_step:
             old.unlink()
 
 

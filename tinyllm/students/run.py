@@ -84,6 +84,7 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
     """
     folder, wanted = paths.student(params, arm, seed), spec(params, arm, seed)
     if runs.finished(folder, wanted):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed at its end
         return folder
     # A pod may set RANK for reasons of its own; torchrun names its run too.
     first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
@@ -180,11 +181,13 @@ def _train_job(
     """A process that trains one student, and sends why it failed, or nothing."""
     runs.end_with_parent(parent)
     torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
     try:
         train_one(params, arm, seed, lambda share: shares.__setitem__(number, share))
         writer.send("")
     except Exception as error:  # whatever it was, the others go on
-        writer.send(f"{type(error).__name__}: {error}")
+        writer.send(f"{type(error).__name__}: {error}"[:10_000])
 
 
 def _by_torchrun(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:

@@ -3,7 +3,7 @@
     L = L_A + sum_m alpha^m L_Tm                 (the paper's training objective)
     L = L_A + T^2 CE(teachers_T, student_T)      (kd; Hinton et al. 2015, equation 1 and section 2)
 
-L_A and every L_T are token means (see `students/train.py`). In `kd`, student_T is the softmax of
+L_A and every L_T are token means (see `students/loss.py`). In `kd`, student_T is the softmax of
 the student's length-normalised option log-probabilities divided by T, which is how the study scores
 students, and teachers_T the mean of the teachers' own: options stand on both sides, so no tokenizer
 has to agree. T^2 keeps the gradient's size as T grows.

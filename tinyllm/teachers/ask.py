@@ -20,7 +20,7 @@ import pandas as pd
 from tinyllm import arms, paths, prompts, runs
 from tinyllm.data import load as data
 from tinyllm.data import micro as world
-from tinyllm.data.question import Question
+from tinyllm.data.question import DataError, Question
 from tinyllm.models import load as models
 from tinyllm.models.extract import answer_named
 from tinyllm.params import ParameterError, Params
@@ -102,7 +102,14 @@ class Job:
 
 @functools.cache
 def _read(file: Path, content: str) -> list[Record]:
-    return store.read(file)
+    """The records of a store, checked against its manifest once per process."""
+    rows = store.read(file)
+    if store.facts(rows)["content"] != content:
+        raise DataError(
+            f"{paths.shown(file)}: changed since it was finished; delete {runs.MANIFEST} in its "
+            "folder and run notebook 02 again, which asks for what is missing"
+        )
+    return list({row.id: row for row in rows}.values())  # the last one, should one have two
 
 
 def load_teacher(params: Params, uri: str) -> Teacher:

@@ -28,6 +28,7 @@ from tinyllm.teachers.base import Completion, Refused, Replies
 
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
+FIRST = 20  # questions refused before any answer, after which the others are not asked
 PASSING = {408, 409, 425, 429}
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
 FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
@@ -79,11 +80,11 @@ class ServerTeacher:
 
         RuntimeError at once where the server would refuse every request (no such model, wrong key,
         wrong certificate). If it leaves `batch` questions in a row without an answer, the rest are
-        not asked.
+        not asked; nor if its first FIRST replies all refuse a question for good.
         """
         pool = ThreadPoolExecutor(self.batch)
         futures = {pool.submit(self._ask, prompt): i for i, prompt in enumerate(prompts)}
-        in_a_row, answered = 0, False
+        in_a_row, refused, answered = 0, 0, False
         try:
             for future in as_completed(futures):
                 if future.cancelled():
@@ -93,9 +94,10 @@ class ServerTeacher:
                 reply = future.result()
                 yield futures[future], reply
                 answered = answered or isinstance(reply, Completion)
-                alive = isinstance(reply, Completion) or (answered and reply.final)
-                in_a_row = 0 if alive else in_a_row + 1
-                if in_a_row == max(self.batch, 3):
+                final = isinstance(reply, Refused) and reply.final
+                refused = 0 if answered else refused + final  # before any answer at all
+                in_a_row = 0 if isinstance(reply, Completion) or final else in_a_row + 1
+                if in_a_row == max(self.batch, 3) or refused == max(self.batch, FIRST):
                     for other in futures:
                         other.cancel()
         finally:
