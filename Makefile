@@ -37,10 +37,12 @@ outputs: parameters  ## run the notebooks in place on the micro study, and refre
 	  $(BIN)/papermill --log-level ERROR notebooks/$$name.ipynb notebooks/$$name.ipynb || exit 1; \
 	done
 	@$(TINYLLM) cells notebooks/*.ipynb
+	@$(BIN)/ruff format --quiet notebooks
 	@$(TINYLLM) readme README.md
 
 parameters: install  ## rewrite the notebooks' parameters cells after a change in tinyllm/params.py
 	@$(TINYLLM) cells notebooks/*.ipynb
+	@$(BIN)/ruff format --quiet notebooks
 
 # Test files run side by side; then the notebooks, one after the other, each once and with one seed.
 SIDE_BY_SIDE := -n auto --maxprocesses 4

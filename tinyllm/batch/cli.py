@@ -163,8 +163,14 @@ def readme(args: argparse.Namespace) -> int:
 
     text = args.file.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    block = [summary.readme_table("laptop"), summary.findings("laptop")]
-    block += ["In the micro study, the positive control:", summary.findings("micro")]
+    block = [
+        summary.readme_table("laptop"),
+        summary.findings("laptop", "single", "tinyllm:shuffled"),
+    ]
+    block += [
+        "In the micro study, the positive control:",
+        summary.findings("micro", "finetune", "single"),
+    ]
     text = "\n\n".join([head + BEGIN, *block, END + rest.split(END)[1]])
     args.file.write_text(text, encoding="utf-8")
     return 0

@@ -88,25 +88,25 @@ def readme_table(study: str) -> str:
     return "\n".join(lines)
 
 
-PAIRS = {  # what the README says in words: arm, baseline
-    ("tinyllm", "finetune"): "TinyLLM against fine-tuning",
-    ("tinyllm", "single"): "TinyLLM against the best single teacher",
-    ("tinyllm", "tinyllm:shuffled"): "TinyLLM against itself with other questions' rationales",
+PAIRS = {  # what the README says in words of TinyLLM against an arm
+    "finetune": "TinyLLM against fine-tuning",
+    "single": "TinyLLM against the best single teacher",
+    "tinyllm:shuffled": "TinyLLM against itself with other questions' rationales",
 }
 
 
-def findings(study: str) -> str:
-    """The study's main comparisons as Markdown bullets: verdict, difference in points, interval."""
+def findings(study: str, *baselines: str) -> str:
+    """TinyLLM against some of PAIRS as Markdown bullets: verdict, difference, interval."""
     rows = results.whole()
     compared = paired.compare(rows[rows["study"] == study])
     if compared["dataset"].eq("mean").any():
         compared = compared[compared["dataset"] == "mean"]
     compared = compared.set_index(["arm", "baseline"])
     lines = []
-    for (arm, baseline), words in PAIRS.items():
-        key = (arm, best_single(study) if baseline == "single" else baseline)
+    for baseline in baselines:
+        key = ("tinyllm", best_single(study) if baseline == "single" else baseline)
         if key in compared.index:
             row = compared.loc[key]
             points = _interval(row.to_dict(), "difference")
-            lines.append(f"- {words}: **{row['verdict']}**, {points} points.")
+            lines.append(f"- {PAIRS[baseline]}: **{row['verdict']}**, {points} points.")
     return "\n".join(lines)
