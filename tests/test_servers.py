@@ -280,8 +280,9 @@ def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so(quick):
         with pytest.raises(store.Unanswered, match=r"WRONG_VERSION_NUMBER.*write http://"):
             ask.ask_all(small(uri))
     params = small(f"openai:http://127.0.0.1:{free_port()}/v1#m", teacher_batch=2)
-    with pytest.raises(store.Unanswered, match=r"not asked.*\n.*refused; is the server running"):
+    with pytest.raises(store.Unanswered, match="refused; is the server running") as nobody:
         ask.ask_all(params)
+    assert "not asked" in str(nobody.value)
 
 
 @pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name")])

@@ -234,7 +234,8 @@ def facts(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
         row |= {"teachers": len(weights), "alpha": alpha, "curve": False}
         known = (spec | manifest["facts"]).items()
         rows.append(row | {name: v for name, v in known if not isinstance(v, list | dict)})
-    return pd.DataFrame(rows, columns=None if rows else [*STUDENT, *FACTS])
+    table = pd.DataFrame(rows)  # of untrained students alone some columns are missing
+    return table.reindex(columns=list(dict.fromkeys([*STUDENT, *FACTS, *table.columns])))
 
 
 def whole() -> pd.DataFrame:
