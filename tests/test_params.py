@@ -138,3 +138,16 @@ def test_the_cell_may_be_run_again_after_cells_that_left_plain_values():
 def test_one_number_for_alpha_counts_for_all_teachers():
     assert Params.checked(alpha=2).weights() == {"micro:a": 2.0, "micro:b": 2.0}
     assert Params.checked(alpha=[1.0, 0.5]).weights() == {"micro:a": 1.0, "micro:b": 0.5}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: str(f.relative_to(paths.ROOT)))
+def test_papermill_by_hand_gives_what_the_file_says(file, stage):
+    """papermill puts a file's values over a notebook's own, which are the micro study's."""
+    whole, own = Params.from_yaml(file), yaml.safe_load(file.read_text(encoding="utf-8"))
+    namespace = {}
+    exec(module.cell(stage), {}, namespace)
+    namespace.pop("__annotations__", None)
+    notebook = Params.from_notebook(namespace | own)
+    for name in STAGES[stage].split():
+        assert getattr(notebook, name) == getattr(whole, name), name

@@ -31,7 +31,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyllm import arms, paths, runs
-from tinyllm.params import STAGES, ParameterError, Params
+from tinyllm.params import MICRO, STAGES, ParameterError, Params
 
 FOLDER = paths.ROOT / "params"
 RULES = {
@@ -104,9 +104,10 @@ class Job:
 
     def write(self) -> None:
         """Write the parameter file, unless it is as it should be."""
-        file, default = self.path("yaml"), Params().model_dump()
+        # What is not in the file keeps the notebook's own value, which is the micro study's.
+        file, own = self.path("yaml"), Params.from_yaml(MICRO).model_dump()
         values = self.params.model_dump().items()
-        changed = {n: v for n, v in values if v != default[n] or n in ("study", "dataset")}
+        changed = {n: v for n, v in values if v != own[n] or n in ("study", "dataset")}
         figures = "" if self.whole else f"TINYLLM_FIGURES='{paths.shown(self.figures)}' "
         text = f"# {figures}papermill -f '{paths.shown(file)}' 'notebooks/{self.source.name}' OUT\n"
         text += yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
