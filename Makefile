@@ -56,7 +56,8 @@ test: install models lint  ## install and pass the tests (slow ones excepted)
 	  $(BIN)/papermill --prepare-only --no-progress-bar --log-level ERROR -y 'seeds: [0]' \
 	    notebooks/$$name.ipynb "$$scratch/notebooks/$$name.ipynb"; \
 	done; \
-	$(BIN)/pytest -q -c pyproject.toml --nbval-lax "$$scratch/notebooks" --durations=8
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -c pyproject.toml --nbval-lax \
+	  "$$scratch/notebooks" --durations=8
 
 test-slow: install models  ## the tests that take minutes each; CI runs them too
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m slow tests \
