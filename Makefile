@@ -12,7 +12,7 @@ export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help study plan status results store restore figures lab outputs parameters \
-  test test-slow test-slurm lint format install models clean
+  test test-slow test-slurm docs lint format install models clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z -]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 32
@@ -65,6 +65,14 @@ test-slow: install models  ## the tests that take minutes each; CI runs them too
 
 test-slurm: install  ## the Slurm profile on a Slurm of this machine alone (root, Debian's packages)
 	TINYLLM_TEST_SLURM=1 $(BIN)/pytest -q tests/test_slurm.py
+
+docs: $(VENV)/docs  ## build the site into docs/_build/html and check its links
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@$(BIN)/python docs/check_links.py docs/_build/html
+
+$(VENV)/docs: requirements-docs.txt $(VENV)/installed
+	$(BIN)/pip install --quiet -r requirements-docs.txt -c requirements.lock
+	touch $@
 
 lint: install  ## check style and the direction of imports
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

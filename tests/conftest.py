@@ -22,10 +22,7 @@ def mirror() -> Path:
     named = os.environ.get("TINYLLM_RELEASE_DIR")
     folder = Path(named) if named else paths.ROOT.parent / "shared" / "tinyllm-release"
     if not (folder / "datasets").is_dir():
-        pytest.skip(
-            "no mirror of the paper's release: set TINYLLM_RELEASE_DIR or put one at "
-            "../shared/tinyllm-release beside the checkout"
-        )
+        pytest.skip("no mirror of the paper's release: TINYLLM_RELEASE_DIR names one")
     return folder.resolve()
 
 

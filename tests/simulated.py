@@ -49,9 +49,8 @@ def predictions(
                 choice = int((gold[i] + off) % count)
                 scores = draw.normal(-2, 0.5, size=count)
                 scores[choice] = scores.max() + 0.3
-                names = {"study": study, "dataset": dataset, "arm": arm, "student": student}
                 rows.append(
-                    names
+                    {"study": study, "dataset": dataset, "arm": arm, "student": student}
                     | {"seed": seed, "split": "test", "id": f"q{i}", "options": list(options)}
                     | {"gold": int(gold[i]), "choice": choice, "scores": scores.tolist()}
                     | {"tokens": [3] * count, "correct": bool(right[i])}
@@ -74,19 +73,15 @@ def answers(right: Mapping[str, Sequence[Sequence[int]]], dataset: str = "obqa")
     return pd.concat(frames, ignore_index=True)
 
 
-def teachers(
-    rows: pd.DataFrame, chances: Mapping[str, float], shots: Sequence[str] = ("random:2",)
-) -> pd.DataFrame:
+def teachers(rows: pd.DataFrame, chances: Mapping[str, float]) -> pd.DataFrame:
     """The teachers' own answers to the questions of predictions: teacher -> its chance."""
-    draw = np.random.default_rng(1)
+    draw, frames = np.random.default_rng(1), []
     questions = rows.drop_duplicates(["study", "dataset", "id"])
-    frames = []
     for teacher, chance in chances.items():
-        for kind in shots:
-            right = draw.random(len(questions)) < chance
-            frame = questions[["study", "dataset", "id", "options", "gold"]].copy()
-            frame["choice"] = np.where(right, frame["gold"], -1)
-            frames.append(frame.assign(teacher=teacher, shots=kind, correct=right))
+        right = draw.random(len(questions)) < chance
+        frame = questions[["study", "dataset", "id", "options", "gold"]].copy()
+        frame["choice"] = np.where(right, frame["gold"], -1)
+        frames.append(frame.assign(teacher=teacher, shots="random:2", correct=right))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -2,15 +2,14 @@
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 from test_store import Echo
 
 from tinyllm import prompts, runs
 from tinyllm.data import load as data
-from tinyllm.params import ParameterError, Params
-from tinyllm.teachers import ask, store
+from tinyllm.data.question import DataError
+from tinyllm.params import Params
+from tinyllm.teachers import ask
 from tinyllm.teachers.base import Completion
-from tinyllm.teachers.openai import ServerTeacher
 
 SERVER = "openai:http://h/v1#m"
 
@@ -37,20 +36,18 @@ def study(**values):
 
 
 def test_a_finished_store_costs_no_call_in_any_study(use, monkeypatch):
-    first = use(Echo())
+    teacher = use(Echo())
     one, two = study(), study(study="other", alpha=0.5, cleaning=["repair"])
     ask.ask_all(one)
     ask.answer_all(one)
-    assert len(first.asked) == 50 + 2 * 8
+    assert all(runs.state(folder, spec) == "finished" for folder, spec in ask.work(one))
     monkeypatch.setattr(ask.micro, "prepare", lambda params: pytest.fail("nothing is missing"))
     ask.ask_all(two)
     ask.answer_all(two)
-    assert len(first.asked) == 50 + 2 * 8 and ask.work(one) == ask.work(two)
-    assert all(runs.state(folder, spec) == "finished" for folder, spec in ask.work(one))
-    assert ask.content(one, SERVER) == ask.content(two, SERVER)
+    assert len(teacher.asked) == 50 + 2 * 8 and ask.work(one) == ask.work(two)
 
 
-def test_other_questions_sizes_or_prompts_have_other_folders(use):
+def test_other_questions_sizes_or_prompts_have_other_folders():
     base = study()
     folders = {ask.Job(base, SERVER).file}
     changes = ({"examples": "none"}, {"teacher_forcing": False}, {"max_new_tokens": 9},
@@ -59,8 +56,6 @@ def test_other_questions_sizes_or_prompts_have_other_folders(use):
         folders.add(ask.Job(base.model_copy(update=change), SERVER).file)
     folders.add(ask.Job(study(study="seed", data_seed=1), SERVER).file)
     assert len(folders) == 6
-    with pytest.raises(FileNotFoundError, match="not finished"):
-        ask.work(base.model_copy(update={"study": "absent"}))
 
 
 def test_every_way_that_an_arm_needs_is_asked(use):
@@ -78,37 +73,31 @@ def test_every_way_that_an_arm_needs_is_asked(use):
     with pytest.raises(FileNotFoundError):
         ask.option_scores(params, SERVER)
     ask.answer_all(params)
-    scores = ask.option_scores(params, SERVER)
-    assert scores == {name: [0.0, -1.0, -2.0, -3.0] for name in train}
-    assert ask.answer_content(params, SERVER)
+    assert ask.option_scores(params, SERVER) == {name: [0.0, -1.0, -2.0, -3.0] for name in train}
 
 
-@pytest.mark.parametrize("examples", ["none", "similar:2"])
-def test_equal_questions_each_have_a_rationale_and_an_answer(use, tmp_path, examples):
-    rows = [{"id": f"q{i}", "question": "Which is a chemical change?", "options": ["rust", "ice"],
-             "answer": i % 2} for i in range(6)]  # fmt: skip
-    frame = pd.DataFrame(rows)
+def test_equal_questions_each_have_a_rationale_and_an_answer(use, tmp_path):
+    same = {"question": "Which is a chemical change?", "options": ["rust", "ice"], "answer": 0}
+    frame = pd.DataFrame([{"id": f"q{i}", **same} for i in range(6)])
     for split in ("train", "valid", "test"):
         frame.to_json(tmp_path / f"my_{split}.jsonl", orient="records", lines=True)
-    params = study(
-        dataset="my", source=f"file:{tmp_path}/my_{{split}}.jsonl", examples=examples, limit={},
-        arms=["kd"],
-    )  # fmt: skip
+    source = f"file:{tmp_path}/my_{{split}}.jsonl"
+    params = study(dataset="my", source=source, examples="none", limit={}, arms=["kd"])
     use(Echo())
     ask.ask_all(params)
     ask.answer_all(params)
-    assert sorted(ask.rationales(params, SERVER)) == [f"q{i}" for i in range(6)]
-    assert sorted(ask.option_scores(params, SERVER)) == [f"q{i}" for i in range(6)]
-    assert len(ask.answers(params)) == 6 * len({"none", examples})
+    assert list(ask.rationales(params, SERVER)) == list(frame["id"])
+    assert list(ask.option_scores(params, SERVER)) == list(frame["id"])
+    assert list(ask.answers(params)["id"]) == list(frame["id"])
 
 
 def test_abstentions_stay_in_the_store_and_teach_nothing(use):
     use(Echo(text=lambda prompt: "I do not know." if "(a) M" in prompt else "So it is. And"))
     params = study()
     ask.ask_all(params)
-    texts = {record.id: record.text for record in ask.records(params, SERVER)}
-    known = [name for name, text in texts.items() if text != "I do not know."]
-    assert len(texts) == 50 and 0 < len(known) < 50
+    stored = ask.records(params, SERVER)
+    known = [record.id for record in stored if record.text != "I do not know."]
+    assert len(stored) == 50 and 0 < len(known) < 50
     assert ask.rationales(params, SERVER) == dict.fromkeys(known, "So it is. And")
     repaired = params.model_copy(update={"cleaning": ["repair"]})
     assert ask.rationales(repaired, SERVER) == dict.fromkeys(known, "So it is.")
@@ -136,45 +125,31 @@ def test_answers_are_tabulated_by_score_or_by_what_is_written(use):
     assert set(scores) == {(0.0,) * 4, (off, 0.0, off, off)}
 
 
-def test_two_writers_exclude_each_other(use):
+def test_a_store_that_was_changed_by_hand_is_refused_and_can_be_mended(use):
+    """As the error advises: without its manifest, what is missing is asked again."""
     use(Echo())
     params = study()
-    folder = ask.Job(params, SERVER).file.parent
-    folder.mkdir(parents=True)
-    with (
-        FileLock(folder / "writer.lock"),
-        pytest.raises(RuntimeError, match="another process is writing"),
-    ):
-        ask.ask_all(params)
-
-
-def test_a_teachers_uri_gives_the_teacher_and_recorded_ones_are_not_asked():
-    params = Params.checked(
-        study="t", source="release", dataset="obqa", teachers=["release:llama2"], arms=["finetune"]
-    )
-    assert isinstance(ask.load_teacher(params, SERVER), ServerTeacher)
-    assert ask.askable(params) == [] and ask.answers(params).empty
-    with pytest.raises(ValueError, match="recorded and cannot be asked"):
-        ask.load_teacher(params, "release:llama2")
-    with pytest.raises(ParameterError, match="recorded and gives no option scores"):
-        ask.option_scores(params, "release:llama2")
+    (folder,) = ask.ask_all(params).values()
+    file, whole = folder / "rationales.jsonl", ask.records(params, SERVER)
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[1:]))
+    ask._read.cache_clear()  # as in a new process
+    with pytest.raises(DataError, match=r"changed since .* delete manifest\.json"):
+        ask.records(params, SERVER)
+    (folder / runs.MANIFEST).unlink()
+    ask.ask_all(params)
+    assert {record.id for record in ask.records(params, SERVER)} == {row.id for row in whole}
 
 
 def test_recorded_rationales_are_stored_with_missing_ones_as_none(release_mirror):
     teachers = ["release:flan-t5", "release:llama2"]
     params = study(study="t", source="release", dataset="riddle", teachers=teachers, limit={})
-    folders = ask.ask_all(params)
-    missing = []
-    for teacher in teachers:
+    ask.ask_all(params)
+    for teacher, missing in zip(teachers, (12, 21), strict=True):
         records = ask.records(params, teacher)
-        assert len(records) == 3510 and {r.finish for r in records} == {"recorded"}
-        missing.append(sum(record.text is None for record in records))
-        kept = ask.rationales(params, teacher)
-        assert len(kept) == 3510 - missing[-1] and all(text.strip() for text in kept.values())
-        assert runs.read_manifest(folders[teacher])["facts"]["refused"] == 0
-    assert missing == [12, 21]
+        assert len(records) == 3510 and sum(record.text is None for record in records) == missing
+        assert len(ask.rationales(params, teacher)) == 3510 - missing
+    assert ask.answers(params).empty, "recorded teachers are not asked"
     few = study(study="few", source="release", dataset="riddle", teachers=teachers)
     ask.ask_all(few)
     ids = [record.id for record in ask.records(few, "release:llama2")]
     assert ids == [row.id for row in data.read(few)["train"]] and len(ids) == 50
-    assert store.recorded("riddle", "test", "release:llama2")

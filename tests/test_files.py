@@ -19,10 +19,9 @@ GOOD = {"question": "Which is hot?", "options": ["ice", "fire"], "answer": "fire
 
 def write(path, content) -> str:
     """Rows in the format of the file's name; the path as text."""
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(content))
+    if path.suffix in (".json", ".jsonl"):
+        lines = [json.dumps(row) + "\n" for row in content]
+        path.write_text("".join(lines) if path.suffix == ".jsonl" else json.dumps(content))
     elif path.suffix == ".csv":
         cells = [{**row, "options": json.dumps(row["options"])} for row in content]
         pd.DataFrame(cells).to_csv(path, index=False)
@@ -42,60 +41,50 @@ def everything(splits) -> list[Question]:
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
 def test_all_formats_give_the_same_questions(tmp_path, suffix):
-    names = ["train", "Training", "dev", "test"]
     context = 'Read: \u2028 this, "too".'
     content = [
-        {**GOOD, "id": f"q{number}", "context": context, "split": name}
-        for number, name in enumerate(names)
+        {**GOOD, "id": name, "context": context, "split": name}
+        for name in ("train", "Training", "dev", "test")
     ]
     splits = files.questions(write(tmp_path / f"mine{suffix}", content), 0)
-    assert splits == {
-        split: [Question(f"q{n}", context, "Which is hot?", ["ice", "fire"], 1) for n in numbers]
-        for split, numbers in (("train", [0, 1]), ("valid", [2]), ("test", [3]))
-    }
+    ids = {split: [row.id for row in rows] for split, rows in splits.items()}
+    assert ids == {"train": ["train", "Training"], "valid": ["dev"], "test": ["test"]}
+    for row in everything(splits):
+        assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_csv_in_any_dialect(tmp_path, encoding, end, delimiter):
+def test_csv_in_any_dialect(tmp_path):
     lines = [
         ["Question", "Option A", "Option B", "Answer"],
         ["Heiß?", '"Eis, kalt; weiß"', "Feuer", "B"],
         ['"one\ntwo"', "Eis", "Feuer", "A"],
         ["drei", "Eis", "Feuer", "b"],
     ]
-    text = "".join(delimiter.join(cells) + end for cells in lines)
-    (tmp_path / "mine.csv").write_text(text, encoding=encoding, newline="")
-    by_id = {row.id: row for row in everything(files.questions(str(tmp_path / "mine.csv"), 0))}
-    assert by_id["row-1"] == Question("row-1", "", "Heiß?", ["Eis, kalt; weiß", "Feuer"], 1)
-    assert by_id["row-2"].question == "one\ntwo" and by_id["row-2"].gold == "Eis"
+    path = tmp_path / "mine.csv"
+    dialects = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-16")]
+    for mark, end, encoding in dialects:
+        text = "".join(mark.join(cells) + end for cells in lines)
+        path.write_text(text, encoding=encoding, newline="")
+        by_id = {row.id: row for row in everything(files.questions(str(path), 0))}
+        assert by_id["row-1"] == Question("row-1", "", "Heiß?", ["Eis, kalt; weiß", "Feuer"], 1)
+        assert by_id["row-2"].question == "one\ntwo" and by_id["row-2"].gold == "Eis"
 
 
 def test_missing_values_as_pandas_writes_them(tmp_path):
     path = write(tmp_path / "mine.json", [{**GOOD, "id": float("nan"), "context": None}] * 3)
-    read = everything(files.questions(path, 0))
-    assert sorted(row.id for row in read) == ["row-1", "row-2", "row-3"]
-    assert {row.context for row in read} == {""}
+    read = {(row.id, row.context) for row in everything(files.questions(path, 0))}
+    assert read == {("row-1", ""), ("row-2", ""), ("row-3", "")}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("m.jsonl", b'{"question": "\xff"}\n', "line 1 is not UTF-8"),
         ("m.jsonl", b"\n{broken\n", "line 2: broken JSON"),
-        ("m.jsonl", b"7\n", "line 1: expected an object with named values, not '7'"),
+        ("m.jsonl", b"7\n", "line 1: expected an object .* '7'"),
         ("m.json", b'[{"question": "q"},\n oops]', "cannot be read: .*line 2 column 2"),
-        ("m.json", b'{"question": {"0": "q"}}', "no question: .*the columns are question"),
-        ("m.json", b"[7]", "row 1: expected an object"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "line 3 is not UTF-8; save"),
         ("m.csv", "question;answer\n".encode("utf-16-le"), "NUL characters .UTF-16"),
-        ("m.csv", "q\n".encode("utf-16") + b"x", "line 2 is not UTF-16"),
-        (
-            "m.csv",
-            b"question,A,B,answer\nq,a,b\n",
-            "line 2: more or fewer cells than the header",
-        ),
+        ("m.csv", b"question,A,B,answer\nq,a,b\n", "line 2: more or fewer cells"),
         ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "after line 1: broken CSV"),
         ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
         ("m.parquet", b"PAR0", "cannot be read: .*Parquet"),
@@ -108,8 +97,8 @@ def test_files_that_cannot_be_read_say_where_and_why(tmp_path, name, content, re
         files.questions(str(tmp_path / name), 0)
 
 
-@pytest.mark.parametrize("names", [("train", "valid", "test"), ("training", "dev", "test")])
-def test_one_file_per_split_by_folder_or_pattern(tmp_path, names):
+def test_one_file_per_split_by_folder_or_pattern_and_a_missing_one_is_named(tmp_path):
+    names = ("training", "dev", "test")
     for name in names:
         write(tmp_path / f"obqa_{name}.jsonl", [{**GOOD, "id": name}])
     (tmp_path / "notes.json").write_text("{}")
@@ -117,36 +106,26 @@ def test_one_file_per_split_by_folder_or_pattern(tmp_path, names):
     assert by_folder == files.questions(f"{tmp_path}/obqa_{{split}}.jsonl", 0)
     assert [by_folder[split][0].id for split in SPLITS] == list(names)
     assert set(files.hashes(str(tmp_path))) == {f"obqa_{name}.jsonl" for name in names}
-
-
-def test_a_split_that_is_missing_or_there_twice_is_named(tmp_path):
-    for name in ("train", "valid", "dev"):
-        write(tmp_path / f"{name}.jsonl", [GOOD])
-    with pytest.raises(DataError, match=r"one file for valid .*there is dev\.jsonl, valid\.jsonl"):
+    write(tmp_path / "valid.jsonl", [GOOD])
+    with pytest.raises(DataError, match=r"one file for valid .*obqa_dev\.jsonl, valid\.jsonl"):
         files.questions(str(tmp_path), 0)
-    (tmp_path / "dev.jsonl").unlink()
-    for path in (tmp_path, tmp_path / "{split}.jsonl"):
-        with pytest.raises(DataError, match=r"one file for test .*there is none"):
+    (tmp_path / "obqa_training.jsonl").unlink()
+    for path in (tmp_path, tmp_path / "obqa_{split}.jsonl"):
+        with pytest.raises(DataError, match=r"one file for train .* none"):
             files.questions(str(path), 0)
     with pytest.raises(DataError, match=rf"no file {tmp_path}/absent\.csv"):
         files.questions(str(tmp_path / "absent.csv"), 0)
 
 
-def test_without_splits_a_tenth_each_is_drawn_by_seed(tmp_path):
+def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_path):
     path = write(tmp_path / "mine.json", [GOOD] * 50)
     splits = files.questions(path, 0)
     assert [len(splits[split]) for split in SPLITS] == [40, 5, 5]
     assert len({row.id for row in everything(splits)}) == 50
-    assert files.questions(path, 0) == splits
-    assert files.questions(path, 1) != splits
-
-
-def test_every_split_has_rows_and_all_rows_name_one_or_none_does(tmp_path):
+    assert files.questions(path, 0) == splits != files.questions(path, 1)
     for content, reason in (
         ([{**GOOD, "split": "train"}] * 2, "no rows for valid, test"),
         ([{**GOOD, "split": "train"}, GOOD, GOOD], "some rows have a `split`, 2 have none"),
-        ([{**GOOD, "split": "holdout"}], "split 'holdout' is none of train"),
-        ([], "no rows for train, valid, test"),
     ):
         with pytest.raises(DataError, match=reason):
             files.questions(write(tmp_path / "mine.jsonl", content), 0)
@@ -156,7 +135,6 @@ def test_every_split_has_rows_and_all_rows_name_one_or_none_does(tmp_path):
     "shape",
     [
         {"options": ["ice", "fire", "wood"]},
-        {"choices": ["ice", "fire", "wood"]},
         {"options": '["ice", "fire", "wood"]'},
         {"choices": {"text": ["ice", "fire", "wood"], "label": ["A", "B", "C"]}},
         {"choices": [{"text": text} for text in ("ice", "fire", "wood")]},
@@ -165,54 +143,42 @@ def test_every_split_has_rows_and_all_rows_name_one_or_none_does(tmp_path):
         {"option_1": "ice", "option_2": "fire", "option_3": "wood"},
         {"choice1": "ice", "choice2": "fire", "choice3": "wood"},
         {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
-        {"answerA": "ice", "answerB": "fire", "answerC": "wood"},
     ],
 )
-@pytest.mark.parametrize("answer", ["fire ", "B", "b", "(b)", "B.", "B)", "b:", "(B) fire"])
-def test_options_and_answers_in_all_their_shapes(shape, answer):
+def test_options_and_answers_in_all_their_shapes(shape):
     expected = Question("row-1", "", "Hot?", ["ice", "fire", "wood"], 1)
-    assert one({"question": "Hot?", **shape, "answer": answer}) == expected
+    for answer in ("fire ", "B", "b", "(b)", "B.", "B)", "b:", "(B) fire"):
+        assert one({"question": "Hot?", **shape, "answer": answer}) == expected
 
 
-LISTED = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
-NUMBERED = {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}
-
-
-@pytest.mark.parametrize(
-    ("row", "gold"),
-    [
-        # ARC, OpenBookQA and RiddleSense: a label counts before a text.
-        ({"question": "1 + 1?", "choices": NUMBERED, "answerKey": "3"}, "2"),
-        ({"question": {"stem": "Hot?", "choices": LISTED}, "answerKey": "B"}, "fire"),
+def test_rows_of_known_benchmarks():
+    """ARC's label counts before a text; a number is an index only where that is certain."""
+    numbered = {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}
+    listed = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
+    for row, gold in (
+        ({"question": "1 + 1?", "choices": numbered, "answerKey": "3"}, "2"),
+        ({"question": {"stem": "Hot?", "choices": listed}, "answerKey": "B"}, "fire"),
         ({"question": "q", "choice1": "ice", "choice2": "fire", "label": 0}, "ice"),
         ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
-    ],
-)
-def test_rows_of_known_benchmarks(row, gold):
-    assert one(row).gold == gold
+    ):
+        assert one(row).gold == gold
+    with pytest.raises(ValueError, match="index from 0 or the number of a column"):
+        one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": 1})
 
 
 @pytest.mark.parametrize(
     ("answer", "options", "index"),
     [
         ("a", ["c", "a"], 1),  # a text and a letter: the text counts
-        ("C", ["C++", "Java", "C", "Go"], 2),
         ("A-", ["A+", "A-", "B+"], 1),
         ("A.", ["A", "A."], 1),
-        (4, [3, 4], 1),
-        ("2.0", ["ice", "fire", "wood"], 2),
-        (0, ["ice", "fire"], 0),
         (2, ["ice", "fire", "wood"], 2),
         (1, ["CO", "H2O"], 1),  # a formula is no number
         ("A dog", ["a cat", "a dog"], None),
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
         (2, ["ice", "fire"], None),  # counted from 1?
-        (1, ["3", "4"], None),
         (2, ["1 cm", "2 cm", "3 cm"], None),
         (True, ["ice", "fire"], None),
-        ("", ["ice", "fire"], None),
-        ("steam", ["ice", "fire"], None),
-        ("c", ["ice", "fire"], None),
     ],
 )
 def test_what_an_answer_names(answer, options, index):
@@ -222,12 +188,6 @@ def test_what_an_answer_names(answer, options, index):
             one(row)
     else:
         assert one(row).answer == index
-
-
-def test_a_number_is_not_guessed_where_columns_are_numbered_from_1():
-    row = {"question": "q", "option_1": "ice", "option_2": "fire", "answer": 1}
-    with pytest.raises(ValueError, match="index from 0 or the number of a column"):
-        one(row)
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -248,13 +208,8 @@ def test_columns_of_other_names(tmp_path):
         "Heiß?;Eis;Feuer;Feuer;train;x\nKalt?;Eis;Feuer;A;dev;x\nRot?;Eis;Feuer;b;test;x\n",
         encoding="utf-8",
     )
-    columns = {
-        "question": "Frage",
-        "answer": "Lösung",
-        "split": "Teil",
-        "A": "Antwort 1",
-        "B": "Antwort 2",
-    }
+    columns = {"question": "Frage", "answer": "Lösung", "split": "Teil"}
+    columns |= {"A": "Antwort 1", "B": "Antwort 2"}
     splits = files.questions(str(path), 0, columns)
     assert [splits[split][0].gold for split in SPLITS] == ["Feuer", "Eis", "Feuer"]
     with pytest.raises(DataError, match=r"no column 'Prosa'; the columns are .*Frage"):
@@ -267,8 +222,8 @@ def test_columns_of_other_names(tmp_path):
     ("change", "reason"),
     [
         ({"answer": "steam"}, "'steam' is neither a text among"),
-        ({"options": ["fire"]}, r"1 option\(s\)"),
-        ({"options": []}, r"0 option\(s\)"),
+        ({"options": ["fire"]}, r"1 option\(s\); allowed are 2 to 26"),
+        ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),
         ({"options": ["fire", "fire "]}, "two options are equal to the gold one"),
         ({"options": ["", "fire"]}, "option 1 is empty"),
         ({"options": "fire or ice"}, "'fire or ice': expected a JSON list"),
@@ -276,7 +231,6 @@ def test_columns_of_other_names(tmp_path):
         ({"options": ["fire", ["ice"]]}, "option 2 .* is not a text"),
         ({"question": "  "}, "the question is empty"),
         ({"question": "half \ud83d"}, r"'\\ud83d' is half a surrogate pair"),
-        ({"note": "\ud83d"}, "half a surrogate pair"),
         ({"split": "holdout"}, "split 'holdout'"),
     ],
 )
@@ -287,27 +241,14 @@ def test_a_bad_row_is_named_with_file_line_and_reason(tmp_path, change, reason):
         files.questions(path, 0)
 
 
-@pytest.mark.parametrize(
-    ("row", "missing"),
-    [
-        ({"prompt": "q", "A": "x", "B": "y", "answer": "A"}, "question"),
-        ({"question": "q", "first": "x", "second": "y", "answer": "A"}, "options"),
-        ({"question": "q", "A": "x", "B": "y", "solution": "A"}, "answer"),
-    ],
-)
-def test_a_missing_column_is_named_with_those_that_are_there(row, missing):
-    with pytest.raises(
-        ValueError, match=rf"no {missing}: expected a column {missing} or "
-    ) as error:
-        one(row)
-    assert f"the columns are {', '.join(row)}." in str(error.value)
-    assert "`columns`" in str(error.value)
+def test_a_missing_column_is_named_with_those_that_are_there():
+    for missing in ("question", "options", "answer"):
+        row = {name: value for name, value in {**GOOD, "other": "x"}.items() if name != missing}
+        with pytest.raises(ValueError, match=rf"no {missing}: .*{', '.join(row)}\. .*`columns`"):
+            one(row)
 
 
 def test_bad_rows_are_listed_up_to_twenty_and_then_counted(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{**GOOD, "answer": "steam"}] * 30 + [GOOD] * 30)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=r"(?s)^30 bad row(.*neither a text){20}.*and 10 more"):
         files.questions(path, 0)
-    message = str(caught.value)
-    assert message.startswith("30 bad row(s):") and "... and 10 more" in message
-    assert message.count("is neither a text among") == 20

@@ -1,4 +1,4 @@
-"""A grid: which jobs it comes to, what each needs, and what is refused."""
+"""Grids: every job is a notebook with flat parameters, each piece of work is done by one job."""
 
 import itertools
 
@@ -42,16 +42,23 @@ def students(job):
     return [(job.done.parent, arm, seed) for arm in job.params.arms for seed in job.params.seeds]
 
 
-@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
-def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(file):
-    shipped = grid.load(file)
-    before = set()
-    for job in shipped.jobs:
-        assert set(job.after) <= before, job.name
-        before.add(job)
-    assert len({job.done for job in shipped.jobs}) == len(shipped.jobs)
-    assert {job.rule for job in shipped.jobs} == set(grid.RULES)
-    assert shipped.jobs[-1].rule == "figures"
+def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(tmp_path):
+    known = {}
+    for file in GRIDS:
+        shipped, before = grid.load(file), set()
+        for job in shipped.jobs:
+            assert set(job.after) <= before, job.name
+            before.add(job)
+        assert len({job.done for job in shipped.jobs}) == len(shipped.jobs)
+        assert {job.rule for job in shipped.jobs} == set(grid.RULES)
+        # Two grids never ask for one job in two ways: each would run again what the other did.
+        for job in shipped.jobs[:-1]:
+            name, params = known.setdefault(job.done, (file.stem, job.params))
+            assert job.params == params, (job.done, name, file.stem)
+        # Points of a curve leave the figures to the curve.
+        if shipped.studies[0].curve:
+            assert [job.rule for job in shipped.jobs if job.whole] == ["figures"]
+            assert all(tmp_path in job.figures.parents for job in shipped.jobs[:-1])
 
 
 def test_the_paper_grid_is_six_datasets_three_students_all_arms_three_seeds():
@@ -78,18 +85,22 @@ def test_a_parameter_file_alone_is_five_notebooks_as_they_are_run_by_hand():
     assert [job.done.name for job in micro.jobs] == [f"{n}.ipynb" for n in grid.RULES.values()]
     assert all(job.whole for job in micro.jobs)
     assert micro.jobs[2].params == micro.studies[0]
+    for job in grid.load("paper").jobs[:40]:
+        job.write()
+        assert Params.from_yaml(job.path("yaml")) == job.params
+    before = job.path("yaml").stat().st_mtime_ns
+    job.write()
+    assert job.path("yaml").stat().st_mtime_ns == before  # unchanged is not written again
 
 
 def test_a_students_job_waits_for_its_own_teachers_only(make):
-    one = make(arms=["finetune", "dss:a", "kd", "tinyllm"])
-    prompts = {job: job.params.teachers for job in by_rule(one, "prompt")}
-    assert list(prompts.values()) == [["micro:a"], ["micro:b"]]
-    waits = {
-        job.params.arms[0]: [uri for needed in job.after for uri in prompts.get(needed, [])]
-        for job in by_rule(one, "distill")
-    }
-    both = ["micro:a", "micro:b"]
-    assert waits == {"finetune": [], "dss:a": ["micro:a"], "kd": both, "tinyllm": both}
+    one = make(arms=["finetune", "dss:a", "kd", "tinyllm", "tinyllm:no-examples"])
+    first, second = by_rule(one, "prompt")
+    assert (first.params.teachers, second.params.teachers) == (["micro:a"], ["micro:b"])
+    assert set(first.params.arms) == {"inference", "tinyllm", "kd", "tinyllm:no-examples"}
+    waits = {job.params.arms[0]: set(job.after) for job in by_rule(one, "distill")}
+    assert waits["finetune"] == {one.jobs[0]} and waits["dss:a"] == {one.jobs[0], first}
+    assert waits["kd"] == waits["tinyllm"] == {one.jobs[0], first, second}
 
 
 @pytest.mark.parametrize(("how", "jobs"), [("one", 4), ("arm", 2), ("seed", 2), ("all", 1)])
@@ -101,31 +112,6 @@ def test_students_are_grouped_as_asked_and_none_is_lost(make, how, jobs):
     assert [job.whole for job in trained] == [how == "all"] * jobs
 
 
-def test_a_prompt_job_of_one_teacher_asks_in_every_way_that_an_arm_needs(make):
-    first, second = by_rule(make(arms=["tinyllm:no-examples", "tinyllm", "dss:b"]), "prompt")
-    assert first.params.arms == ["inference", "tinyllm", "tinyllm:no-examples"]
-    assert (first.params.teachers, second.params.teachers) == (["micro:a"], ["micro:b"])
-
-
-def test_points_of_a_curve_leave_the_figures_to_the_curve(tmp_path):
-    for file in GRIDS:
-        shipped = grid.load(file)
-        curve = {params.curve for params in shipped.studies}
-        assert len(curve) == 1, file
-        if curve == {True}:
-            assert [job.rule for job in shipped.jobs if job.whole] == ["figures"]
-            assert all(tmp_path in job.figures.parents for job in shipped.jobs[:-1])
-
-
-def test_grids_of_one_study_never_ask_for_the_same_job_in_two_ways():
-    """Else one grid would run again, and store, what the other has done."""
-    known = {}
-    for file in GRIDS:
-        for job in grid.load(file).jobs[:-1]:
-            name, params = known.setdefault(job.done, (file.stem, job.params))
-            assert job.params == params, (job.done, name, file.stem)
-
-
 @pytest.mark.parametrize("change", [{"seeds": [0, 1]}, {"arms": ["finetune"]}, {"lr": 0.1}])
 def test_another_seed_arm_or_rate_leaves_questions_and_teachers_jobs_as_they_are(make, change):
     jobs = [
@@ -133,15 +119,6 @@ def test_another_seed_arm_or_rate_leaves_questions_and_teachers_jobs_as_they_are
         for values in ({}, change)
     ]
     assert len(jobs[0]) == 3 and jobs[0] == jobs[1]
-
-
-def test_a_job_can_be_run_again_by_hand_from_its_parameter_file():
-    for job in grid.load("paper").jobs[:40]:
-        job.write()
-        assert Params.from_yaml(job.path("yaml")) == job.params
-    before = job.path("yaml").stat().st_mtime_ns
-    job.write()
-    assert job.path("yaml").stat().st_mtime_ns == before  # unchanged is not written again
 
 
 def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path, monkeypatch):
@@ -161,23 +138,16 @@ def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path,
     ("values", "message"),
     [
         ({"params": []}, "params"),
-        ({"params": ["micro.yaml"], "point": []}, "point"),
-        ({"params": ["micro.yaml"], "students_a_job": "two"}, "students_a_job: 'two'"),
+        ({"students_a_job": "two"}, "students_a_job: 'two'"),
         ({"params": ["mikro.yaml"]}, "mikro.yaml"),
-        ({"params": ["micro.yaml"], "points": [{"alfa": [1.0]}]}, "did you mean `alpha`"),
-        ({"params": ["micro.yaml"], "points": [{}, {"lr": 0.1}]}, "'micro-t5' twice"),
-        (
-            {"params": ["micro.yaml"], "points": [{}, {"student": "x", "alpha": [2.0]}]},
-            "alpha: [10.0]",
-        ),
+        ({"points": [{"alfa": [1.0]}]}, "did you mean `alpha`"),
+        ({"points": [{}, {"lr": 0.1}]}, "'micro-t5' twice"),
+        ({"points": [{}, {"student": "x", "alpha": [2.0]}]}, "alpha: [10.0]"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_by_file_name_and_reason(tmp_path, values, message):
     with pytest.raises(ParameterError) as error:
-        grid.load(write(tmp_path / "test.yaml", **values))
+        grid.load(write(tmp_path / "test.yaml", **{"params": ["micro.yaml"]} | values))
     assert "test.yaml" in str(error.value) and message in str(error.value)
-
-
-def test_an_unknown_grid_is_refused_with_the_path_and_the_known_ones():
     with pytest.raises(ParameterError, match=r"'papers': no file /.*papers.* ablations, alpha, "):
         grid.load("papers")

@@ -8,6 +8,7 @@ import yaml
 
 from tinyllm import params as module
 from tinyllm import paths
+from tinyllm.batch import cells
 from tinyllm.data import files
 from tinyllm.params import STAGES, ParameterError, Params
 
@@ -15,31 +16,22 @@ SHIPPED = sorted((paths.ROOT / "params").rglob("*.yaml"))
 SHIPPED = [file for file in SHIPPED if file.parent.name != "grid"]  # those are in test_grid
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: str(f.relative_to(paths.ROOT)))
-def test_every_shipped_parameter_file_loads(file):
-    Params.from_yaml(file)
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values(stage):
-    source = module.cell(stage)
-    assert max(map(len, source.split("\n"))) <= module.LINE
-    namespace = {}
+    source, namespace = cells.source(stage), {}
+    assert max(map(len, source.split("\n"))) <= cells.LINE
     exec(source, namespace)
     types = namespace.pop("__annotations__")
     namespace.pop("__builtins__")
     assert set(types) == set(namespace) == set(STAGES[stage].split()) <= set(Params.model_fields)
-    given, micro = Params.from_notebook(dict(namespace)), Params.from_yaml(module.MICRO)
-    assert all(getattr(given, name) == getattr(micro, name) for name in namespace)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("file", ["smol.yaml", "laptop/obqa.yaml", "paper/piqa.yaml"])
-def test_a_stages_cell_can_hold_any_shipped_study(stage, file):
-    params = Params.from_yaml(paths.ROOT / "params" / file)
-    namespace = {name: getattr(params, name) for name in STAGES[stage].split()}
-    given = Params.from_notebook(dict(namespace))
-    assert all(getattr(given, name) == value for name, value in namespace.items())
+    micro = Params.from_yaml(module.MICRO)
+    assert namespace == {name: getattr(micro, name) for name in namespace}
+    # papermill puts a file's values over the cell's: that gives what the file says.
+    for file in SHIPPED:
+        own = yaml.safe_load(file.read_text(encoding="utf-8"))
+        given, whole = Params.from_notebook(namespace | own), Params.from_yaml(file)
+        for name in STAGES[stage].split():
+            assert getattr(given, name) == getattr(whole, name), (file, name)
 
 
 @pytest.mark.parametrize(
@@ -52,33 +44,23 @@ def test_a_stages_cell_can_hold_any_shipped_study(stage, file):
         ({"task_prefix": "both"}, ["task_prefix", "'both'", "'encoder' or 'decoder'"]),
         ({"alpha": [1.0, 2.0, 3.0]}, ["alpha", "[1.0, 2.0, 3.0]", "2 teachers"]),
         ({"alpha": [-1.0]}, ["alpha", "-1.0"]),
-        ({"alpha": [float("nan")]}, ["alpha", "nan", "finite"]),
         ({"alpha": float("inf")}, ["alpha", "inf", "finite"]),
         ({"lr": float("nan")}, ["lr", "nan"]),
-        ({"lr": float("inf")}, ["lr", "inf"]),
-        ({"epochs": float("inf")}, ["epochs", "inf"]),
         ({"seeds": [1, 1]}, ["seeds", "[1, 1]", "different"]),
         ({"seeds": 3}, ["seeds", "3", "list"]),
         ({"arms": ["finetune", "finetune"]}, ["arms", "different"]),
-        ({"arms": ["dss:release:gpt"]}, ["arms", "release:gpt", "micro:a, micro:b"]),
+        ({"arms": []}, ["arms", "at least 1"]),
         ({"arms": ["dss:a"], "teachers": ["micro:a", "hf:a"]}, ["arms", "names 2 of"]),
         ({"teachers": ["micro:z"]}, ["teachers", "micro:z", "micro:a, micro:b"]),
-        ({"teachers": ["gpt-4"]}, ["teachers", "'gpt-4'", "hf:MODEL"]),
         ({"teachers": ["openai:http://u:pw@host/v1#m"]}, ["teachers", "OPENAI_API_KEY"]),
+        ({"teachers": ["openai:host/v1"]}, ["teachers", "openai:URL#MODEL"]),
         ({"limit": {"dev": 5}}, ["limit", "dev"]),
-        ({"batch_size": 0}, ["batch_size", "0", "1"]),
         ({"batch_size": True}, ["batch_size", "True"]),
-        ({"examples": "two"}, ["examples", "'two'"]),
-        ({"cleaning": ["wash"]}, ["cleaning", "'wash'", "repair"]),
         ({"study": "../up"}, ["study", "'../up'"]),
-        ({"teachers": [], "arms": ["tinyllm"]}, ["arms", "at least one"]),
         ({"source": "release"}, ["teachers", "micro", "'release'"]),
         ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
         ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),
-        (
-            {"source": "release", "teachers": ["release:llama2"], "arms": ["finetune"]},
-            ["dataset", "'micro'", "obqa"],
-        ),
+        ({"source": "hub", "teachers": [], "arms": ["finetune"]}, ["dataset", "'micro'", "obqa"]),
         (
             {"source": "release", "dataset": "piqa", "teachers": ["release:llama2"]},
             ["teachers", "release:llama2", "flan-t5"],
@@ -96,10 +78,11 @@ def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
 def test_numbers_that_yaml_reads_as_text_are_named_with_the_file(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("lr: 1e-4\n")
-    assert yaml.safe_load(file.read_text()) == {"lr": "1e-4"}
     with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4' .*write 1.0e-04"):
         Params.from_yaml(file)
     assert Params.from_yaml(file, lr=0.5).lr == 0.5
+    with pytest.raises(ParameterError, match=str(tmp_path / "absent.yaml")):
+        Params.from_yaml(tmp_path / "absent.yaml")
 
 
 def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, monkeypatch):
@@ -112,10 +95,9 @@ def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, mon
     file.write_text(yaml.safe_dump(values))
     (tmp_path / "elsewhere" / "q.csv").touch()
     assert Params.from_yaml(file).source == f"file:{tmp_path}/elsewhere/q.csv"
-    (tmp_path / "my studies" / "q.csv").touch()
-    for name in (file, os.path.relpath(file)):
-        assert Params.from_yaml(name).source == f"file:{tmp_path}/my studies/q.csv"
-    (tmp_path / "my studies" / "m_train.csv").touch()
+    for name in ("q.csv", "m_train.csv"):
+        (tmp_path / "my studies" / name).touch()
+    assert Params.from_yaml(os.path.relpath(file)).source == f"file:{tmp_path}/my studies/q.csv"
     pattern = Params.from_yaml(file, source="file:m_{split}.csv").source
     assert pattern == f"file:{tmp_path}/my studies/m_{{split}}.csv"
     absent = Params.from_yaml(file, source="file:absent.csv").source.removeprefix("file:")
@@ -123,31 +105,15 @@ def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, mon
         files.questions(absent, 0)
 
 
-def test_a_name_that_papermill_injected_but_no_parameter_bears_is_an_error():
+def test_only_names_that_papermill_could_have_injected_must_be_parameters():
     with pytest.raises(ParameterError, match=r"epochz.*did you mean `epochs`"):
         Params.from_notebook({"epochz": 0.1, "In": [], "Out": {}, "_ih": [], "pd": json})
-
-
-def test_the_cell_may_be_run_again_after_cells_that_left_plain_values():
     namespace = {"lr": 0.1}
     assert Params.from_notebook(namespace).lr == 0.1
-    namespace |= {"accuracy": [0.5], "lr": 0.2}
+    namespace |= {"accuracy": [0.5], "lr": 0.2}  # cells below leave values, and this one runs again
     assert Params.from_notebook(namespace).lr == 0.2
 
 
 def test_one_number_for_alpha_counts_for_all_teachers():
     assert Params.checked(alpha=2).weights() == {"micro:a": 2.0, "micro:b": 2.0}
     assert Params.checked(alpha=[1.0, 0.5]).weights() == {"micro:a": 1.0, "micro:b": 0.5}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: str(f.relative_to(paths.ROOT)))
-def test_papermill_by_hand_gives_what_the_file_says(file, stage):
-    """papermill puts a file's values over a notebook's own, which are the micro study's."""
-    whole, own = Params.from_yaml(file), yaml.safe_load(file.read_text(encoding="utf-8"))
-    namespace = {}
-    exec(module.cell(stage), {}, namespace)
-    namespace.pop("__annotations__", None)
-    notebook = Params.from_notebook(namespace | own)
-    for name in STAGES[stage].split():
-        assert getattr(notebook, name) == getattr(whole, name), name

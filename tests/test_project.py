@@ -1,5 +1,6 @@
 """The project's frame: pins agree, notebooks are whole, nothing names a machine."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -18,15 +19,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
 
 
-def test_the_lock_pins_everything_that_the_package_needs():
+def test_the_lock_pins_everything_that_the_package_needs_for_conda_too():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in LOCK)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in LOCK}
     assert {re.split(r"[<>=]", line)[0] for line in wanted} <= pinned
-
-
-def test_conda_environment_has_the_same_pins_through_pip():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["dependencies"][-1]["pip"] == ["-r requirements.lock", "-e ."]
 
@@ -41,10 +39,11 @@ def test_every_folder_and_file_of_data_is_packaged():
     assert files and all(any(file.match(kind) for kind in kinds) for file in files)
 
 
-def test_importing_the_package_and_its_statistics_does_not_load_torch():
+def test_commands_statistics_and_figures_do_not_load_torch():
     code = (
-        "import sys; from tinyllm.batch import cli; from tinyllm.evaluation import results, paired;"
-        "assert 'torch' not in sys.modules"
+        "import sys; from tinyllm.batch import cli; from tinyllm.figures import forms; "
+        "from tinyllm.evaluation import published, results, summary; results.stored(); "
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.check_call([sys.executable, "-c", code])
 
@@ -78,3 +77,24 @@ def test_the_stored_micro_study_passes_its_controls(committed_results):
     verdicts = paired.compare(micro).set_index(["arm", "baseline"])["verdict"]
     for single in ("dss:a", "dss:b"):  # better than either teacher alone, after Holm
         assert verdicts["tinyllm", single] == "better"
+
+
+def test_the_rules_of_reading_are_older_than_the_runs_that_they_judge():
+    """docs/preregistration.md names the margin, and was not changed once results were stored."""
+    file = "docs/preregistration.md"
+    assert f"±{100 * paired.MARGIN:g} points" in (ROOT / file).read_text(encoding="utf-8")
+
+    def git(*arguments):
+        return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
+
+    if git("rev-parse", "--is-shallow-repository").stdout != "false\n":
+        pytest.skip("needs the whole history of git")
+    folders = ["results/laptop-whole", "results/laptop/bioasq", "results/laptop/piqa"]
+    folders.append("results/laptop/pubmedqa/students")
+    stored_before = [f":!{folders[-1]}/{arm}" for arm in ("inference", "dss-flan-t5")]
+    history = ["log", "--full-history", "--format=%H"]
+    rules = git(*history, "--", file).stdout.split()
+    runs = git(*history, "--diff-filter=A", "--", *folders, *stored_before).stdout.split()
+    for rule, run in itertools.product(rules, runs):
+        assert git("merge-base", "--is-ancestor", rule, run).returncode == 0, (rule, run)
+    assert rules or not runs

@@ -1,6 +1,5 @@
 """The teacher's prompt: the paper's wording, a token budget that cuts context only, examples."""
 
-import random
 import re
 
 import pytest
@@ -31,32 +30,27 @@ def rationale(question, shots):
     return prompts.teacher_prompt(question, shots, forcing=True)
 
 
-def test_the_papers_prompt_to_the_letter():
-    assert rationale(TRAIN[0], [TRAIN[1], TRAIN[2]]) == (
+def test_the_papers_prompt_to_the_letter_and_gold_by_forcing_alone():
+    given = (
         "Question: Which metal is liquid at room temperature?\nOptions:\n(a) iron\n(b) mercury\n"
         "Answer: (b)\n\n"
         "Question: Which bird cannot fly but swims?\nOptions:\n(a) penguin\n(b) eagle\n"
         "Answer: (a)\nRationale: Let's think step by step. Penguins swim.\n\n"
         "Question: Which bird swims best in cold water?\nOptions:\n(a) penguin\n(b) robin\n"
-        "Answer: (a)\nRationale: Let's think step by step."
     )
-
-
-def test_the_gold_answer_is_given_by_forcing_alone():
-    free = prompts.teacher_prompt(TRAIN[0], [], forcing=False)
-    assert "Answer" not in free and rationale(TRAIN[0], []).count("Answer: (a)") == 1
+    cue = "Rationale: Let's think step by step."
+    shots = [TRAIN[1], TRAIN[2]]
+    assert rationale(TRAIN[0], shots) == f"{given}Answer: (a)\n{cue}"
+    assert prompts.teacher_prompt(TRAIN[0], shots, forcing=False) == given + cue
     asked = prompts.answer_prompt(TRAIN[0], [TRAIN[1]])
     assert "Answer: mercury\n" in asked and asked.endswith("\nAnswer:")
 
 
-@pytest.mark.parametrize("render", [rationale, prompts.answer_prompt])
-def test_a_prompt_that_fits_is_left_as_it_is(render):
-    fitted = prompts.fitted(LONG, TRAIN[:2], render, words, 1000)
-    assert fitted == prompts.Fitted(render(LONG, TRAIN[:2]), ("t0", "t1"), (0, 0))
-
-
 def test_context_goes_first_then_examples_and_both_are_counted():
-    whole = words(rationale(LONG, TRAIN[:2]))
+    text = rationale(LONG, TRAIN[:2])
+    whole = words(text)
+    fitted = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole)
+    assert fitted == prompts.Fitted(text, ("t0", "t1"), (0, 0))
     short = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 3)
     assert short.cut == (3, 0) and short.shots == ("t0", "t1")
     assert "one two three four five\nIs it so?" in short.text
@@ -100,8 +94,7 @@ def test_random_examples_depend_on_seed_and_question_alone():
     pool = micro.questions(0)["train"][:40]
     draw, again = (prompts.InContext(pool, "random:2", seed=5) for _ in range(2))
     other = prompts.InContext(pool, "random:2", seed=6)
-    backwards = {row.id: again(row) for row in random.Random(0).sample(pool, len(pool))}
-    assert {row.id: draw(row) for row in pool} == backwards
+    assert [draw(row) for row in pool][::-1] == [again(row) for row in pool[::-1]]
     assert any(draw(row) != other(row) for row in pool)
     assert prompts.InContext(pool, "none", seed=5)(pool[0]) == []
 

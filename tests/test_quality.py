@@ -1,5 +1,7 @@
 """What is counted about rationales, and how they are cleaned."""
 
+from typing import get_args
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -7,26 +9,21 @@ from hypothesis import strategies as st
 
 from tinyllm.data import release
 from tinyllm.data.question import Question
-from tinyllm.params import CLEANING
+from tinyllm.params import Cleaning
 from tinyllm.teachers import quality, store
 from tinyllm.teachers.store import Record
 
+RULES = get_args(Cleaning)
 BIRD = Question("q", "", "Which of these flies?", ["a stone", "a wren"], 1)
 
 
-def record(text, finish="stop", id="q", **changes):
-    return Record("", id, "t", "", text, finish, **changes)
-
-
 @pytest.mark.parametrize(("text", "cut"), [
-    ("It is a bird.", False), ('He said "yes."', False), ("Really? (Yes!)", False),
-    ("He said “yes.”", False), ("He said “yes”", False), ("And so on…", False),
-    ("So it is.)", False),
-    ("它是鸟。", False), ("هل تطير؟", False), ("यह पक्षी है।", False), ("**It flies.**", False),
-    ("Sun warms. Thus, the answer is (d) plants", False), ("It is a", True),
-    ("Birds fly. So", True),
-    ("The answer is 3.", False), ("It weighs 3.5", True), ("A list: (a)", True), ("So;", True),
-    ("Sun warms and. So Thus, the answer is (d) plants", True), ("", False), (" \n", False),
+    ("It is a bird.", False), ("Really? (Yes!)", False), ("He said “yes.”", False),
+    ("He said “yes”", False), ("And so on…", False), ("**It flies.**", False),
+    ("它是鸟。", False), ("هل تطير؟", False), ("यह पक्षी है।", False),
+    ("Sun warms. Thus, the answer is (d) plants", False), ("The answer is 3.", False),
+    ("Birds fly. So", True), ("It weighs 3.5", True), ("A list: (a)", True),
+    ("Sun warms and. So Thus, the answer is (d) plants", True), ("", False),
 ])  # fmt: skip
 def test_cut_off_means_mid_sentence(text, cut):
     assert quality.cut_off(text) is cut
@@ -34,9 +31,8 @@ def test_cut_off_means_mid_sentence(text, cut):
 
 @pytest.mark.parametrize(("text", "more"), [
     ("A wren flies.\nQuestion:\nWhat swims?", True), ("A wren flies.\n\n### Q3. What swims?", True),
-    ("A wren flies.\n#\nQuestion\nWhat", True), ("Question: What flies?", True),
-    ("The question: what flies? A wren.", False), ("Let Q: x be true.", False), ("Q", True),
-    ("Quails fly.\nQuestionable, but so.", False), ("", False),
+    ("A wren flies.\n#\nQuestion\nWhat", True), ("The question: what flies? A wren.", False),
+    ("Let Q: x be true.", False), ("Quails fly.\nQuestionable, but so.", False),
 ])  # fmt: skip
 def test_an_invented_question_begins_a_line(text, more):
     assert quality.invented(text) is more
@@ -46,7 +42,6 @@ def test_an_invented_question_begins_a_line(text, more):
     ("A wren flies. Birds do. A wren flies!", True), ("A wren flies.\na  wren flies", True),
     ("It is, it is, it is, it is what it is.", True), ("6 6 6 6 6", True),
     ("Yes. Yes. A wren flies.", False), ("A wren flies. A wren flies high.", False),
-    ("Very, very good birds fly far and wide.", False), ("", False),
     ("A wren flies. Thus, the answer is (b) A wren flies.", False),
     ("A wren flies.\nQuestion: A wren flies. A wren flies.", False),
 ])  # fmt: skip
@@ -65,22 +60,20 @@ def test_a_rationale_names_the_option_that_it_alone_mentions(text, names):
     assert quality.names(text, BIRD) == names
 
 
-@pytest.mark.parametrize(("text", "changes", "outcome"), [
-    (None, {}, "missing"), (None, {"refused": "filter"}, "refused"),
-    ("I do not know.", {}, "abstained"), ("", {}, "empty"),
-    ("Let's think step by step.", {}, "empty"),
-    ("Thus, the answer is (b) a wren", {}, "empty"),
+@pytest.mark.parametrize(("text", "refused", "outcome"), [
+    (None, None, "missing"), (None, "filter", "refused"), ("I do not know.", None, "abstained"),
+    ("Let's think step by step.", None, "empty"), ("Thus, the answer is (b) a wren", None, "empty"),
 ])  # fmt: skip
-def test_what_is_not_written_has_an_outcome_and_nothing_else(text, changes, outcome):
-    facts = quality.facts(record(text, **changes), BIRD)
+def test_what_is_not_written_has_an_outcome_and_nothing_else(text, refused, outcome):
+    facts = quality.facts(Record("", "q", "t", "", text, refused=refused), BIRD)
     assert facts.pop("outcome") == outcome and not any(facts.values())
 
 
-def test_facts_of_a_rationale_and_its_token_limit():
-    plain = quality.facts(record("Stones fly. Thus, the answer is (b) a wren"), BIRD)
-    assert plain["whole"] and (plain["words"], plain["names"]) == (2, "none")
-    cut = quality.facts(record("A wren flies.", "length"), BIRD)
-    assert cut["cut_off"] and not cut["whole"] and cut["names"] == "gold"
+def test_a_text_that_ends_at_the_token_limit_is_cut_off():
+    plain = quality.facts(Record("", "q", "t", "", "A wren flies.", "stop"), BIRD)
+    assert plain["whole"] and (plain["words"], plain["names"]) == (3, "gold")
+    cut = quality.facts(Record("", "q", "t", "", "A wren flies.", "length"), BIRD)
+    assert cut["cut_off"] and not cut["whole"]
 
 
 STORY = "Birds fly. Fish do not.\nSo (a) is right.\nQuestion:\nWhat swims?\nOptions:\n(a) a fi"
@@ -88,25 +81,20 @@ STORY = "Birds fly. Fish do not.\nSo (a) is right.\nQuestion:\nWhat swims?\nOpti
 
 @pytest.mark.parametrize(("cleaning", "text", "left"), [
     ([], STORY, STORY), (["repair"], STORY, "Birds fly. Fish do not.\nSo (a) is right."),
-    (["repair"], "Birds fly. Fish do", "Birds fly."),
     (["repair"], "no whole sentence", "no whole sentence"),
-    (["repair"], "The Q: it is whole.", "The Q: it is whole."),
     (["repair"], "It flies. Thus, the answer is (a) x", "It flies. Thus, the answer is (a) x"),
     (["repair"], "It flies. He said “yes”", "It flies. He said “yes”"),
-    (["repair"], "It flies. And so on…", "It flies. And so on…"),
     (["repair"], "The “big” bird. The “small” one", "The “big” bird."),
-    (["drop-cut"], "Birds fly. Fish do", ""),
-    (["repair", "drop-cut"], "Birds fly. So", "Birds fly."),
-    (["drop-cut"], "Birds fly.", "Birds fly."), (["drop-empty"], "Let's think step by step.", ""),
-    (["drop-empty"], "Birds fly.", "Birds fly."), (["drop-wrong"], "The stone flies.", ""),
-    (["drop-wrong"], "A wren flies.", "A wren flies."), (["drop-wrong"], "It flies.", "It flies."),
+    (["repair", "drop-cut"], "Birds fly. So", "Birds fly."), (["drop-cut"], "Birds fly. So", ""),
+    (["drop-empty"], "Let's think step by step.", ""), (["drop-wrong"], "The stone flies.", ""),
     (["drop-repeated"], "It can fly. It can fly.", ""),
+    ([*RULES], "It flies.", "It flies."), ([*RULES], "A wren flies.", "A wren flies."),
 ])  # fmt: skip
 def test_cleaning_repairs_or_drops(cleaning, text, left):
     assert quality.cleaned(text, BIRD, cleaning) == left
 
 
-@given(st.text("ab .!?…”)Q:\n", max_size=40), st.lists(st.sampled_from(CLEANING), max_size=3))
+@given(st.text("ab .!?…”)Q:\n", max_size=40), st.lists(st.sampled_from(RULES), max_size=3))
 def test_cleaning_is_idempotent_and_only_takes_away(text, cleaning):
     once = quality.cleaned(text, BIRD, cleaning)
     assert once in text
@@ -115,15 +103,11 @@ def test_cleaning_is_idempotent_and_only_takes_away(text, cleaning):
 
 def test_counts_of_the_release_agree_with_what_is_known_of_it(release_mirror):
     """PAPER.md, careful reader 3 and 4."""
-    frames = {}
-    for teacher in release.TEACHERS:
-        pairs = zip(
-            store.recorded("riddle", "train", teacher),
-            release.questions("riddle", "train"),
-            strict=True,
-        )
-        frames[teacher] = pd.DataFrame([quality.facts(*pair) for pair in pairs])
-    flan, llama = frames["flan-t5"], frames["llama2"]
+    questions = release.questions("riddle", "train")
+    flan, llama = (
+        pd.DataFrame(map(quality.facts, store.recorded("riddle", "train", teacher), questions))
+        for teacher in ("flan-t5", "llama2")
+    )
     missing = [(frame["outcome"] == "missing").sum() for frame in (flan, llama)]
     assert len(flan) == len(llama) == 3510 and missing == [12, 21]
     assert 0.67 < llama["cut_off"].mean() < 0.935 and flan["cut_off"].mean() < 0.03

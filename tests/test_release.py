@@ -32,16 +32,8 @@ MISSING = {
     "pubmedqa": {"flan-t5": (2, 0, 0), "llama2": (0, 0, 0)},
     "bioasq": {"flan-t5": (1, 0, 0), "llama2": (18, 2, 0)},
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    """Each test reads the files that it points to."""
-    release.questions.cache_clear()
-    release.records.cache_clear()
-    yield
-    release.questions.cache_clear()
-    release.records.cache_clear()
+IN_TRAIN = {"obqa": 23, "arc": 7, "piqa": 92, "riddle": 6}  # test questions that train has too
+MAJORITY = {"pubmedqa": 55.25, "bioasq": 66.67}  # percent of test, as published
 
 
 def whole(dataset: str) -> question.Splits:
@@ -49,7 +41,7 @@ def whole(dataset: str) -> question.Splits:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_questions_have_the_counts_of_the_provenance_note_and_clean_texts(release_mirror, dataset):
+def test_questions_have_the_known_counts_and_baselines_and_clean_texts(release_mirror, dataset):
     splits = whole(dataset)
     *counts, options = COUNTS[dataset]
     assert [len(splits[split]) for split in SPLITS] == counts
@@ -59,62 +51,43 @@ def test_questions_have_the_counts_of_the_provenance_note_and_clean_texts(releas
         assert all(text and text == text.strip() for text in (row.question, *row.options)), row.id
         assert row.options.count(row.gold) == 1
         assert bool(row.context) == (dataset in ("pubmedqa", "bioasq"))
-        assert not row.context or len(row.question.split()) <= 40
         equal_options += len(set(row.options)) < options
     assert equal_options == (3 if dataset == "obqa" else 0)
+    assert len(question.in_train(splits)) == IN_TRAIN.get(dataset, 0)
+    if dataset in MAJORITY:
+        table = question.baselines(splits).set_index("split")
+        assert round(100 * table.loc["test", "majority"], 2) == MAJORITY[dataset]
+        assert table.loc["test", "always"] == "yes"
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_every_record_is_its_rows_and_missing_rationales_are_counted(release_mirror, dataset):
+def test_every_record_is_its_rows_and_rationales_have_nothing_around_them(release_mirror, dataset):
     for place, (split, rows) in enumerate(whole(dataset).items()):
+        missing = dict.fromkeys(release.TEACHERS, 0)
         for row, record in zip(rows, release.records(dataset, split), strict=True):
             # Words are compared: some joints have more white space around them than CONTEXT_END.
             words = f"{row.context} {row.question}".split()
             assert (words, row.options) == (record.question.split(), record.options), row.id
             assert row.answer == record.answer, row.id
-        columns = zip(*release.rationales(dataset, split), strict=True)
-        for teacher, column in zip(release.TEACHERS, columns, strict=True):
-            assert column.count(None) == MISSING[dataset][teacher][place]
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_rationales_have_nothing_of_the_record_around_them(release_mirror, dataset):
-    rows = release.questions(dataset, "test")
-    for row, (flan, llama) in zip(rows, release.rationales(dataset, "test"), strict=True):
-        if flan is not None:
-            closing = f"Thus, the answer is ({'abcde'[row.answer]}) {row.gold}".split()
-            assert flan.split()[-len(closing) :] == closing, row.id
-            assert release.CLOSING.search(flan)
-            assert "Answer Choices:" not in flan and not flan.startswith("nan ")
-        if llama is not None:
-            assert llama and llama != "nan" and "llama rationale" not in llama, row.id
-
-
-@pytest.mark.parametrize(("dataset", "count"), [("obqa", 23), ("arc", 7), ("riddle", 6)])
-def test_test_questions_that_are_also_in_train(release_mirror, dataset, count):
-    assert len(question.in_train(whole(dataset))) == count
-
-
-@pytest.mark.parametrize(("dataset", "percent"), [("pubmedqa", 55.25), ("bioasq", 66.67)])
-def test_majority_baselines_are_the_published_ones(release_mirror, dataset, percent):
-    table = question.baselines(whole(dataset)).set_index("split")
-    assert round(100 * table.loc["test", "majority"], 2) == percent
-    assert table.loc["test", "always"] == "yes"
-
-
-RECORD = (
-    "Birds fly. Thus, the answer is (b) a wren\n\nQ: What flies?\nAnswer Choices:\n"
-    "(a) a stone\n(b) a wren"
-)
+            missing["flan-t5"] += record.flan is None
+            missing["llama2"] += record.llama is None
+            if record.flan is not None:
+                closing = f"Thus, the answer is ({'abcde'[row.answer]}) {row.gold}".split()
+                assert record.flan.split()[-len(closing) :] == closing, row.id
+                assert "Answer Choices:" not in record.flan and not record.flan.startswith("nan ")
+            if record.llama is not None:
+                assert record.llama != "nan" and "llama rationale" not in record.llama, row.id
+        assert missing == {name: MISSING[dataset][name][place] for name in missing}
 
 
 def test_a_record_is_taken_apart():
     flan = "Birds fly. Thus, the answer is (b) a wren"
-    assert release.parse_record(RECORD) == release.Record(
+    text = f"{flan}\n\nQ: What flies?\nAnswer Choices:\n(a) a stone\n(b) a wren"
+    assert release.parse_record(text) == release.Record(
         "What flies?", ["a stone", "a wren"], 1, flan, None
     )
     tail = "\nA: Let's think step by step. llama rationale: It flies.\n\nQ: What swims?\nAnswer"
-    both = release.parse_record(RECORD + tail)
+    both = release.parse_record(text + tail)
     assert both.options == ["a stone", "a wren"]
     assert both.llama == "It flies.\n\nQ: What swims?\nAnswer"
 
@@ -137,17 +110,13 @@ def test_a_changed_byte_in_the_mirror_is_an_error(mirror, tmp_path, monkeypatch)
         release.release_file("datasets/arc/arc_test.json")
 
 
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    """A folder whose files a local server offers in place of the release's repository."""
-    folder = tmp_path / "served"
-    (folder / PATH).parent.mkdir(parents=True)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder))
+def test_without_a_mirror_files_are_downloaded_once_and_checked(mirror, tmp_path, monkeypatch):
+    served = tmp_path / "served" / PATH
+    served.parent.mkdir(parents=True)
+    shutil.copy(mirror / PATH, served)
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served")
+    )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.delenv("TINYLLM_RELEASE_DIR", raising=False)
@@ -155,17 +124,11 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(release, "URL", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setattr(release, "RETRIES", 0)
-    yield folder
-    server.shutdown()
-
-
-def test_without_a_mirror_files_are_downloaded_once_and_checked(mirror, served):
-    shutil.copy(mirror / PATH, served / PATH)
     file = release.release_file(PATH)
-    assert file.is_relative_to(paths.cache())
-    assert len(release.questions("arc", "valid")) == 295
-    (served / PATH).unlink()
+    assert file.is_relative_to(paths.cache()) and file.read_bytes() == served.read_bytes()
+    served.unlink()
     assert release.release_file(PATH) == file  # not downloaded again
     file.write_text("[]")  # and never used if it is another
     with pytest.raises(DataError, match=r"cannot be downloaded .*TINYLLM_RELEASE_DIR"):
         release.release_file(PATH)
+    server.shutdown()

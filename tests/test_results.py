@@ -19,13 +19,8 @@ ARMS = {"finetune": 0.5, "tinyllm": 0.6}
 ROWS = predictions(ARMS, study="small", n=12, seeds=[0, 1])
 VALUES = {
     **{"study": "small", "dataset": "obqa", "source": "release", "student": "minilm-ed"},
-    **{
-        "teachers": ["release:flan-t5"],
-        "arms": list(ARMS),
-        "seeds": [0, 1],
-        "alpha": 0.5,
-        "lr": 0.002,
-    },
+    **{"teachers": ["release:flan-t5"], "arms": list(ARMS), "seeds": [0, 1], "alpha": 0.5},
+    "lr": 0.002,
 }
 PARAMS = Params.checked(**VALUES)
 
@@ -34,15 +29,16 @@ def with_(**changes) -> Params:
     return Params.checked(**VALUES | changes)
 
 
-def train(params: Params, rows: pd.DataFrame, **spec) -> None:
+def train(params: Params, rows: pd.DataFrame, code: int = 1) -> None:
     """Run folders of finished students that gave these predictions."""
     for (arm, seed), part in rows.groupby(["arm", "seed"]):
         tasks = [["answer", "predict: ", 1.0]]
         tasks += [["release:flan-t5", "explain: ", 0.5]] if arm.startswith("tinyllm") else []
         folder = paths.student(params, arm, seed)
-        known = {"arm": arm, "seed": seed, "student": params.student, "tasks": tasks, "data": "d"}
-        with runs.recording(folder, known | {"lr": params.lr} | spec) as facts:
+        spec = {"arm": arm, "seed": seed, "student": params.student, "tasks": tasks, "data": "d"}
+        with runs.recording(folder, spec | {"lr": params.lr}) as facts:
             facts |= {"train_flops": 100 + seed, "n": len(part), "curve": params.curve}
+            facts["versions"] = {"train": code}
             students.write(part, folder / results.PREDICTIONS)
             curve = history([arm], [seed]).drop(columns=["arm", "seed"])
             curve.to_csv(folder / results.HISTORY, index=False)
@@ -55,15 +51,16 @@ def folders(tmp_path, monkeypatch):
     """Run folders of four finished students, and an empty results folder."""
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
+    for table in (results.stored, results.whole, results.facts, results.baselines):
+        assert table().empty
     train(PARAMS, ROWS)
     return tmp_path
 
 
-def test_what_is_stored_is_what_was_collected_without_weights(folders):
-    rows, _ = results.collect(PARAMS)
-    assert len(rows) == len(ROWS)
+def test_what_is_stored_and_restored_is_what_was_collected_without_weights(folders, monkeypatch):
+    rows, curves = results.collect(PARAMS)
     copied = results.store(PARAMS)
-    assert len(copied) == 4
+    assert (len(rows), len(copied)) == (len(ROWS), 4)
     key = ["arm", "seed", "id"]
     pd.testing.assert_frame_equal(
         results.stored("small", "obqa").sort_values(key, ignore_index=True),
@@ -72,6 +69,19 @@ def test_what_is_stored_is_what_was_collected_without_weights(folders):
     for folder in copied:
         files = {file.name for file in folder.iterdir()}
         assert files == {results.PREDICTIONS, results.HISTORY, runs.MANIFEST}
+    # To another runs folder: all but a student that was begun there.
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
+    assert len(results.restore(with_(seeds=[1]))) == 2
+    begun = paths.student(PARAMS, "tinyllm", 0)
+    runs.write_json(begun / runs.BEGUN, {})
+    assert results.restore(PARAMS) == [paths.student(PARAMS, "finetune", 0)]
+    shutil.rmtree(begun)
+    assert results.restore(PARAMS) == [begun]
+    for mine, again in zip((rows, curves), results.collect(PARAMS), strict=True):
+        pd.testing.assert_frame_equal(mine, again)
+    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "third"))
+    with pytest.raises(runs.StaleRun, match="lr"):
+        results.restore(with_(lr=3.0))
 
 
 def test_storing_fewer_seeds_or_arms_leaves_the_others(folders):
@@ -79,67 +89,57 @@ def test_storing_fewer_seeds_or_arms_leaves_the_others(folders):
     before = {file: file.stat().st_mtime_ns for file in (folders / "results").rglob("*.*")}
     assert len(results.store(with_(seeds=[0], arms=["finetune"]))) == 1
     assert {f: f.stat().st_mtime_ns for f in (folders / "results").rglob("*.*")} == before
-    shutil.rmtree(paths.student(PARAMS, "tinyllm", 1))
-    results.store(PARAMS)  # one is not finished any more
-    assert len(results.stored()) == len(ROWS)
+    (paths.student(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"):
+        results.collect(PARAMS)
+    assert len(results.store(PARAMS)) == 3 and len(results.stored()) == len(ROWS)
 
 
 def test_a_student_trained_anew_replaces_its_own_and_no_other(folders):
     results.store(PARAMS)
+    kept = students.read(paths.stored(PARAMS, "tinyllm", 0) / results.PREDICTIONS)
     again = predictions(ARMS, study="small", n=12, seeds=[0, 1], rng=5)
     shutil.rmtree(paths.student(PARAMS, "tinyllm", 1))
     train(PARAMS, again[(again["arm"] == "tinyllm") & (again["seed"] == 1)])
     with pytest.raises(ValueError, match="students have this question"):
         results.collect(PARAMS)  # other gold answers
     results.store(with_(arms=["tinyllm"], seeds=[1]))
-    kept = paths.stored(PARAMS, "tinyllm", 0) / results.PREDICTIONS
-    pd.testing.assert_frame_equal(
-        students.read(kept),
-        students.read(paths.student(PARAMS, "tinyllm", 0) / results.PREDICTIONS),
-    )
-    folders = [f.name for f in paths.stored(PARAMS, "tinyllm", 1).parent.iterdir()]
-    assert sorted(folders) == ["seed0", "seed1"]  # nothing is left beside them
+    same = students.read(paths.stored(PARAMS, "tinyllm", 0) / results.PREDICTIONS)
+    pd.testing.assert_frame_equal(kept, same)
+    new, run = (place(PARAMS, "tinyllm", 1) for place in (paths.stored, paths.student))
+    assert runs.read_manifest(new) == runs.read_manifest(run)
+    assert sorted(f.name for f in new.parent.iterdir()) == ["seed0", "seed1"]  # nothing else
 
 
-def test_fewer_test_questions_do_not_replace_more(folders):
+def test_what_is_stored_is_not_replaced_by_less_nor_mixed_with_others(folders):
     results.store(PARAMS)
-    shutil.rmtree(folders / "runs")
-    train(PARAMS, ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
-    with pytest.raises(runs.StaleRun, match="12 test questions, and 3 would replace them"):
-        results.store(PARAMS)
-    assert len(results.stored()) == len(ROWS)
+
+    def refused(words, rows, code=1, **changes):
+        shutil.rmtree(folders / "runs")
+        params = with_(**changes)
+        train(params, rows, code)
+        with pytest.raises(runs.StaleRun, match=words):
+            results.store(params)
+
+    refused("12 test questions, and 3 would", ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
+    first = ROWS[ROWS["seed"] == 0]
+    refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
+    refused("version 1 of the training code", first, code=2, seeds=[0])
+    assert set(results.facts()["lr"]) == {0.002} and len(results.stored()) == len(ROWS)
 
 
-def test_students_of_other_parameters_are_not_averaged_with_those_that_stay(folders):
-    results.store(PARAMS)
-    other = with_(lr=3.0, seeds=[0])
-    shutil.rmtree(folders / "runs")
-    train(other, ROWS[ROWS["seed"] == 0])
-    with pytest.raises(runs.StaleRun, match=r"lr: 0\.002 in the folder, 3\.0 asked for"):
-        results.store(other)
-    assert set(results.facts()["lr"]) == {0.002}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
+def test_students_of_other_parameters_are_refused(folders):
+    for changes, words in (
         ({"lr": 3.0}, r"lr: 0.002 in the folder, 3.0 asked for"),
         ({"alpha": 0.1}, r"alpha.release:flan-t5: 0.5 in the folder, 0.1 asked for"),
         ({"teachers": ["release:llama2"]}, r"alpha.release:flan-t5: 0.5 in the folder, None"),
-    ],
-    ids=["lr", "alpha", "teachers"],
-)
-def test_students_of_other_parameters_are_refused(folders, changes, words):
-    for function in (results.collect, results.store):
-        with pytest.raises(runs.StaleRun, match=words):
-            function(with_(**changes))
+    ):
+        for function in (results.collect, results.store):
+            with pytest.raises(runs.StaleRun, match=words):
+                function(with_(**changes))
     assert results.stored().empty
-
-
-def test_parameters_that_a_notebook_does_not_name_are_not_compared(folders):
-    shutil.rmtree(folders / "runs")
-    train(with_(lr=3.0), ROWS)
-    names = ("study", "dataset", "source", "student", "teachers", "arms", "seeds")
+    # What a notebook does not name is not compared.
+    names = set(VALUES) - {"lr", "alpha"}
     rows, _ = results.collect(Params.checked(**{name: VALUES[name] for name in names}))
     assert len(rows) == len(ROWS)
 
@@ -158,49 +158,16 @@ def test_students_of_other_questions_are_refused_and_baselines_are_stored(folder
         results.collect(PARAMS)
 
 
-def test_unfinished_students_are_listed(folders):
-    (paths.student(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 4 .* \(finetune, seed 0\)"):
-        results.collect(PARAMS)
-    assert len(results.store(PARAMS)) == 3
-
-
-def test_stored_students_can_be_given_back(folders, monkeypatch):
-    rows, curves = results.collect(PARAMS)
-    results.store(PARAMS)
-    kept = runs.read_manifest(paths.student(PARAMS, "tinyllm", 1))
-    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
-    assert len(results.restore(with_(seeds=[1]))) == 2
-    assert runs.read_manifest(paths.student(PARAMS, "tinyllm", 1)) == kept
-    begun = paths.student(PARAMS, "tinyllm", 0)
-    runs.write_json(begun / runs.BEGUN, {})
-    assert results.restore(PARAMS) == [paths.student(PARAMS, "finetune", 0)]
-    shutil.rmtree(begun)
-    assert results.restore(PARAMS) == [begun]
-    again, same = results.collect(PARAMS)
-    pd.testing.assert_frame_equal(again, rows)
-    pd.testing.assert_frame_equal(same, curves)
-    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "third"))
-    with pytest.raises(runs.StaleRun, match="lr"):
-        results.restore(with_(lr=3.0))
-
-
-def test_facts_say_what_each_student_was_trained_with(folders):
+def test_facts_say_what_each_student_was_trained_with_and_whole_studies_are_no_points(folders):
     results.store(PARAMS)
     facts = results.facts("small").set_index(["arm", "seed"])
     assert facts.loc[("tinyllm", 1), "train_flops"] == 101
     assert facts.loc[("tinyllm", 0), ["teachers", "alpha", "lr"]].tolist() == [1, 0.5, PARAMS.lr]
-    assert facts.loc[("finetune", 0), "teachers"] == 0
-    assert facts["alpha"].isna()[("finetune", 0)]
-    assert set(facts["student"]) == {"minilm-ed"}
-
-
-def test_points_of_curves_and_studies_without_fine_tuning_are_no_whole_studies(folders):
-    results.store(PARAMS)
+    assert facts.loc[("finetune", 0), "teachers"] == 0 and facts["alpha"].isna()[("finetune", 0)]
     point = with_(study="any-name", curve=True)
     train(point, ROWS.assign(study="any-name"))
     results.store(point)
-    begun = with_(dataset="arc", arms=["tinyllm"])
+    begun = with_(dataset="arc", arms=["tinyllm"])  # no fine-tuned student yet
     train(begun, ROWS[ROWS["arm"] == "tinyllm"].assign(dataset="arc"))
     results.store(begun)
     assert set(results.stored()["study"]) == {"small", "any-name"}
@@ -210,21 +177,13 @@ def test_points_of_curves_and_studies_without_fine_tuning_are_no_whole_studies(f
 
 def test_teachers_answers_are_stored_and_those_of_others_stay(folders):
     asked = teachers(ROWS, {"hf:one": 0.7, "hf:two": 0.4}).assign(scores=None)
-    results.store_teachers(PARAMS, asked)
     again = teachers(ROWS, {"hf:one": 1.0})
-    results.store_teachers(PARAMS, again)
-    results.store_teachers(PARAMS, again.iloc[:0])
+    for answers in (asked, again, again.iloc[:0]):
+        results.store_teachers(PARAMS, answers)
     rows = results.stored_teachers("small", "obqa")
     assert list(rows) == results.ANSWERS
     assert rows.groupby("teacher").size().to_dict() == {"hf:one": 12, "hf:two": 12}
     assert rows.loc[rows["teacher"] == "hf:one", "correct"].all()
-
-
-def test_nothing_stored_is_an_empty_frame(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path))
-    tables = (results.stored, results.whole, results.facts)
-    for table in (*tables, results.stored_teachers, results.baselines):
-        assert table().empty
 
 
 def test_the_stored_studies_are_whole(committed_results):

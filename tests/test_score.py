@@ -20,16 +20,11 @@ def rows():
     """Questions with 2 to 5 options of different lengths, and contexts on some."""
     asked = micro.questions(0)["test"][:9]
     words = [word for row in asked for word in row.options]
-    return [
-        Question(
-            f"q{i}",
-            "A an A an ." if i % 2 else "",
-            row.question,
-            [" ".join(words[j + i : j + i + 1 + j % 3]) for j in range(2 + i % 4)],
-            i % 2,
-        )
-        for i, row in enumerate(asked)
-    ]
+    questions = []
+    for i, row in enumerate(asked):
+        options = [" ".join(words[j + i : j + i + 1 + j % 3]) for j in range(2 + i % 4)]
+        questions.append(Question(f"q{i}", "A an ." * (i % 2), row.question, options, i % 2))
+    return questions
 
 
 def a_student(kind, task_prefix):
@@ -68,7 +63,7 @@ def test_option_scores_equal_scores_computed_one_option_at_a_time(kind, task_pre
             alone = logits.log_softmax(-1)[range(len(target)), target].sum().item()
             assert scored["scores"][i] == pytest.approx(alone / len(target), abs=1e-4)
             assert scored["tokens"][i] == len(target)
-        assert scored["choice"] == max(range(len(row.options)), key=scored["scores"].__getitem__)
+        assert scored["scores"][scored["choice"]] == max(scored["scores"])
         assert (scored["id"], scored["gold"]) == (row.id, row.answer)
 
 

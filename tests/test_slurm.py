@@ -66,10 +66,8 @@ def slurm(tmp_path_factory):
     CONFIGURATION.write_text(TEXT.format(host=host, folder=folder, cores=os.cpu_count()))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
-    files = {"key": "key", "socket": "socket", "pid": "pid", "log": "log", "seed": "seed"}
-    munge = [
-        f"--{n}{'' if n == 'socket' else '-file'}={folder}/munge.{e}" for n, e in files.items()
-    ]
+    munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+    munge.append(f"--socket={folder}/munge.socket")
     daemons = []
     try:
         for start in (["munged", "-F", "--force", *munge], ["slurmctld", "-D"], ["slurmd", "-D"]):

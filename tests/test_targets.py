@@ -37,9 +37,9 @@ def written(have):
     return {name: text.split() for name, text in have.items() if text.strip()}
 
 
-@pytest.mark.parametrize("control", ["tinyllm:shuffled", "tinyllm:scrambled", "tinyllm:gibberish"])
-def test_a_control_is_drawn_by_its_seed(control):
-    assert texts(control) == texts(control) != texts(control, seed=1)
+def test_a_control_is_drawn_by_its_seed():
+    for control in ("tinyllm:shuffled", "tinyllm:scrambled", "tinyllm:gibberish"):
+        assert texts(control) == texts(control) != texts(control, seed=1)
 
 
 def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
@@ -54,22 +54,18 @@ def test_scrambled_rationales_keep_words_lengths_and_no_statement():
         have, now = written(TEXTS[teacher]), written(moved)
         assert {k: len(v) for k, v in now.items()} == {k: len(v) for k, v in have.items()}
         for place in range(4):
-            assert Counter(v[place] for v in now.values()) == Counter(
-                v[place] for v in have.values()
-            )
+            words = [Counter(text[place] for text in texts.values()) for texts in (now, have)]
+            assert words[0] == words[1]
         assert sum(now[name] == have[name] for name in have) <= len(have) // 4
 
 
 def test_gibberish_has_the_lengths_of_rationales_and_the_words_of_questions():
-    have = texts("tinyllm:gibberish")
-    assert {uri: have[uri] for uri in TEACHERS} == TEXTS
-    random_words = have[arms.GIBBERISH]
+    random_words = texts("tinyllm:gibberish")[arms.GIBBERISH]
     assert random_words.keys() == {row.id for row in ROWS}
     vocabulary = {w for row in ROWS for text in (row.question, *row.options) for w in text.split()}
     lengths = {len(text.split()) for texts in TEXTS.values() for text in texts.values()}
     for text in random_words.values():
         assert set(text.split()) <= vocabulary and len(text.split()) in lengths
-    assert len(set(random_words.values())) == len(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +107,3 @@ def test_kd_learns_the_mean_of_the_teachers_distributions(monkeypatch):
     monkeypatch.setattr(ask, "option_scores", lambda params, uri: known[uri])
     means = targets.arm_options(Params(), arms.resolve("kd:3", TEACHERS))
     assert means == {"q": [0.75, 0.25], "r": [0.5, 0.5]}  # who did not score r is left out
-    assert targets.arm_options(Params(), arms.resolve("tinyllm", TEACHERS)) == {}

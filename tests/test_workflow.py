@@ -118,29 +118,34 @@ def test_a_finished_grid_has_nothing_to_do_and_lacks_what_is_deleted(done):
     assert all(job.done.exists() == (job not in aside) for job in done.jobs)
 
 
-def test_a_changed_file_of_questions_is_seen_by_its_content(done, moved):
+def test_a_changed_file_of_questions_is_seen_by_its_content(done, moved, capfd):
     file = moved / "one.jsonl"
     os.utime(file)
     assert unfinished(done) == []
     questions(file, answer="no")
-    every = of("one", PREPARE, FIRST, SECOND, EVALUATE)
-    assert unfinished(done) == [*every, *of("one", FIGURES)]
+    changed = of("one", PREPARE, FIRST, SECOND, EVALUATE, FIGURES)
+    assert unfinished(done) == changed
     report = status.Status(done).report()
     assert "stale: " in report and "one.jsonl" in report and "4 of 9 jobs are done" in report
+    # A dry run lists them and leaves everything as it is.
+    assert cli.main(["run", "grid.yaml", "--dry-run"]) == 0
+    text = "".join(capfd.readouterr())
+    assert all(job in text for job in changed)
+    assert "own/two 01" not in text and "own/two 03" not in text
+    assert all(job.done.exists() for job in done.jobs)
 
 
-def test_students_of_other_parameters_are_stale_and_what_differs_is_shown(done, moved):
-    own_questions(moved, "one", arms=["inference", "finetune"], lr=0.5)
-    now = status.Status(grid.load(moved / "grid.yaml"))
-    assert now.table().iloc[0][["done", "stale", "missing"]].tolist() == [1, 1, 0]
-    assert "lr: 0.0002 in the folder, 0.5 asked for" in now.report()
-
-
-def test_results_must_be_those_of_the_run_folders(done):
+def test_students_of_other_parameters_are_stale_and_results_are_those_of_the_run_folders(
+    done, moved
+):
     folder = paths.student(done.studies[0], "finetune", 0)
     manifest = runs.read_manifest(folder)
     runs.write_json(folder / runs.MANIFEST, manifest | {"finished": "later"})
     assert unfinished(done) == of("one", EVALUATE, FIGURES)
+    own_questions(moved, "one", arms=["inference", "finetune"], lr=0.5)
+    now = status.Status(grid.load(moved / "grid.yaml"))
+    assert now.table().iloc[0][["done", "stale", "missing"]].tolist() == [1, 1, 0]
+    assert "lr: 0.0002 in the folder, 0.5 asked for" in now.report()
 
 
 def test_a_failed_job_is_shown_with_its_reason_and_where_to_look(done):
@@ -174,15 +179,6 @@ def test_every_grid_and_profile_resolves(moved, monkeypatch, capfd, profile):
         lines = [line.split() for line in "".join(capfd.readouterr()).splitlines()]
         jobs = [job.rule for job in grid.load(name).jobs]
         assert all([rule, str(jobs.count(rule))] in lines for rule in grid.RULES), name
-
-
-def test_a_dry_run_lists_what_is_stale_and_what_depends_on_it(done, moved, capfd):
-    questions(moved / "one.jsonl", answer="no")
-    assert cli.main(["run", "grid.yaml", "--dry-run"]) == 0
-    text = "".join(capfd.readouterr())
-    assert all(f"own/one {name}" in text for name in (PREPARE, FIRST, SECOND, EVALUATE, FIGURES))
-    assert "own/two 01" not in text and "own/two 03" not in text
-    assert all(job.done.exists() for job in done.jobs)
 
 
 def run(folder, *arguments, **how):

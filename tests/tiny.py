@@ -53,11 +53,8 @@ def make(kind, task_prefix="encoder", dropout=0.0, **changes):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    return (
-        model,
-        tokenizer,
-        Encoding.of(model, tokenizer, Params.checked(task_prefix=task_prefix, **changes)),
-    )
+    params = Params.checked(task_prefix=task_prefix, **changes)
+    return model, tokenizer, Encoding.of(model, tokenizer, params)
 
 
 class Watching(Collator):
@@ -86,23 +83,15 @@ def trained(folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, *
     changes.pop("dropout", None)
     params = Params.checked(**changes)
     if params.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora:
         model = load.adapt(model, "tiny", lora)
     collator = Watching(encoding, TASKS)
     collator.seen, collator.stop_at = [], stop_at
-    state = train.train(
-        model,
-        TASKS,
-        training_rows(rows, texts, TASKS, encoding),
-        params,
-        collator=collator,
-        score_valid=valid
-        or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8]))),
-        folder=Path(folder),
-        seed=0,
-    )
-    return model, state, collator
+    accuracy = valid or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8])))
+    how = {"collator": collator, "score_valid": accuracy, "folder": Path(folder), "seed": 0}
+    learned = training_rows(rows, texts, TASKS, encoding)
+    return model, train.train(model, TASKS, learned, params, **how), collator
 
 
 def saved_model(folder, kind="t5", dropout=0.0):

@@ -26,9 +26,8 @@ is 1 unless given. LoRA adds a low-rank update to every linear layer but the out
 the method, so `tinyllm+lora` trains a model by TinyLLM that is too large to train whole.
 
 The controls have equal words, lengths and cost. `all` alone stands for each arm once (LoRA for
-fine-tuning only; neither `finetune:xN` nor `repaired`), as far as the teachers allow.
-
-To add an arm, add a line to METHODS or TINYLLM: nothing else knows their names.
+fine-tuning only; neither `finetune:xN` nor `repaired`), as far as the teachers allow. A further arm
+is one more line in METHODS or TINYLLM.
 """
 
 from __future__ import annotations
@@ -36,9 +35,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 if TYPE_CHECKING:
     from tinyllm.params import Params
@@ -46,8 +47,31 @@ if TYPE_CHECKING:
 # Kinds of teachers, and the names that a kind allows; None where any name may do.
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
 LORA_RANK = 8
-TEMPERATURE = 1.0
 GIBBERISH = "gibberish"  # name of the teacher that writes random words
+
+
+class Server(BaseModel):
+    """What one server takes that others do not; part of the key of what it writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: float | None = 0  # None: not sent
+    system: str = ""  # a system message before the prompt
+    extra: dict[str, Any] = {}  # more fields of the request, as {reasoning_effort: low}
+    context: int = Field(0, ge=0)  # tokens of prompt and completion together; 0: not known
+
+    @field_validator("extra")
+    @classmethod
+    def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if re.search(r"(?i)\W\w*(key|secret|password|authorization|_token)\b", str(value)):
+            raise ValueError(
+                "every manifest would hold this key or password; set the environment variable "
+                "OPENAI_API_KEY instead"
+            )
+        if own := {"model", "messages", "prompt", "stream", "n"} & set(value):
+            raise ValueError(f"{min(own)!r} is set by the study")
+        return value
 
 
 @dataclass(frozen=True)
@@ -75,15 +99,14 @@ class Arm:
     asked: dict[str, Any] = field(default_factory=dict)
     cleaning: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
-    temperature: float = TEMPERATURE
+    temperature: float = 1.0
     lora: int = 0
     passes: int = 1
 
     def settings(self) -> dict[str, Any]:
         """The fields that differ from a fine-tuned student's, for a spec and to be shown."""
-        plain = Arm(self.name)
-        changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {n: v for n, v in changed.items() if v != getattr(plain, n)}
+        plain = vars(Arm(self.name))
+        return {name: value for name, value in vars(self).items() if value != plain[name]}
 
 
 METHODS: dict[str, dict[str, Any]] = {"inference": {"trained": False}, "finetune": {}}
@@ -116,18 +139,17 @@ def check_teacher(uri: str) -> None:
             f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
             "release:llama2, hf:MODEL and openai:URL#MODEL"
         )
-    url, _, model = name.partition("#")
-    parts = urlsplit(url)
-    if kind == "openai" and (parts.username or parts.password or parts.query):
+    if kind != "openai":
+        return
+    parts = urlsplit(name)
+    if parts.username or parts.password or parts.query:
         raise ValueError(
-            f"openai:…#{model}: a URL with a name, password or query would be in every manifest; "
-            "put the key into the environment variable OPENAI_API_KEY"
+            f"openai:…#{parts.fragment}: a URL with a name, password or query would be in every "
+            "manifest; put the key into the environment variable OPENAI_API_KEY"
         )
-    if kind == "openai" and (
-        parts.scheme not in ("http", "https") or not parts.hostname or not model
-    ):
+    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:
         raise ValueError(
-            f"{uri!r}: expected openai:URL#MODEL, as in openai:http://127.0.0.1:8000/v1#my-model"
+            f"{uri!r}: expected openai:URL#MODEL, as openai:http://127.0.0.1:8000/v1#m"
         )
 
 
@@ -137,16 +159,15 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     Raises ValueError, naming the arm and why, if there is none such, or if recorded teachers
     (`release:`) cannot give what it needs.
     """
-    written = re.sub(r"^lora(?=$|:)", "finetune+lora", name)
-    method, plus, adapters = written.partition("+lora") if "+lora" in written else (written, "", "")
-    lora = LORA_RANK if plus else 0
+    adapters = re.fullmatch(r"(?:lora|(.+)\+lora)(?::(.*))?", name)
+    arm = _method(name, (adapters[1] or "finetune") if adapters else name, tuple(teachers))
     if adapters:
-        if not re.fullmatch(r":[1-9]\d*", adapters):
+        rank = str(LORA_RANK) if adapters[2] is None else adapters[2]
+        if not re.fullmatch(r"[1-9]\d*", rank):
             raise ValueError(f"{name!r}: expected +lora or +lora:RANK, a whole number from 1")
-        lora = int(adapters[1:])
-    arm = replace(_method(name, method, tuple(teachers)), lora=lora)
-    if lora and not arm.trained:
-        raise ValueError(f"{name!r}: {method!r} trains nothing, so it has no adapters")
+        if not arm.trained:
+            raise ValueError(f"{name!r}: {adapters[1]!r} trains nothing, so it has no adapters")
+        arm = replace(arm, lora=int(rank))
     needs = "must be asked anew" if arm.asked else "must score the options" if arm.scorers else ""
     recorded = [uri for uri in (*arm.teachers, *arm.scorers) if uri.startswith("release:")]
     if needs and recorded:
@@ -157,11 +178,47 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     return arm
 
 
+def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
+    if method in METHODS:
+        return Arm(name, **METHODS[method])
+    if longer := re.fullmatch(r"finetune:x([1-9]\d*)", method):
+        return Arm(name, passes=int(longer[1]))
+    kind, mark, rest = re.fullmatch(r"(dss|kd|tinyllm)?([:-]?)(.*)", method).groups()
+    if kind in ("kd", "tinyllm") and not teachers:
+        raise ValueError(f"{name!r}: needs at least one teacher")
+    if method == "kd":
+        return Arm(name, scorers=teachers)
+    if kind == "kd" and mark == ":" and rest:
+        if not re.fullmatch(r"\d+(\.\d+)?", rest) or float(rest) == 0:
+            raise ValueError(f"{name!r}: {rest!r} is no temperature; allowed are numbers above 0")
+        return Arm(name, scorers=teachers, temperature=float(rest))
+    if kind == "dss" and mark == ":":
+        return Arm(name, teachers=(_meant(name, rest, teachers),))
+    if method == "tinyllm":
+        return Arm(name, teachers=teachers)
+    if kind == "tinyllm" and mark == ":" and rest in TINYLLM:
+        return Arm(name, teachers=teachers, **TINYLLM[rest])
+    if kind == "tinyllm" and mark == "-":
+        absent = _meant(name, rest, teachers)
+        if len(teachers) == 1:
+            raise ValueError(f"{name!r}: leaves no teacher; that is the arm finetune")
+        return Arm(name, teachers=tuple(uri for uri in teachers if uri != absent))
+    raise ValueError(f"{name!r} is unknown; allowed are {ALLOWED}")
+
+
+def _meant(name: str, written: str, teachers: tuple[str, ...]) -> str:
+    """The one teacher of the study that is written as its URI or as its name in it."""
+    meant = [uri for uri in teachers if written in (uri, teacher(uri)[1])]
+    if len(meant) != 1:
+        known = ", ".join(teachers)
+        raise ValueError(f"{name!r}: {written!r} names {len(meant)} of the teachers {known}")
+    return meant[0]
+
+
 def everything(teachers: Sequence[str]) -> list[str]:
     """The arms that `all` stands for: each method once, as far as these teachers can serve it.
 
-    A teacher is left out only where more than one remains (else that is a `dss` arm), and what
-    recorded teachers cannot give is not asked of them.
+    A teacher is left out only where more than one remains (else that is a `dss` arm).
     """
     short = [teacher(uri)[1] for uri in teachers]
     own = [
@@ -175,49 +232,6 @@ def everything(teachers: Sequence[str]) -> list[str]:
         with contextlib.suppress(ValueError):
             possible.append(resolve(name, teachers).name)
     return possible
-
-
-def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
-    """The arm of a method, fully trained."""
-    if method in METHODS:
-        return Arm(name, **METHODS[method])
-    if longer := re.fullmatch(r"finetune:x([1-9]\d*)", method):
-        return Arm(name, passes=int(longer[1]))
-    kind, mark, rest = re.fullmatch(r"(dss|kd|tinyllm)?([:-]?)(.*)", method).groups()
-    if kind in ("kd", "tinyllm") and not teachers:
-        raise ValueError(f"{name!r}: needs at least one teacher")
-    if kind == "kd" and (mark, bool(rest)) in (("", False), (":", True)):
-        return Arm(name, scorers=teachers, temperature=_temperature(name, rest))
-    if kind == "dss" and mark == ":":
-        return Arm(name, teachers=(_meant(name, rest, teachers),))
-    if kind == "tinyllm" and not mark and not rest:
-        return Arm(name, teachers=teachers)
-    if kind == "tinyllm" and mark == ":" and rest in TINYLLM:
-        return Arm(name, teachers=teachers, **TINYLLM[rest])
-    if kind == "tinyllm" and mark == "-":
-        absent = _meant(name, rest, teachers)
-        if len(teachers) == 1:
-            raise ValueError(f"{name!r}: leaves no teacher; that is the arm finetune")
-        return Arm(name, teachers=tuple(uri for uri in teachers if uri != absent))
-    raise ValueError(f"{name!r} is unknown; allowed are {ALLOWED}")
-
-
-def _meant(name: str, teacher: str, teachers: tuple[str, ...]) -> str:
-    """The one teacher of the study that `teacher` names, by URI or by its name in it."""
-    meant = [uri for uri in teachers if teacher in (uri, uri.partition(":")[2])]
-    if len(meant) != 1:
-        raise ValueError(
-            f"{name!r}: {teacher!r} names {len(meant)} of the teachers {', '.join(teachers)}"
-        )
-    return meant[0]
-
-
-def _temperature(name: str, written: str) -> float:
-    if not written:
-        return TEMPERATURE
-    if not re.fullmatch(r"\d+(\.\d+)?", written) or float(written) == 0:
-        raise ValueError(f"{name!r}: {written!r} is no temperature; allowed are numbers above 0")
-    return float(written)
 
 
 def asked(arm: Arm, params: Params) -> Params:

@@ -7,7 +7,6 @@ A field's description is its documentation: it is the comment beside the name in
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import types
 from pathlib import Path
@@ -25,13 +24,14 @@ from pydantic import (
 )
 
 from tinyllm import arms
+from tinyllm.arms import Server
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 Split = Literal["train", "valid", "test"]
 SPLITS = get_args(Split)
 Cleaning = Literal["repair", "drop-empty", "drop-cut", "drop-wrong", "drop-repeated"]
-CLEANING = get_args(Cleaning)
 Half = Literal["encoder", "decoder"]
+Part = Literal["answer", "thinking", "both"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Source = Annotated[str, Field(pattern=r"^(micro|release|hub|file:.+)$")]
 Examples = Annotated[str, Field(pattern=r"^(none|(random|similar):[1-9]\d*)$")]
@@ -40,10 +40,9 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # what the notebooks show
-LINE = 100  # characters of a line of code; a longer comment is left out of a cell
 
 _DATA = "study dataset source data_seed"
-_ASKED = "teachers examples teacher_forcing max_prompt max_new_tokens cleaning"
+_ASKED = "teachers examples teacher_forcing max_prompt max_new_tokens learn_from cleaning servers"
 STAGES = {  # the parameters that each notebook reads
     "data": f"{_DATA} columns limit",
     "teachers": f"{_DATA} {_ASKED} teacher_batch max_refused arms precision workers",
@@ -81,9 +80,17 @@ class Params(BaseModel):
     cleaning: list[Cleaning] = Field(
         [], description="of rationales: repair, drop-cut, drop-wrong, ..."
     )
+    learn_from: Part = Field(
+        "answer", description="of a reasoning teacher: answer, thinking or both"
+    )
+    servers: dict[str, Server] = Field(
+        {}, description="by URI: limit, temperature, system, extra, context"
+    )
     student: str = Field("micro-t5", min_length=1, description="alias, folder or hub id")
     task_prefix: Half = Field("encoder", description="who reads a task's prefix; paper: encoder")
-    arms: list[str] = Field(["all"], validate_default=True, description="see tinyllm/arms.py")
+    arms: list[str] = Field(
+        ["all"], validate_default=True, min_length=1, description="see tinyllm/arms.py"
+    )
     alpha: list[Alpha] = Field([1.0], min_length=1, description="weight of each teacher's loss")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="one student per arm and seed")
     lr: float = Field(2e-4, gt=0, description="peak learning rate (AdamW, linear decay)")
@@ -103,68 +110,59 @@ class Params(BaseModel):
     workers: int = Field(2, ge=1, description="students trained side by side")
     nproc: int = Field(1, ge=1, description="processes (devices) per student, by torchrun")
 
-    @field_validator("teachers")
-    @classmethod
-    def _teachers(cls, value: list[str]) -> list[str]:
-        for uri in value:
-            arms.check_teacher(uri)
-        return value
-
     @field_validator("alpha", mode="before")
     @classmethod
     def _one_alpha(cls, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return [float(value)] if is_number else value
 
-    @field_validator("seeds", "teachers")
+    @field_validator("teachers", "arms", "seeds")
     @classmethod
-    def _different(cls, value: list) -> list:
+    def _different(cls, value: list, info: ValidationInfo) -> list:
+        if info.field_name == "teachers":
+            for uri in value:
+                arms.check_teacher(uri)
+        elif value == ["all"]:
+            return arms.everything(info.data.get("teachers", []))
         if len(set(value)) != len(value):
             raise ValueError("allowed is a list of different values")
-        return value
-
-    @field_validator("arms")
-    @classmethod
-    def _arms(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        if value == ["all"]:
-            value = arms.everything(info.data.get("teachers", []))
-        if not value or len(set(value)) != len(value):
-            raise ValueError("allowed is a list of different arms, at least one")
         return value
 
     @model_validator(mode="after")
     def _combinations(self) -> Params:
         """What each parameter allows by itself, but not together."""
-        kinds = [arms.teacher(uri)[0] for uri in self.teachers]
+        kinds = {arms.teacher(uri)[0] for uri in self.teachers}
+        source, dataset = self.source, self.dataset
+        strangers = [uri for uri in self.servers if uri not in self.teachers]
         problems = {
-            f"alpha: {self.alpha!r}: one number, or one for each of the {len(kinds)} teachers": (
-                len(self.alpha) not in (1, len(kinds))
-            ),
-            f"teachers: micro teachers know only the micro world, but source is {self.source!r}; "
-            "use release:, hf: or openai: teachers": "micro" in kinds and self.source != "micro",
+            f"servers: {strangers}: allowed are the URIs of teachers": strangers != [],
+            f"alpha: {self.alpha!r}: one number, or one for each of the {len(self.teachers)} "
+            "teachers": len(self.alpha) not in (1, len(self.teachers)),
+            f"teachers: micro teachers know only the micro world, but source is {source!r}; "
+            "use release:, hf: or openai: teachers": "micro" in kinds and source != "micro",
             "teachers: release: teachers have recorded rationales for source 'release' only, but "
-            f"source is {self.source!r}": "release" in kinds and self.source != "release",
+            f"source is {source!r}": "release" in kinds and source != "release",
             "teachers: 'release:llama2': the release holds no rationale of LLaMA 2 for piqa; use "
-            "release:flan-t5 alone": self.dataset == "piqa" and "release:llama2" in self.teachers,
-            f"dataset: {self.dataset!r}: source {self.source!r} has {', '.join(DATASETS)}": (
-                self.source in ("release", "hub") and self.dataset not in DATASETS
+            "release:flan-t5 alone": dataset == "piqa" and "release:llama2" in self.teachers,
+            f"dataset: {dataset!r}: source {source!r} has {', '.join(DATASETS)}": (
+                source in ("release", "hub") and dataset not in DATASETS
             ),
-            f"dataset: {self.dataset!r} is one of the paper's, but source 'micro' would make up "
+            f"dataset: {dataset!r} is one of the paper's, but source 'micro' would make up "
             "questions of its own; set source: release (or hub, or file:PATH)": (
-                self.source == "micro" and self.dataset in DATASETS
+                source == "micro" and dataset in DATASETS
             ),
-            f"dataset: 'micro' is the micro world, but source is {self.source!r}; rename it": (
-                self.dataset == "micro" and self.source != "micro"
+            f"dataset: 'micro' is the micro world, but source is {source!r}; rename it": (
+                dataset == "micro" and source != "micro"
             ),
         }
         for problem, applies in problems.items():
             if applies:
                 raise ParameterError(problem)
-        for name in self.arms:
-            try:
+        try:
+            for name in self.arms:
                 arms.resolve(name, self.teachers)
-            except ValueError as error:
-                raise ParameterError(f"arms: {error}") from None
+        except ValueError as error:
+            raise ParameterError(f"arms: {error}") from None
         return self
 
     @classmethod
@@ -173,8 +171,7 @@ class Params(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = [_line(item) for item in error.errors()]
-            raise ParameterError("\n".join(lines)) from None
+            raise ParameterError("\n".join(map(_line, error.errors()))) from None
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> Params:
@@ -202,15 +199,20 @@ class Params(BaseModel):
         folder.
         """
         file = Path(file)
-        if not file.is_file():
-            raise ParameterError(f"no parameter file {file.absolute()}")
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise ParameterError(f"no parameter file {file.absolute()}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: expected lines `parameter: value`")
         values = {str(name): value for name, value in values.items()} | changes
         source = values.get("source")
         if isinstance(source, str) and source.startswith("file:"):
-            values["source"] = f"file:{_absolute(source.removeprefix('file:'), file.parent)}"
+            path = Path(source.removeprefix("file:")).expanduser()
+            beside = file.parent.resolve() / path
+            # A pattern `my_{split}.csv` exists if its train file does.
+            exists = Path(str(beside).replace("{split}", "train")).exists()
+            values["source"] = f"file:{beside if exists else path.absolute()}"
         defaults = {name: field.default for name, field in cls.model_fields.items()}
         try:
             return cls.checked(**defaults | values)
@@ -224,48 +226,25 @@ class Params(BaseModel):
 
     def spec(self, *names: str) -> dict[str, Any]:
         """The named parameters as plain values, for a manifest."""
-        return {name: json.loads(json.dumps(getattr(self, name))) for name in names}
-
-
-def cell(stage: str) -> str:
-    """Source of a notebook's `parameters` cell: the micro study's values, a name per line."""
-    micro = Params.from_yaml(MICRO)
-    lines = []
-    for name in STAGES[stage].split():
-        value = getattr(micro, name)
-        literal = json.dumps(value, ensure_ascii=False) if type(value) is not bool else value
-        line = f"{name}: {type(value).__name__} = {literal}"
-        if len(line) > LINE:  # as ruff breaks a list that fits on a line of its own
-            line = f"{name}: list = [\n    {literal[1:-1]}\n]"
-        comment = f"{line}  # {Params.model_fields[name].description}"
-        lines.append(comment if len(comment) <= LINE else line)
-    return "\n".join(lines)
-
-
-def _absolute(path: str, folder: Path) -> Path:
-    """A user's path: absolute, or beside the parameter file, or in the caller's folder."""
-    beside = folder.resolve() / Path(path).expanduser()
-    # A pattern `my_{split}.csv` exists if its train file does.
-    exists = Path(str(beside).replace("{split}", "train")).exists()
-    return beside if exists else Path(path).expanduser().absolute()
+        plain = self.model_dump(mode="json", include=set(names))
+        return {name: plain[name] for name in names}
 
 
 def _line(item: dict[str, Any]) -> str:
     """One pydantic error as one line: parameter, value, what is allowed."""
-    name = ".".join(str(part) for part in item["loc"]) or "parameters"
-    value, kind = item["input"], item["type"]
+    name = ".".join(map(str, item["loc"])) or "parameters"
+    # A server's settings are not repeated: there might be a key among them.
+    value, kind = "***" if name.startswith("servers.") else item["input"], item["type"]
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, Params.model_fields, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else "; see tinyllm/params.py"
-        return f"{name}: {value!r}: unknown parameter{hint}"
+        hint = f"did you mean `{near[0]}`?" if near else "see tinyllm/params.py"
+        return f"{name}: {value!r}: unknown parameter; {hint}"
     if kind == "string_pattern_mismatch":
         return f"{name}: {value!r}: allowed is {Params.model_fields[name].description}"
     if kind == "value_error":
         error = item["ctx"]["error"]
-        if isinstance(error, ParameterError):
-            return str(error)
         shown = re.sub(r"//[^/@\s]*@", "//***@", repr(value))  # a password in a URL
-        return f"{name}: {shown}: {error}"
+        return str(error) if isinstance(error, ParameterError) else f"{name}: {shown}: {error}"
     allowed = item["msg"].removeprefix("Input should be ")
     line = f"{name}: {value!r} ({type(value).__name__}): allowed is {allowed}"
     if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][+-]?\d+", value):

@@ -1,7 +1,6 @@
 """Where things are: the repository, the data, the run folders and the figures.
 
-Notebooks are started from anywhere (papermill keeps the caller's folder, nbval takes the
-notebook's), so every path of the study comes from this module.
+Notebooks are started from anywhere, so every path of the study comes from this module.
 
 Environment variables that move a folder:
     TINYLLM_RUNS         outputs of runs         (default: runs/ in the repository)
@@ -24,7 +23,7 @@ from tinyllm.params import Params
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _folder(variable: str, default: Path) -> Path:
+def _folder(variable: str, default: Path | None) -> Path | None:
     value = os.environ.get(variable)
     return Path(value).expanduser().resolve() if value else default
 
@@ -51,8 +50,7 @@ def cache() -> Path:
 
 def release_mirror() -> Path | None:
     """The user's mirror of the paper's release, or None: then it is downloaded."""
-    value = os.environ.get("TINYLLM_RELEASE_DIR")
-    return Path(value).expanduser().resolve() if value else None
+    return _folder("TINYLLM_RELEASE_DIR", None)
 
 
 def slug(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,8 +51,7 @@ def _asked(question: Question) -> str:
 def teacher_prompt(question: Question, shots: Sequence[Question], *, forcing: bool) -> str:
     """The prompt that asks a teacher for a rationale (paper, section on rationale generation).
 
-    shots: the in-context examples, each with its gold letter, and with a rationale where its
-        dataset gives one.
+    shots: the in-context examples, each with its gold letter, and its dataset's rationale if any.
     forcing: the prompt holds the gold letter (the teacher-forcing chain of thought).
     """
     cue = f"\nRationale: {STEP_BY_STEP}"
@@ -65,25 +64,18 @@ def teacher_prompt(question: Question, shots: Sequence[Question], *, forcing: bo
 
 
 def answer_prompt(question: Question, shots: Sequence[Question]) -> str:
-    """The prompt that asks a teacher for the answer itself: zero-shot if `shots` is empty.
-
-    Answers are the options' texts, as the students' are.
-    """
+    """The prompt that asks a teacher for the answer itself, an option's text."""
     parts = [f"{_asked(shot)}\nAnswer: {shot.gold}\n\n" for shot in shots]
     return "".join([*parts, _asked(question), "\nAnswer:"])
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A prompt within its token budget.
-
-    shots: ids of the in-context examples that are left. cut: words of context that were cut, and
-    examples that were.
-    """
+    """A prompt within its token budget."""
 
     text: str
-    shots: tuple[str, ...]
-    cut: tuple[int, int] = (0, 0)
+    shots: tuple[str, ...]  # ids of the in-context examples that are left
+    cut: tuple[int, int] = (0, 0)  # words of context, and examples
 
 
 def fitted(
@@ -125,9 +117,8 @@ def fitted(
 def _cut(question: Question, words: int) -> Question:
     """The question with at most so many words of context; an uncut one keeps its white space."""
     split = question.context.split()
-    if len(split) <= words:
-        return question
-    return replace(question, context=" ".join(split[:words]))
+    short = " ".join(split[:words])
+    return question if len(split) <= words else replace(question, context=short)
 
 
 class InContext:
@@ -136,8 +127,7 @@ class InContext:
     examples: `random:K` draws K training questions, as the paper does; `similar:K` takes the K
         whose question and options are nearest by TF-IDF, the nearest last; `none` gives none.
     Never the question itself, nor one of the same wording. The draw depends on `seed` and the
-    question's id alone, so it is the same in whatever order and however often questions are asked.
-    A pool of look-alikes may give fewer than K.
+    question's id alone. A pool of look-alikes may give fewer than K.
     """
 
     def __init__(self, pool: Sequence[Question], examples: str, seed: int):
@@ -152,27 +142,23 @@ class InContext:
 
     def __call__(self, question: Question) -> list[Question]:
         """The in-context examples of one question."""
-        if self.kind == "similar":
-            return self._nearest(question)
-        draw = random.Random(f"{self.seed}:{question.id}")
+        similar = self.kind == "similar"
         shots: dict[str, Question] = {}
-        for _ in range(100 * self.number):
-            shot = self.pool[draw.randrange(len(self.pool))]
-            if shot.id != question.id and shot.key() != question.key():
-                shots.setdefault(shot.id, shot)
+        for shot in self._nearest(question) if similar else self._random(question):
             if len(shots) == self.number:
                 break
-        return list(shots.values())
+            if shot.id != question.id and shot.key() != question.key():
+                shots.setdefault(shot.key() if similar else shot.id, shot)
+        return list(shots.values())[:: -1 if similar else 1]
+
+    def _random(self, question: Question) -> Iterator[Question]:
+        draw = random.Random(f"{self.seed}:{question.id}")
+        for _ in range(100 * self.number):
+            yield self.pool[draw.randrange(len(self.pool))]
 
     def _nearest(self, question: Question) -> list[Question]:
         asked = self.words.transform([student_question(question)])
         likeness = (self.index @ asked.T).toarray()[:, 0]
         some = min(4 * self.number + 8, len(self.pool))  # enough, but where wordings repeat
         best = np.argpartition(-likeness, some - 1)[:some]
-        best = best[np.lexsort((best, -likeness[best]))]
-        shots: dict[str, Question] = {}  # one per wording
-        for index in best:
-            shot = self.pool[index]
-            if shot.id != question.id and shot.key() != question.key():
-                shots.setdefault(shot.key(), shot)
-        return list(shots.values())[: self.number][::-1]
+        return [self.pool[index] for index in best[np.lexsort((best, -likeness[best]))]]

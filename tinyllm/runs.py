@@ -7,6 +7,7 @@ reused; a different spec is an error that says what differs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,16 +70,14 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted({*old, *new}):
-            inner = f"{name}.{key}" if name else key
-            lines += differences(old.get(key), new.get(key), inner)
+            lines += differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         return lines
     return [] if old == new else [f"{name}: {old!r} in the folder, {new!r} asked for"]
 
 
 def refuse_other(folder: Path, old: dict, new: dict) -> None:
     """StaleRun, naming each difference, if a folder's spec is not the one that is asked for."""
-    lines = differences(old, json.loads(json.dumps(new)))
-    if lines:
+    if lines := differences(old, json.loads(json.dumps(new))):
         raise StaleRun(
             f"{paths.shown(folder)} was made with other parameters or inputs ({'; '.join(lines)}). "
             "Give the study another name (parameter `study`) or delete that folder."
@@ -88,8 +87,7 @@ def refuse_other(folder: Path, old: dict, new: dict) -> None:
 def state(folder: Path, spec: dict | None) -> Literal["missing", "stale", "finished"]:
     """How a folder is: without a manifest, made with another spec, or finished.
 
-    spec: None where it cannot be known yet, since inputs are not finished: then what the folder
-    holds cannot be the outcome of them.
+    spec: None where it cannot be known yet, since inputs are not finished.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -114,9 +112,8 @@ def finished(folder: Path, spec: dict) -> bool:
 def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     """Do the work of `folder` in the `with` block; if that ends well, its manifest is written.
 
-    Work that was stopped may go on in its folder, but only as the work of the same spec: that is
-    written first, and StaleRun raised for another one. RuntimeError where another process is at
-    work there.
+    Work that was stopped may go on in its folder: StaleRun where that was begun with another spec.
+    RuntimeError where another process is at work there.
 
     first: False in all but one of several processes that work together: they neither lock nor
         write.
@@ -124,37 +121,31 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    begun = folder / BEGUN
+    begun, facts = folder / BEGUN, {}
     try:
         with FileLock(folder / LOCK, timeout=0) if first else nullcontext():
             if begun.exists():
                 refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), spec)
             elif first:
                 write_json(begun, spec)
-            facts: dict = {}
             start = time.perf_counter()
             yield facts
             if first:
-                seconds = round(time.perf_counter() - start, 2)
-                write_json(folder / MANIFEST, _manifest(folder, spec, facts, seconds))
+                files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+                own = (MANIFEST, BEGUN, LOCK)
+                manifest = {
+                    "spec": spec,
+                    "facts": facts,
+                    "outputs": {file.name: sha256(file) for file in files if file.name not in own},
+                    "seconds": round(time.perf_counter() - start, 2),
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+                write_json(folder / MANIFEST, manifest | environment())
                 begun.unlink(missing_ok=True)
     except Timeout:
         raise RuntimeError(
             f"another process is writing {paths.shown(folder)}; wait for it, or stop it"
         ) from None
-
-
-def _manifest(folder: Path, spec: dict, facts: dict, seconds: float) -> dict:
-    own = (MANIFEST, BEGUN, LOCK)
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in own]
-    return {
-        "spec": spec,
-        "facts": facts,
-        "outputs": {file.name: sha256(file) for file in files},
-        "seconds": seconds,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **environment(),
-    }
 
 
 def content(folder: Path) -> str:
@@ -179,36 +170,26 @@ def end_with_parent(parent: int | None = None) -> None:
     above = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == above and (parent is None or _alive(parent)):
-            time.sleep(1)
+        with contextlib.suppress(ProcessLookupError):
+            while os.getppid() == above:
+                os.kill(parent or above, 0)  # only asks whether it is there
+                time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def environment() -> dict[str, Any]:
     """Versions, git revision and device: what a rerun needs, and no name of this machine."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions |= {package: metadata.version(package) for package in PACKAGES}
     return {"versions": versions, "git": git_revision(), "device": device()}
 
 
 def versions() -> dict[str, str]:
     """The same in one level, to show at the end of a notebook."""
     known = environment()
-    return {**known["versions"], "git": known["git"], "device": known["device"]}
+    return known.pop("versions") | known
 
 
 def git_revision() -> str:
@@ -219,11 +200,10 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        revision = git("rev-parse", "--short=12", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "tinyllm")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return revision + ("+" if changed else "")
 
 
 def device() -> str:

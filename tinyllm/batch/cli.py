@@ -10,25 +10,26 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from tinyllm import params as parameters
 from tinyllm import paths, runs
+from tinyllm.batch import cells as notebook_cells
 from tinyllm.batch import grid as grids
 from tinyllm.batch import kubernetes as pods
 from tinyllm.batch import plan as costs
 from tinyllm.batch import status as progress
-from tinyllm.batch.grid import RULES, Grid
-from tinyllm.params import STAGES, Params
+from tinyllm.batch.grid import Grid
+from tinyllm.evaluation import results as evaluation
+from tinyllm.params import Params
+from tinyllm.students.predictions import read
 
 PROFILES = paths.ROOT / "profiles"
 EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
-STORED = ("micro.yaml", "laptop/obqa.yaml")  # parameter files of the stored studies
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         costs.resources(job)  # a model of unknown size is an error before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
-    quoted = json.dumps(name, ensure_ascii=False)  # Snakemake does not undo \u escapes
-    command += ["--profile", str(PROFILES / args.profile), "--config", f"grid={quoted}"]
+    command += ["--profile", str(PROFILES / args.profile)]
+    command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
     with nullcontext() if args.dry_run else locked(grid, args.wait):
         for job in grid.jobs:
             job.write()  # not before: another run of the study may be reading these files
@@ -50,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             again = [str(job.done) for job in now.unfinished if job.done.exists()]
             command += ["--dry-run", *(["--forcerun", *again] if again else [])]
-            return subprocess.call([*command, *args.options])
-        now.refresh()
-        failed = subprocess.call([*command, *args.options])
-    if failed:
-        print("\n".join(["", *progress.failures(grid)]))
-    return int(failed != 0) if failed or args.options else results(args)
+        else:
+            now.refresh()
+        code = subprocess.call([*command, *args.options])
+    if code and not args.dry_run:
+        print("", *progress.failures(grid), sep="\n")
+    return min(code, 1) if code or args.dry_run or args.options else results(args)
 
 
 @contextmanager
@@ -107,31 +108,27 @@ def results(args: argparse.Namespace) -> int:
 
 def accuracies(params: Params) -> pd.DataFrame:
     """A row per arm of one student. Raises what `evaluation.results.collect` does."""
-    # Imported where it is needed, since scipy and statsmodels take a second.
-    from tinyllm.evaluation import results as evaluation
-    from tinyllm.evaluation import summary
+    from tinyllm.evaluation import summary  # here, since scipy and statsmodels take a second
 
     try:
         rows, _ = evaluation.collect(params)
     except FileNotFoundError:  # a fresh clone has results/ only
-        rows = evaluation.stored(params.study, params.dataset)
-        rows = rows[rows["student"].eq(params.student) & rows["arm"].isin(params.arms)]
-        rows = rows[rows["seed"].isin(params.seeds)]
-        if rows.empty:
+        every = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
+        folders = list(filter(runs.read_manifest, every))
+        if not folders:
             raise
-        for arm, seed in rows[["arm", "seed"]].drop_duplicates().itertuples(index=False):
-            evaluation.refuse_other(paths.stored(params, arm, seed), params)
+        for folder in folders:
+            evaluation.refuse_other(folder, params)
+        rows = read(*(folder / evaluation.PREDICTIONS for folder in folders))
         print("(from results/; runs/ does not have all of these students)")
     return summary.table(rows)
 
 
 def store(args: argparse.Namespace) -> int:
     """Copy finished students of GRID from runs/ to results/."""
-    from tinyllm.evaluation import results as evaluation
-
+    copy = evaluation.restore if args.command == "restore" else evaluation.store
     for params in grids.load(args.grid).studies:
-        folders = getattr(evaluation, args.command)(params)
-        print(f"{params.study}/{params.dataset}, {params.student}: {len(folders)} students")
+        print(f"{params.study}/{params.dataset}, {params.student}: {len(copy(params))} students")
     return 0
 
 
@@ -145,12 +142,12 @@ def figures(args: argparse.Namespace) -> int:
     folder = paths.runs() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     # One file of a study is enough: notebook 04 shows all its stored datasets.
-    jobs = [("04_evaluation", paths.ROOT / "params" / name) for name in STORED]
-    for notebook, file in [*jobs, ("05_paper_figures", None)]:
-        target = folder / f"{notebook}{f'_{file.stem}' if file else ''}.ipynb"
+    jobs = [("04_evaluation", "micro"), ("04_evaluation", "laptop/obqa"), ("05_paper_figures", "")]
+    for notebook, study in jobs:
+        target = folder / f"{paths.slug(f'{notebook} {study}')}.ipynb"
         command = [sys.executable, "-m", "papermill", "--log-level", "ERROR"]
-        command += ["-f", str(file)] if file else []
-        command += [str(paths.ROOT / "notebooks" / f"{notebook}.ipynb"), str(target)]
+        command += ["-f", str(paths.ROOT / f"params/{study}.yaml")] if study else []
+        command += [str(paths.ROOT / f"notebooks/{notebook}.ipynb"), str(target)]
         if code := subprocess.call(command):
             return code
     print(f"figures: {paths.shown(paths.figures())}; notebooks: {paths.shown(folder)}")
@@ -161,17 +158,14 @@ def readme(args: argparse.Namespace) -> int:
     """Write the table and the findings of the stored studies between the markers of a README."""
     from tinyllm.evaluation import summary
 
-    text = args.file.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    block = [
+    head, rest = args.file.read_text(encoding="utf-8").split(BEGIN)
+    blocks = [
         summary.readme_table("laptop"),
         summary.findings("laptop", "single", "tinyllm:shuffled"),
-    ]
-    block += [
         "In the micro study, the positive control:",
         summary.findings("micro", "finetune", "single"),
     ]
-    text = "\n\n".join([head + BEGIN, *block, END + rest.split(END)[1]])
+    text = "\n\n".join([head + BEGIN, *blocks, END + rest.split(END)[1]])
     args.file.write_text(text, encoding="utf-8")
     return 0
 
@@ -185,30 +179,19 @@ def check(args: argparse.Namespace) -> int:
 
 def cells(args: argparse.Namespace) -> int:
     """Rewrite the parameters cell of notebooks after a change in tinyllm/params.py."""
-    import nbformat
-
-    stages = dict(zip(RULES.values(), STAGES, strict=False))
     for file in args.notebooks:
-        notebook = nbformat.read(file, as_version=4)
-        for cell in notebook.cells:
-            tags = cell.metadata.get("tags", [])
-            cell.metadata = {"tags": tags} if tags else {}
-            if "parameters" in tags and file.stem in stages:
-                cell.source = parameters.cell(stages[file.stem])
-        notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
-        nbformat.write(notebook, file)
+        notebook_cells.rewrite(file)
     return 0
 
 
 def kubernetes(args: argparse.Namespace) -> int:
     """Submit a script as a Job, or look at or cancel Jobs (called by profiles/kubernetes)."""
-    if args.action == "submit":
-        limits = {name: getattr(args, name) for name in ("gpu", "mem", "cpu", "minutes")}
-        print(pods.submit(Path(args.names[0]), **limits))
+    if args.action == "cancel":
+        pods.cancel(args.names)
     elif args.action == "status":
         print(pods.status(args.names[0]))
     else:
-        pods.cancel(args.names)
+        print(pods.submit(Path(args.names[0]), **{n: getattr(args, n) for n in pods.LIMITS}))
     return 0
 
 
@@ -216,21 +199,21 @@ COMMANDS = (run, plan, status, results, store, restore, figures, readme, check, 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; a command's options are those of its function."""
+    """The command line: a function of COMMANDS each."""
     whole = argparse.ArgumentParser(prog="tinyllm", description=__doc__, epilog=EXIT)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = {}
     for function in COMMANDS:
         name, text = function.__name__, function.__doc__
-        one = commands.add_parser(name, help=text.split("\n")[0], description=text, epilog=EXIT)
-        one.set_defaults(function=function)
-        add[name] = one.add_argument
+        command = commands.add_parser(name, help=text.split("\n")[0], description=text, epilog=EXIT)
+        command.set_defaults(function=function)
+        add[name] = command.add_argument
         if "GRID" in text:
             add[name]("grid", metavar="GRID", help="a parameter file, a grid file or a grid's name")
     for name in ("run", "plan"):
         text = "parameters of a model of unknown size, as my/model=3e9"
         add[name]("--parameters", action="append", metavar="MODEL=NUMBER", help=text)
-    profiles = sorted(folder.name for folder in PROFILES.iterdir())
+    profiles = sorted(os.listdir(PROFILES))
     add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
     add["run"]("--wait", action="store_true", help="wait for another run of the same study")
@@ -239,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     add["check"]("files", nargs="+", metavar="FILE")
     add["cells"]("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
-    for name in ("gpu", "mem", "cpu", "minutes"):
+    for name in pods.LIMITS:
         add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")
     add["kubernetes"]("names", nargs="+", metavar="NAME", help="a script to submit, or Jobs")
     return whole

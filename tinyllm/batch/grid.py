@@ -19,11 +19,11 @@ of one notebook by papermill, with a flat parameter file, so that it can be run 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,9 @@ RULES = {
 }
 # What a teacher's rationales depend on beside the arms, whatever the name of the study.
 ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
+ASKED += " servers"
 # What all students of a study on a dataset share; the rest may differ from student to student.
-SHARED = f"{ASKED} teachers max_refused precision cleaning alpha curve"
+SHARED = f"{ASKED} teachers max_refused precision learn_from cleaning alpha curve"
 
 
 class Recipe(BaseModel):
@@ -73,11 +74,6 @@ class Job:
     after: tuple[Job, ...] = field(default=(), repr=False)
     whole: bool = True
     asks: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def source(self) -> Path:
-        """The notebook that is executed."""
-        return paths.ROOT / "notebooks" / f"{RULES[self.rule]}.ipynb"
 
     def path(self, suffix: str) -> Path:
         """A file of the job: `yaml`, `log`, `failed.ipynb` or `ipynb`."""
@@ -109,7 +105,8 @@ class Job:
         values = self.params.model_dump().items()
         changed = {n: v for n, v in values if v != own[n] or n in ("study", "dataset")}
         figures = "" if self.whole else f"TINYLLM_FIGURES='{paths.shown(self.figures)}' "
-        text = f"# {figures}papermill -f '{paths.shown(file)}' 'notebooks/{self.source.name}' OUT\n"
+        command = f"papermill -f '{paths.shown(file)}' 'notebooks/{RULES[self.rule]}.ipynb' OUT"
+        text = f"# {figures}{command}\n"
         text += yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -141,30 +138,29 @@ class Grid:
         for params in self.studies:
             by_folder.setdefault(paths.notebooks(params), []).append(params)
         for group in by_folder.values():
-            read = _only(group[0], STAGES["data"])
-            prepare = Job("prepare", RULES["prepare"], read, whole=not group[0].curve)
+            whole = not group[0].curve
+            prepare = Job("prepare", RULES["prepare"], _only(group[0], STAGES["data"]), whole=whole)
             asking = list(self._prompts(group, prepare, asked))
             jobs += [prepare, *asking]
-            prompts = {uri: job for job in asking for uri in job.params.teachers}
             for params in group:
                 alone = self.students_a_job == "all" and len(group) == 1
                 end = "" if alone else f"_{paths.slug(params.student)}"
-                training = list(self._students(params, end, prepare, prompts))
-                name, needs = RULES["evaluate"] + end, (*asking, *training)
-                jobs += [*training, Job("evaluate", name, params, needs, not params.curve)]
+                training = list(self._students(params, end, prepare, asking))
+                needs = (*asking, *training)
+                jobs += [*training, Job("evaluate", RULES["evaluate"] + end, params, needs, whole)]
         evaluating = tuple(job for job in jobs if job.rule == "evaluate")
         return [*jobs, Job("figures", RULES["figures"], self.studies[0], evaluating)]
 
     def _prompts(self, group: list[Params], prepare: Job, asked: dict[str, Job]) -> Iterator[Job]:
         """The jobs that ask the teachers of one study on one dataset."""
-        uris = list(dict.fromkeys(chain.from_iterable(p.teachers for p in group)))
-        names = list(dict.fromkeys(chain.from_iterable(p.arms for p in group)))
+        uris = list(dict.fromkeys(uri for params in group for uri in params.teachers))
+        names = list(dict.fromkeys(name for params in group for name in params.arms))
         apart = self.teachers_a_job == "one" and len(uris) > 1
+        read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
         for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
             # The arms say in which other ways the teachers are asked.
             needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
             changes = {"teachers": teachers, "arms": list(dict.fromkeys(needed))}
-            read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
             params = read.model_copy(update=changes)
             keys = tuple(_rationales(params))
             needs = (prepare, *dict.fromkeys(asked[key] for key in keys if key in asked))
@@ -173,38 +169,35 @@ class Grid:
             asked |= dict.fromkeys(keys, job)
             yield job
 
-    def _students(
-        self, params: Params, end: str, prepare: Job, prompts: dict[str, Job]
-    ) -> Iterator[Job]:
+    def _students(self, params: Params, end: str, prepare: Job, asking: list[Job]) -> Iterator[Job]:
         """The jobs that train the students of one name."""
         by_arm = self.students_a_job in ("one", "arm")
         by_seed = self.students_a_job in ("one", "seed")
         for names in [[arm] for arm in params.arms] if by_arm else [params.arms]:
+            resolved = [arms.resolve(arm, params.teachers) for arm in names]
+            uris = {uri for arm in resolved for uri in (*arm.teachers, *arm.scorers)}
+            needs = (prepare, *(job for job in asking if uris & set(job.params.teachers)))
             for seeds in [[seed] for seed in params.seeds] if by_seed else [params.seeds]:
                 name = RULES["distill"] + (f"_{paths.slug(names[0])}" if by_arm else "") + end
                 name += f"_seed{seeds[0]}" if by_seed else ""
-                resolved = [arms.resolve(arm, params.teachers) for arm in names]
-                uris = chain.from_iterable((*arm.teachers, *arm.scorers) for arm in resolved)
-                needs = (prepare, *dict.fromkeys(prompts[uri] for uri in uris))
                 changed = params.model_copy(update={"arms": list(names), "seeds": list(seeds)})
                 whole = not (by_arm or by_seed or end or params.curve)
                 yield Job("distill", name, changed, needs, whole)
 
 
 def _only(params: Params, names: str) -> Params:
-    """The parameters with all others at their defaults: a job that does not read them is then not
-    run again when they change (another seed, say)."""
+    """The parameters with all others at their defaults, so that other changes (another seed, say)
+    do not run the job again."""
     kept = {name: getattr(params, name) for name in names.split()}
     return Params(**{"teachers": [], "arms": ["inference"]} | kept)
 
 
 def _asks(arm: str, teachers: Sequence[str]) -> bool:
     """True if an arm needs more of these teachers than the rationales that all arms share."""
-    try:
+    with contextlib.suppress(ValueError):  # an arm of other teachers
         resolved = arms.resolve(arm, teachers)
-    except ValueError:  # an arm of other teachers
-        return False
-    return bool(resolved.asked or resolved.scorers)
+        return bool(resolved.asked or resolved.scorers)
+    return False
 
 
 def _rationales(params: Params) -> Iterator[str]:
@@ -249,12 +242,12 @@ def load(name: str | Path) -> Grid:
 def _refuse_mixed(studies: Sequence[Params]) -> None:
     """ParameterError where studies that would share a folder cannot."""
     first: dict[str, Params] = {}
-    students: set[tuple[str, str]] = set()
+    known: set[tuple[str, str]] = set()
     for params in studies:
         folder, remedy = f"{params.study}/{params.dataset}", "give one point another `study`"
-        if (folder, params.student) in students:
+        if (folder, params.student) in known:
             raise ParameterError(f"points: {folder} has {params.student!r} twice; {remedy}")
-        students.add((folder, params.student))
+        known.add((folder, params.student))
         shared = first.setdefault(folder, params).spec(*SHARED.split())
         if lines := runs.differences(shared, params.spec(*SHARED.split())):
             raise ParameterError(f"points: {folder} in two ways ({'; '.join(lines)}); {remedy}")

@@ -14,7 +14,6 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 import pandas as pd
 from pandas.io.formats.format import EngFormatter
@@ -29,7 +28,6 @@ from tinyllm.params import STAGES, ParameterError, Params
 LETTERS = 4.0  # per token, an estimate
 GENERATED = 10  # a generated token takes as long as so many that are read
 START = 20.0  # seconds of a job for its kernel and imports
-LORA_SHARE = 0.01 / 8  # of the parameters, per rank
 ROW = 300  # bytes on disk of a record or prediction, beside its text
 BYTES = 20  # of memory per trained parameter: weights, gradients, AdamW (fp32), and a quarter more
 SMALL = 60e6  # parameters of models that need no GPU
@@ -49,27 +47,19 @@ MODELS = {  # parameters; other models are counted from their config
 DECODER_ONLY = re.compile(r"llama|gpt|lm\d|qwen|mi[sx]tral|gemma|phi-|pythia|olmo", re.I)
 
 
-class Device(NamedTuple):
-    """peak: dense FLOPs per second in the precision that `auto` takes. memory: GB."""
-
-    peak: float
-    memory: float
-    utilisation: float = 0.2  # share of the peak that is reached
-
-
-DEVICES = {  # peaks from data sheets; the CPU is two cores with AVX-512 at 3 GHz
-    "a100": Device(312e12, 80),
-    "h100": Device(989e12, 80),
-    "h200": Device(989e12, 141),
-    "l4": Device(121e12, 24),
-    "l40s": Device(362e12, 48),
-    "v100": Device(15.7e12, 32),
-    "cpu": Device(384e9, 0, utilisation=0.35),
+DEVICES = {  # dense FLOPs per second (data sheets; the CPU: two cores with AVX-512), GB, share used
+    "a100": (312e12, 80, 0.2),
+    "h100": (989e12, 80, 0.2),
+    "h200": (989e12, 141, 0.2),
+    "l4": (121e12, 24, 0.2),
+    "l40s": (362e12, 48, 0.2),
+    "v100": (15.7e12, 32, 0.2),
+    "cpu": (384e9, 0, 0.35),
 }
 
 
-def device(name: str) -> Device:
-    """A device by its exact name; ParameterError if there is none such."""
+def device(name: str) -> tuple[float, float, float]:
+    """A row of DEVICES; ParameterError if there is none such."""
     if name not in DEVICES:
         raise ParameterError(f"device: {name!r}: allowed are {', '.join(DEVICES)}")
     return DEVICES[name]
@@ -77,30 +67,27 @@ def device(name: str) -> Device:
 
 def parameters(model: str) -> float:
     """Parameters of a student, or of a teacher's URI: as the environment variable
-    TINYLLM_PARAMETERS (`MODEL=3e9 MODEL=7e9`) says, from MODELS, or from the model's config.
-
-    Raises ParameterError, with the remedy, where none of these tells.
-    """
-    name = model.removeprefix("hf:")
+    TINYLLM_PARAMETERS (`MODEL=3e9 MODEL=7e9`) says, from MODELS, or from the model's config."""
+    name, sizes = model.removeprefix("hf:"), dict(MODELS)
     for item in os.environ.get("TINYLLM_PARAMETERS", "").split():
         known, _, number = item.rpartition("=")
         if not known or not re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", number):
             raise ParameterError(f"--parameters {item!r}: expected MODEL=NUMBER, as my/model=3e9")
-        if known == name:
-            return float(number)
-    return MODELS[name] if name in MODELS else _counted(name)
+        sizes[known] = float(number)
+    return sizes[name] if name in sizes else _counted(name)
 
 
 @cache
 def _counted(name: str) -> float:
-    if name.endswith(".gguf") and Path(name).expanduser().is_file():
-        return 2.0 * Path(name).expanduser().stat().st_size  # about 4 bits per parameter
+    file = Path(name).expanduser()
+    if name.endswith(".gguf") and file.is_file():
+        return 2.0 * file.stat().st_size  # about 4 bits per parameter
     # Imported where it is needed, since that takes seconds.
     import torch
     from transformers import AutoConfig, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(str(Path(name).expanduser()), local_files_only=True)
+        config = AutoConfig.from_pretrained(str(file), local_files_only=True)
         with torch.device("meta"):
             return float(AutoModel.from_config(config).num_parameters())
     except (OSError, ValueError):
@@ -111,25 +98,21 @@ def _counted(name: str) -> float:
 
 
 def splits(params: Params) -> dict[str, dict[str, float]]:
-    """A study's questions by split: `lengths` of them, or a row of questions.csv for the release's.
-
-    Raises what `data.load` does where they cannot be read.
-    """
+    """`lengths` of a study's questions by split; of the release's, as counted in questions.csv."""
     return _splits(json.dumps(params.spec(*STAGES["data"].split())))
 
 
 @cache
 def _splits(values: str) -> dict[str, dict[str, float]]:
     params = Params(**json.loads(values), teachers=[], arms=["inference"])
-    if params.source in ("release", "hub"):
-        table = pd.read_csv(Path(__file__).with_name("questions.csv")).set_index("dataset")
-        rows = table.loc[params.dataset].set_index("split").to_dict("index")
-    else:
-        rows = {split: lengths(questions) for split, questions in data.load(params).items()}
+    if params.source not in ("release", "hub"):
+        return {split: lengths(questions) for split, questions in data.load(params).items()}
+    table = pd.read_csv(Path(__file__).with_name("questions.csv")).set_index(["dataset", "split"])
+    rows = table.loc[params.dataset].to_dict("index")
     for split, most in params.limit.items():
         part = min(1, most / rows[split]["questions"])
-        counts = [name for name in rows[split] if name == "questions" or "rationales" in name]
-        rows[split] |= {name: part * rows[split][name] for name in counts}
+        for name in ("questions", "flan-t5 rationales", "llama2 rationales"):
+            rows[split][name] *= part
     return rows
 
 
@@ -145,8 +128,8 @@ def lengths(questions: list[Question]) -> dict[str, float]:
 
 
 def rationales(params: Params, uri: str) -> tuple[float, float]:
-    """Share of the training questions with a teacher's rationale, and its tokens: as recorded, else
-    all, and as many as are allowed."""
+    """Share of the training questions with a teacher's rationale, and its mean tokens: as recorded,
+    else all questions, and as many tokens as are allowed."""
     (kind, name), train = arms.teacher(uri), splits(params)["train"]
     if kind != "release":
         return 1.0, params.max_new_tokens
@@ -165,29 +148,28 @@ def student(params: Params, name: str) -> Counter:
     written = sum(share * min(length, params.max_target) for share, length in targets)
     questions = train["questions"] * params.epochs * arm.passes * arm.trained
     trained, size = questions * (reads * text + written), parameters(params.student)
-    kept = size * (min(1, LORA_SHARE * arm.lora) if arm.lora else 1) * arm.trained
-    disk = ROW * splits(params)["test"]["questions"] + 4 * kept * params.keep_weights
+    weights = 4 * size * params.keep_weights * arm.trained * (not arm.lora)  # adapters are small
+    disk = ROW * splits(params)["test"]["questions"] + weights
     return Counter(trained=trained, flops=(4 if arm.lora else 6) * size * trained, disk=disk)
 
 
 def teacher(params: Params, uri: str) -> Counter:
     """Cost of a teacher's rationales for train, and of its answers to test, asked in two ways."""
     train, test = (splits(params)[split] for split in ("train", "test"))
-    share, length = rationales(params, uri)
-    generated = train["questions"] * share * length
+    generated = train["questions"] * math.prod(rationales(params, uri))
     if uri.startswith("release:"):
         return Counter(disk=ROW * train["questions"] + LETTERS * generated)
     blocks = 1 + int(params.examples.partition(":")[2] or 0)
     prompt = min(blocks * (train["text"] / LETTERS + 10), params.max_prompt)
     read = prompt * (train["questions"] + 2 * test["questions"])
     size = 0.0 if uri.startswith("openai:") else parameters(uri)
-    flops, disk = 2 * size * (read + GENERATED * generated), LETTERS * (read + generated)
+    flops = 2 * size * (read + GENERATED * generated)
+    disk = LETTERS * (read + generated)
     return Counter(read=read, generated=generated, flops=flops, disk=disk)
 
 
 def cost(job: Job) -> Counter:
-    """What a job costs: tokens that teachers `read` and have `generated` and that students are
-    `trained` on, `flops`, and bytes on `disk`."""
+    """Tokens `read`, `generated` (teachers) and `trained` on; `flops`; bytes on `disk`."""
     params, parts = job.params, []
     if job.rule == "prompt":
         parts = [teacher(way, uri) for way in arms.variants(params) for uri in way.teachers]
@@ -197,19 +179,15 @@ def cost(job: Job) -> Counter:
 
 
 def table(grid: Grid, name: str) -> pd.DataFrame:
-    """A row per rule and one of the total; hours are of one device that does all jobs in turn.
-
-    What an earlier job has asked of a teacher is asked once. Raises ParameterError.
-    """
-    one, known, rows = device(name), set(), {rule: Counter() for rule in RULES}
+    """A row per rule and one of the total; hours are of one device that does all jobs in turn."""
+    (peak, _, share), known, rows = device(name), set(), {rule: Counter() for rule in RULES}
     now = status.Status(grid)
     for job in grid.jobs:
+        # What an earlier job has asked of a teacher is asked once.
         spent = Counter() if job.asks and known.issuperset(job.asks) else cost(job)
         known.update(job.asks)
-        states = [piece.state for piece in now.pieces[job]] or ["missing"]
-        left = (1 - states.count("finished") / len(states)) * (job in now.unfinished)
-        spent["hours"] = (START + spent["flops"] / (one.peak * one.utilisation)) / 3600
-        spent["left"] = spent["hours"] * left
+        spent["hours"] = (START + spent["flops"] / (peak * share)) / 3600
+        spent["left"] = spent["hours"] * now.left(job)
         rows[job.rule].update(spent, jobs=1, done=job not in now.unfinished)
     rows["total"] = sum(rows.values(), Counter())
     columns = ["jobs", "done", "read", "generated", "trained", "flops", "disk", "hours", "left"]
@@ -223,11 +201,12 @@ def report(grid: Grid, name: str | None = None) -> str:
     short, shown = EngFormatter(1, use_eng_prefix=True), table(grid, name).round(2)
     for column in ("read", "generated", "trained", "flops", "disk"):
         shown[column] = shown[column].map(short)
+    peak, _, share = device(name)
+    known = ", ".join(f"{student}{short(size)}" for student, size in sizes.items())
     return (
-        f"{shown.to_string()}\n\nHours: all jobs in turn on one {name},{short(device(name).peak)} "
-        f"FLOP/s used at {device(name).utilisation:.0%}; those of openai: servers are not counted. "
-        f"Tokens are estimates, {LETTERS:g} letters each. Parameters: "
-        + ", ".join(f"{student}{short(size)}" for student, size in sizes.items())
+        f"{shown.to_string()}\n\nHours: all jobs in turn on one {name},{short(peak)} FLOP/s used "
+        f"at {share:.0%}; those of openai: servers are not counted. Tokens are estimates, "
+        f"{LETTERS:g} letters each. Parameters: {known}"
     )
 
 
@@ -236,19 +215,19 @@ def resources(job: Job) -> dict[str, int]:
 
     GPUs for models above SMALL: `nproc` for students, as many as a teacher's weights need. The
     runtime is SAFETY times the plan's on the device that TINYLLM_DEVICE names (a100 if not set;
-    with cpu no job asks for a GPU). Raises ParameterError for a model of unknown size.
+    with cpu no job asks for a GPU).
     """
-    params, name = job.params, os.environ.get("TINYLLM_DEVICE") or "a100"
+    params, trains = job.params, job.rule == "distill"
     local = [uri for uri in params.teachers if uri.startswith("hf:")]
     models = {"prompt": local, "distill": [params.student]}.get(job.rule, [])
-    size, gpu, trains = max(map(parameters, models), default=0.0), 0, job.rule == "distill"
+    size, gpu = max(map(parameters, models), default=0.0), 0
+    name = os.environ.get("TINYLLM_DEVICE") or "a100"
     if size >= SMALL and name != "cpu":
-        room = 0.8e9 * device(name).memory / 2  # parameters in bf16
-        gpu = params.nproc if trains else math.ceil(size / room)
-    one = device(name if gpu else "cpu")
+        gpu = params.nproc if trains else math.ceil(2 * size / (0.8e9 * device(name)[1]))  # bf16
+    peak, _, share = device(name if gpu else "cpu")
     try:
         spent = cost(job)
-        seconds = spent["flops"] / (one.peak * one.utilisation) / max(1, gpu * trains)
+        seconds = spent["flops"] / (peak * share) / max(1, gpu * trains)
         if any(uri.startswith("openai:") for uri in params.teachers):
             seconds += spent["generated"] / SERVED
     except (OSError, DataError):  # questions that are not there yet

@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections import Counter
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -21,6 +22,7 @@ import pandas as pd
 from tinyllm import paths, runs
 from tinyllm.batch.grid import Grid, Job
 from tinyllm.data import load as data
+from tinyllm.evaluation import results
 from tinyllm.params import Params
 
 ENDED = "ended with status"  # the Snakefile writes it into the log where papermill fails
@@ -35,19 +37,21 @@ class Piece(NamedTuple):
 
 def pieces(job: Job) -> list[Piece]:
     """The work of a job, folder by folder; none for figures."""
-    students = list(product(job.params.arms, job.params.seeds))
+    params, students = job.params, product(job.params.arms, job.params.seeds)
     if job.rule == "figures":
         return []
     if job.rule == "evaluate":
-        return [_stored(job, *student) for student in students]
+        return [_stored(params, *student) for student in students]
     try:
-        return [_piece(*one) for one in _work(job)]
+        return [_piece(*work) for work in _work(job)]
     except (OSError, ValueError):  # no questions that can be read: notebook 01 says why
-        return [Piece("missing")] * (len(students) if job.rule == "distill" else 1)
+        if job.rule == "distill":
+            return [_restored(params, *student) for student in students]
+        return [Piece("missing")]
 
 
-def _work(job: Job) -> list[tuple]:
-    """(folder, spec) of each piece of work; FileNotFoundError where inputs are not there yet."""
+def _work(job: Job) -> list[tuple[Path, dict | None]]:
+    """Folder and spec of each piece of work; FileNotFoundError where there are no questions yet."""
     if job.rule == "prepare":
         return data.work(job.params)
     runs.content(paths.data(job.params))
@@ -59,21 +63,33 @@ def _work(job: Job) -> list[tuple]:
     return stage.work(job.params)
 
 
-def _piece(folder, spec: dict | None) -> Piece:
-    state, why = runs.state(folder, spec), ""
-    if state == "stale":
-        asked = json.loads(json.dumps(spec))
-        lines = runs.differences(runs.read_manifest(folder)["spec"], asked) if spec else []
-        why = f"{paths.shown(folder)}: {'; '.join(lines) or 'its inputs are not finished'}"
-    return Piece(state, why)
+def _piece(folder: Path, spec: dict | None) -> Piece:
+    if (state := runs.state(folder, spec)) != "stale":
+        return Piece(state)
+    asked = json.loads(json.dumps(spec))
+    lines = runs.differences(runs.read_manifest(folder)["spec"], asked) if spec else []
+    return Piece(
+        state, f"{paths.shown(folder)}: {'; '.join(lines) or 'its inputs are not finished'}"
+    )
 
 
-def _stored(job: Job, arm: str, seed: int) -> Piece:
-    """A student under results/: finished if it is the one of the run folder."""
-    stored = runs.read_manifest(paths.stored(job.params, arm, seed))
-    if stored is None or stored != runs.read_manifest(paths.student(job.params, arm, seed)):
+def _restored(params: Params, arm: str, seed: int) -> Piece:
+    """A student whose questions are not in runs/: as far as its manifest tells."""
+    folder = paths.student(params, arm, seed)
+    if runs.read_manifest(folder) is None:
         return Piece("missing")
+    try:
+        results.refuse_other(folder, params)
+    except runs.StaleRun as problem:
+        return Piece("stale", str(problem))
     return Piece("finished")
+
+
+def _stored(params: Params, arm: str, seed: int) -> Piece:
+    """A student under results/: finished if it is the one of the run folder."""
+    stored = runs.read_manifest(paths.stored(params, arm, seed))
+    same = stored == runs.read_manifest(paths.student(params, arm, seed))
+    return Piece("finished" if stored and same else "missing")
 
 
 def failure(job: Job) -> str | None:
@@ -87,8 +103,7 @@ def failure(job: Job) -> str | None:
         cells = json.loads(job.path("failed.ipynb").read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError):  # none, or papermill is writing it
         cells = []
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    for output in reversed(outputs):
+    for output in reversed([output for cell in cells for output in cell.get("outputs", ())]):
         if output["output_type"] == "error":
             text = re.sub(r"\x1b\[[\d;]*m", "", f"{output['ename']}: {output['evalue']}")
             return textwrap.shorten(text, 1500, placeholder=" …")
@@ -118,6 +133,11 @@ class Status:
             if not (made and job.done.exists() and self.unfinished.keys().isdisjoint(job.after)):
                 self.unfinished[job] = None
 
+    def left(self, job: Job) -> float:
+        """Share of a job's work that is not finished."""
+        states = [piece.state for piece in self.pieces[job]] or ["missing"]
+        return (1 - states.count("finished") / len(states)) * (job in self.unfinished)
+
     def refresh(self) -> None:
         """Rename the notebooks of unfinished jobs to JOB.old.ipynb."""
         for job in self.unfinished:
@@ -130,11 +150,9 @@ class Status:
         return list(dict.fromkeys(f"stale: {piece.why}" for piece in every if piece.why))
 
     def table(self) -> pd.DataFrame:
-        """A row per study, dataset and student.
-
-        Columns: questions and rationales (finished of all), students (asked for), of these done,
-        failed (in a failed job), stale (of other parameters or inputs) and missing, stored (in
-        results/ as in runs/), evaluated (yes, or empty).
+        """A row per study, dataset and student: questions, rationales (finished of all), students
+        (asked for), of these done, failed (in a failed job), stale (of other parameters or inputs)
+        and missing; stored (in results/ as in runs/); evaluated (yes, or empty).
         """
         rows = []
         for params in self.grid.studies:
@@ -143,10 +161,9 @@ class Status:
             for job in self.grid.of(params):
                 own = job.params.student == params.student
                 failed = failure(job) is not None
-                for piece in self.pieces[job]:
-                    if own or job.rule in ("prepare", "prompt"):
-                        state = "failed" if failed and piece.state == "missing" else piece.state
-                        count.update([job.rule, f"{job.rule} {state}"])
+                for piece in self.pieces[job] if own or job.rule in ("prepare", "prompt") else ():
+                    state = "failed" if failed and piece.state == "missing" else piece.state
+                    count.update([job.rule, f"{job.rule} {state}"])
                 if own and job.rule == "evaluate" and job not in self.unfinished:
                     evaluated = "yes"
             row = params.spec("study", "dataset", "student")
@@ -154,8 +171,7 @@ class Status:
                 row[name] = f"{count[f'{rule} finished']}/{count[rule]}"
             row |= {"students": count["distill"], "done": count["distill finished"]}
             row |= {state: count[f"distill {state}"] for state in ("failed", "stale", "missing")}
-            row |= {"stored": count["evaluate finished"], "evaluated": evaluated}
-            rows.append(row)
+            rows.append(row | {"stored": count["evaluate finished"], "evaluated": evaluated})
         return pd.DataFrame(rows)
 
     def report(self) -> str:

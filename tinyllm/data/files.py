@@ -11,7 +11,6 @@ text in UTF-8, or in UTF-16 with a byte order mark. `tinyllm.data.rows` says whi
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import os
@@ -44,11 +43,7 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
     splits: Splits = {split: [] for split in ("", *SPLITS)}
     for file_split, file in _by_split(path).items():
         content = _rows(file)
-        names = {name: None for _, row in content if isinstance(row, dict) for name in row}
-        try:
-            rows.check_columns(columns, list(names))
-        except ValueError as error:
-            raise DataError(f"{file}: {error}") from None
+        rows.check_columns(columns, [row for _, row in content], file)
         for number, (place, row) in enumerate(content, start=1):
             try:
                 question = rows.question_of(row, f"row-{number}", columns)
@@ -73,18 +68,7 @@ def hashes(path: str) -> dict[str, str]:
     """SHA-256 of the files that `questions` reads, by their name in the folder that they share."""
     files = list(_by_split(path).values())
     folder = os.path.commonpath([file.parent for file in files])
-    hashes = {}
-    for file in files:
-        state = file.stat()
-        name = file.relative_to(folder).as_posix()
-        hashes[name] = _sha256(file, state.st_mtime_ns, state.st_size)
-    return hashes
-
-
-@functools.cache
-def _sha256(file: Path, *_: int) -> str:
-    """A file is hashed once per process, until it changes."""
-    return runs.sha256(file)
+    return {file.relative_to(folder).as_posix(): runs.sha256(file) for file in files}
 
 
 def _by_split(path: str) -> dict[str, Path]:
@@ -101,16 +85,16 @@ def _by_split(path: str) -> dict[str, Path]:
 
 def _one_file(where: Path, split: str) -> Path:
     """The one file of a split, by a folder or pattern."""
-    names = [name for name, other in SPLIT_OF.items() if other == split]
+    names = {name for name, other in SPLIT_OF.items() if other == split}
     if where.is_dir():
         words = {file: re.split("[^a-z]+", file.stem.lower()) for file in sorted(where.iterdir())}
-        files = [file for file, own in words.items() if set(names) & set(own)]
+        files = [file for file, own in words.items() if names.intersection(own)]
     else:
-        files = [Path(str(where).replace("{split}", name)) for name in names]
+        files = [Path(str(where).replace("{split}", name)) for name in sorted(names)]
     files = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
     if len(files) != 1:
         raise DataError(
-            f"{where}: expected one file for {split} (a name with {' or '.join(names)}, of type "
+            f"{where}: expected one file for {split} ({' or '.join(sorted(names))} in its name, "
             f"{', '.join(SUFFIXES)}), but there is {', '.join(f.name for f in files) or 'none'}"
         )
     return files[0]
@@ -127,7 +111,7 @@ def _rows(file: Path) -> Rows:
                 return _csv_rows(text)
             if not text.lstrip().startswith("["):
                 return _json_lines(text)
-            content = _json(text)
+            content = json.loads(text)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{file}: cannot be read: {error}") from None
     return [(f"row {number}", row) for number, row in enumerate(content, start=1)]
@@ -146,14 +130,6 @@ def _decoded(content: bytes) -> str:
     return text
 
 
-def _json(text: str) -> Any:
-    value = json.loads(text)
-    half = re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))
-    if half:
-        raise ValueError(f"{half[0]!a} is half a surrogate pair, not a character; replace it")
-    return value
-
-
 def _json_lines(text: str) -> Rows:
     content: Rows = []
     # Not splitlines: U+2028 ends no line.
@@ -161,7 +137,7 @@ def _json_lines(text: str) -> Rows:
         if not line.strip():
             continue
         try:
-            row = _json(line)
+            row = json.loads(line)
         except ValueError as error:
             row = ValueError(f"broken JSON ({error}); expected one object per line, or an array")
         content.append((f"line {number}", row))

@@ -23,44 +23,43 @@ HUB = {
 }
 
 
-def origin(dataset: str) -> tuple[str, str | None]:
-    """Repository and revision of a dataset; DataError where the hub does not have it."""
+def origin(dataset: str) -> tuple[str, str | None, str | None]:
+    """Repository, configuration and revision; DataError where the hub lacks the dataset."""
     if dataset not in HUB:
         raise DataError(
             f"{dataset}: not read from the hub, which has {', '.join(HUB)} (bioasq needs "
             "registration at bioasq.org). Use `source: release`, or `source: file:PATH`"
         )
-    repository, _, revision = HUB[dataset]
-    return repository, revision
+    return HUB[dataset]
 
 
 def questions(dataset: str) -> Splits:
-    """Train, valid and test of a public dataset, downloaded with `datasets.load_dataset`.
+    """Train, valid and test of a public dataset; warns of rows that are left out.
 
     The test labels of PIQA and RiddleSense are not public. As in the paper's release, half of their
     validation split is valid, half is test. PubMedQA has one split, which is shared out 500/100/400
     as in the release. Who goes where is drawn once with a fixed seed, so these are other questions
     than the release's; to compare with the paper's numbers use `source: release`.
 
-    Warns of rows that are left out. Raises DataError where the hub is not reached.
+    Raises DataError where the hub is not reached.
     """
-    origin(dataset)
     train = _rows(dataset, "train")
     if dataset == "pubmedqa":
         train, valid, test = drawn(train, [500, 100], f"split:{dataset}")
-    elif dataset in ("piqa", "riddle"):
-        valid = _rows(dataset, "validation")
+        return {"train": train, "valid": valid, "test": test}
+    valid = _rows(dataset, "validation")
+    if dataset in ("piqa", "riddle"):
         valid, test = drawn(valid, [(len(valid) + 1) // 2], f"split:{dataset}")
     else:
-        valid, test = _rows(dataset, "validation"), _rows(dataset, "test")
+        test = _rows(dataset, "test")
     return {"train": train, "valid": valid, "test": test}
 
 
 def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
     """The question of a row of the hub; ValueError says why it has none."""
     if dataset == "piqa":
-        row = {"question": row["goal"], "A": row["sol1"], "B": row["sol2"], "label": row["label"]}
-        row["label"] = {0: "A", 1: "B"}.get(row["label"], "")
+        label = {0: "A", 1: "B"}.get(row["label"], "")
+        row = {"question": row["goal"], "A": row["sol1"], "B": row["sol2"], "label": label}
     elif dataset == "pubmedqa":
         row = {
             "id": row["pubid"],
@@ -76,7 +75,7 @@ def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
 def _rows(dataset: str, split: str) -> list[Question]:
     import datasets  # takes a second, and only this source needs it
 
-    repository, config, revision = HUB[dataset]
+    repository, config, revision = origin(dataset)
     try:
         table = datasets.load_dataset(repository, config, split=split, revision=revision)
     except OSError as error:  # ConnectionError and the hub's own errors are OSErrors

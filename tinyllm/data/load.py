@@ -39,22 +39,19 @@ def load(params: Params) -> Splits:
     elif params.source == "hub":
         splits = hub.questions(params.dataset)
     else:
-        splits = files.questions(
-            params.source.removeprefix("file:"), params.data_seed, params.columns
-        )
-    splits = dict(splits)  # what a source remembers stays as it is
+        path = params.source.removeprefix("file:")
+        splits = files.questions(path, params.data_seed, params.columns)
+    limited = {}
     for split, rows in splits.items():
-        _check_ids(rows, f"source {params.source}, dataset {params.dataset}, {split}")
+        name, count = Counter(row.id for row in rows).most_common(1)[0]
+        if count > 1:  # predictions are joined by id
+            raise DataError(
+                f"source {params.source}, dataset {params.dataset}, {split}: {count} rows have the "
+                f"id {name!r}; ids must differ in a split"
+            )
         size = params.limit.get(split, len(rows))
-        splits[split], _ = drawn(rows, [size], f"{params.data_seed}:limit:{split}")
-    return splits
-
-
-def _check_ids(rows: list[Question], where: str) -> None:
-    """Predictions are joined by id, so equal ids would mix questions up."""
-    name, count = Counter(row.id for row in rows).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{where}: {count} rows have the id {name!r}; ids must differ in a split")
+        limited[split], _ = drawn(rows, [size], f"{params.data_seed}:limit:{split}")
+    return limited
 
 
 def spec(params: Params) -> dict[str, Any]:
@@ -71,7 +68,7 @@ def spec(params: Params) -> dict[str, Any]:
     elif params.source == "release":
         values["commit"] = release.COMMIT
     else:
-        values["repository"], values["revision"] = hub.origin(params.dataset)
+        values["repository"], _, values["revision"] = hub.origin(params.dataset)
     return values
 
 
@@ -83,9 +80,8 @@ def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
 def save(splits: Splits, params: Params) -> None:
     """Write the study's data folder: one parquet file per split, then the manifest.
 
-    Nothing is written where the same questions are stored already. Raises runs.StaleRun where they
-    come from other parameters or files, DataError where they differ all the same (a hub dataset
-    that was changed, say).
+    Nothing is written where the same questions are stored already. Raises runs.StaleRun for other
+    parameters or files, DataError where only the questions differ (a changed hub dataset, say).
     """
     folder, wanted = paths.data(params), spec(params)
     rows = {split: [asdict(row) for row in splits[split]] for split in SPLITS}
@@ -99,17 +95,15 @@ def save(splits: Splits, params: Params) -> None:
         return
     with runs.recording(folder, wanted) as facts:
         for split in SPLITS:
-            table = pa.Table.from_pylist(rows[split])
-            pq.write_table(table, folder / f"{split}.parquet")
-        facts["content"] = content
-        facts["rows"] = {split: len(rows[split]) for split in SPLITS}
+            pq.write_table(pa.Table.from_pylist(rows[split]), folder / f"{split}.parquet")
+        facts |= {"content": content, "rows": {split: len(rows[split]) for split in SPLITS}}
 
 
 def read(params: Params) -> Splits:
     """What `save` wrote; each file is read and hashed once per process.
 
-    Raises FileNotFoundError where nothing is stored yet, runs.StaleRun where the folder was made
-    with other parameters or files, DataError where a file was changed since.
+    Raises FileNotFoundError where nothing is stored yet, runs.StaleRun for other parameters or
+    files, DataError where a stored file was changed.
     """
     folder, wanted = paths.data(params), spec(params)
     manifest = runs.read_manifest(folder)
@@ -125,8 +119,7 @@ def read(params: Params) -> Splits:
 
 @functools.cache
 def _read(folder: Path, written: int) -> Splits:
-    outputs = runs.read_manifest(folder)["outputs"]
-    splits = {}
+    outputs, splits = runs.read_manifest(folder)["outputs"], {}
     for split in SPLITS:
         file = folder / f"{split}.parquet"
         if not file.is_file() or runs.sha256(file) != outputs[file.name]:

@@ -10,7 +10,7 @@ The world is a positive control (a gain must show here, or the pipeline is broke
 the paper. Its two teachers are small language models that the study trains itself, one T5-like and
 one Llama-like. Each knows the kinds of half of the entities, the other teacher of the other half,
 and each says so where it does not know one: no target there. (Teachers that invent a kind instead
-contradict each other, and the student learns from both contradictions.)
+contradict each other.)
 """
 
 from __future__ import annotations
@@ -59,14 +59,10 @@ ABSTAINS = "I do not know."  # what a teacher writes on an entity whose kind it 
 
 @dataclass(frozen=True)
 class World:
-    """What is true in the museum.
+    """What is true in the museum."""
 
-    kind: entity -> its kind.
-    value: kind -> attribute -> value.
-    """
-
-    kind: dict[str, str]
-    value: dict[str, dict[str, str]]
+    kind: dict[str, str]  # entity -> kind
+    value: dict[str, dict[str, str]]  # kind -> attribute -> value
 
     def of(self, entity: str, attribute: str) -> str:
         """The value of an entity's attribute."""
@@ -118,10 +114,9 @@ def _split(
     rows: list[Question] = []
     seen = set()
     for index, (pair, place) in enumerate(zip(asked, places, strict=True)):
-        while True:
-            row = ask(museum, *pair, place, draw, f"{split}-{index:04d}")
-            if (row.question, *row.options) not in seen:
-                break
+        row = ask(museum, *pair, place, draw, f"{split}-{index:04d}")
+        while (row.question, *row.options) in seen:
+            row = ask(museum, *pair, place, draw, row.id)
         seen.add((row.question, *row.options))
         rows.append(row)
     return rows
@@ -151,19 +146,15 @@ def pair(row: Question) -> tuple[str, str]:
 def reference_rationale(row: Question) -> str:
     """What a perfect teacher writes: `It is a bird.`
 
-    It names the kind, which the answers of train never do, and no value. So a rationale moved to
-    another question (`tinyllm:shuffled`) says nothing that is true of any entity.
+    It names no value, so a rationale moved to another question (`tinyllm:shuffled`) says nothing
+    that is true of any entity.
     """
-    entity, _ = pair(row)
-    return f"It is {_a(world(0).kind[entity])}."  # kinds are the same in every museum
+    return f"It is {_a(world(0).kind[pair(row)[0]])}."  # kinds are the same in every museum
 
 
 @cache
 def known(letter: str) -> frozenset[str]:
-    """The entities whose kind teacher `letter` knows, as many of every kind.
-
-    Raises ValueError if there is no such teacher.
-    """
+    """The entities whose kind teacher `letter` knows; ValueError if there is no such teacher."""
     if letter not in KNOWN:
         raise ValueError(f"micro:{letter} is no teacher; allowed are micro:a and micro:b")
     return frozenset(name for names in KINDS.values() for name in names.split()[KNOWN[letter]])

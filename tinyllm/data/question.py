@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-MOST_OPTIONS = 26
-LISTED = 20  # bad rows that an error lists before it only counts
-
 
 class DataError(ValueError):
     """Data that cannot be used; the message names file, place, reason and remedy."""
@@ -24,9 +21,8 @@ class Question:
 
     id: unique within its split.
     context: what is to be read before the question (an abstract, say); may be empty.
-    question: the question proper.
     options: 2 to 26 texts; the gold one differs from all others.
-    answer: index of the gold option in `options`, from 0.
+    answer: index of the gold option, from 0.
     rationale: an explanation that the dataset itself ships; mostly empty.
     """
 
@@ -50,9 +46,8 @@ class Question:
         """This question; ValueError says why it cannot be used."""
         if not self.question:
             raise ValueError("the question is empty")
-        if not 2 <= len(self.options) <= MOST_OPTIONS:
-            count = len(self.options)
-            raise ValueError(f"{count} option(s); allowed are 2 to {MOST_OPTIONS}, one per letter")
+        if not 2 <= len(self.options) <= 26:
+            raise ValueError(f"{len(self.options)} option(s); allowed are 2 to 26, one per letter")
         if "" in self.options:
             raise ValueError(f"option {self.options.index('') + 1} is empty")
         if self.options.count(self.gold) > 1:
@@ -76,9 +71,9 @@ def drawn(rows: Sequence[Question], sizes: Sequence[int], seed: str) -> list[lis
 
 def listed(bad: Sequence[str]) -> str:
     """The number of bad rows and the first 20 of them, one per line."""
-    lines = [f"{len(bad)} bad row(s):", *(f"  {row}" for row in bad[:LISTED])]
-    if len(bad) > LISTED:
-        lines.append(f"  ... and {len(bad) - LISTED} more")
+    lines = [f"{len(bad)} bad row(s):", *(f"  {row}" for row in bad[:20])]
+    if len(bad) > 20:
+        lines.append(f"  ... and {len(bad) - 20} more")
     return "\n".join(lines)
 
 
@@ -94,7 +89,7 @@ def baselines(splits: Splits) -> pd.DataFrame:
     def label(row: Question) -> str:
         return row.gold if fixed else f"({chr(ord('a') + row.answer)})"
 
-    always, _ = Counter(label(row) for row in splits["train"]).most_common(1)[0]
+    always, _ = Counter(map(label, splits["train"])).most_common(1)[0]
     return pd.DataFrame(
         {
             "split": split,

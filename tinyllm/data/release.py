@@ -1,9 +1,9 @@
 """The paper's official release: six datasets, and what FLAN-T5-XL and LLaMA-2-7B wrote for them.
 
 The files come from the public repository YikunHan42/TinyLLM at a pinned commit, or from a mirror
-that TINYLLM_RELEASE_DIR names. Each is checked against its SHA-256 in release.sha256, so no other
-content ever comes here; the tests look at every row. Every dataset has its own licence, so no file
-of the release is part of this project (the notebooks quote a dozen rows, each with its source).
+that TINYLLM_RELEASE_DIR names. Each is checked against its SHA-256 in release.sha256. Every dataset
+has its own licence, so no file of the release is part of this project (the notebooks quote a dozen
+rows, each with its source).
 
     datasets/NAME/NAME_SPLIT.json        the questions
     datasets/NAME/llm/SPLIT_CoT_K.json   records, K = 0, 1, ... in numeric order, one per question:
@@ -59,26 +59,20 @@ class Record:
 @cache
 def registry() -> dict[str, str]:
     """SHA-256 of every file of the release that the project reads, by path."""
-    text = (resources.files("tinyllm.data") / "release.sha256").read_text("utf-8")
-    pairs = [line.split(maxsplit=1) for line in text.splitlines()]
-    return {path: digest for digest, path in pairs}
+    lines = (resources.files("tinyllm.data") / "release.sha256").read_text("utf-8").splitlines()
+    return {path: digest for digest, path in map(str.split, lines)}
 
 
 def release_file(path: str) -> Path:
     """A file of the release, from the mirror or downloaded; DataError if it is another one."""
-    mirror = paths.release_mirror()
-    if mirror is None:
-        return _download(path)
-    file = mirror / path
-    if not file.is_file() or runs.sha256(file) != registry()[path]:
+    if mirror := paths.release_mirror():
+        file = mirror / path
+        if file.is_file() and runs.sha256(file) == registry()[path]:
+            return file
         raise DataError(
             f"{file}: missing or changed, its SHA-256 is not {registry()[path]}; copy it from "
             f"{URL}{path}, or unset TINYLLM_RELEASE_DIR to download the release"
         )
-    return file
-
-
-def _download(path: str) -> Path:
     folder = paths.cache() / "release"
     store = pooch.create(folder, URL, registry=registry(), retry_if_failed=RETRIES)
     pooch.get_logger().setLevel("WARNING")  # else one line per file, and there are dozens
@@ -107,8 +101,12 @@ def questions(dataset: str, split: str) -> list[Question]:
             for index, record in enumerate(records(dataset, split))
         ]
     text = release_file(f"datasets/{dataset}/{dataset}_{split}.json").read_text("utf-8")
+    if text.lstrip().startswith("["):
+        content = json.loads(text)
+    else:  # obqa: one object per line; not splitlines, since U+2028 ends no line
+        content = [json.loads(line) for line in text.split("\n") if line.strip()]
     rows = []
-    for row in _json_rows(text):
+    for row in content:
         options = [option.strip() for option in row["choices"]]
         context, question = "", row["question"]
         if dataset in WITH_CONTEXT:
@@ -118,30 +116,18 @@ def questions(dataset: str, split: str) -> list[Question]:
     return rows
 
 
-def _json_rows(text: str) -> list[dict]:
-    """Rows of a JSON array, or of one object per line (obqa)."""
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    # Texts contain U+2028 and the like, at which splitlines() would cut.
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
-
-
 @cache
 def records(dataset: str, split: str) -> list[Record]:
     """The rationale records of a split, one per question in the same order, taken apart."""
     pattern = re.compile(rf"datasets/{dataset}/llm/{split}_CoT_(\d+)\.json")
     files = sorted((int(m[1]), m[0]) for m in map(pattern.fullmatch, registry()) if m)
-    texts = [
-        text for _, path in files for text in json.loads(release_file(path).read_text("utf-8"))
-    ]
-    return [parse_record(text) for text in texts]
+    contents = [json.loads(release_file(path).read_text("utf-8")) for _, path in files]
+    return [parse_record(text) for texts in contents for text in texts]
 
 
 def parse_record(text: str) -> Record:
-    """Take one record apart.
-
-    LLaMA often goes on to invent questions of the same form, so the first `Q:` is the record's.
-    """
+    """Take one record apart."""
+    # LLaMA often goes on to invent questions of the same form, so the first `Q:` is the record's.
     flan, _, rest = text.partition("\n\nQ: ")
     question, _, rest = rest.partition("\nAnswer Choices:\n")
     block, _, llama = rest.partition(" llama rationale:")

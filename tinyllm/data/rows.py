@@ -16,9 +16,10 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
-from tinyllm.data.question import Question
+from tinyllm.data.question import DataError, Question
 
 NAMES = {
     "id": ("id", "qid"),
@@ -38,17 +39,18 @@ LETTER = re.compile(r"\(?(\w{1,2})[.):]*(?:(?<=[.):])\s*(\S.*))?", re.DOTALL)
 
 
 def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
-    """The question of a row; ValueError says why it has none.
+    """The question of a row, with the id `name` where it has none; ValueError says what is wrong.
 
-    name: its id where the row gives none.
     columns: the row's names of columns by the expected ones, as {question: Frage}.
     """
     fields = by_field(row, columns)
     if isinstance(fields.get("question"), dict):
         fields |= by_field(fields.pop("question"), {})
-    options, labels, numbered = _option_columns(fields)
+    options, numbered = _option_columns(fields)
+    labels: list[str] = []
     if "options" in fields:
-        options, labels, numbered = *_listed_options(fields["options"]), False
+        options, labels = _listed_options(fields["options"])
+        numbered = False
     for field in ("question", "options", "answer"):
         if field not in fields and not (field == "options" and options):
             raise ValueError(
@@ -89,15 +91,16 @@ def by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     return plain
 
 
-def check_columns(columns: Mapping[str, str], names: Sequence[str]) -> None:
-    """ValueError where the parameter `columns` has a field or a column (of `names`) too many."""
+def check_columns(columns: Mapping[str, str], content: Sequence[Any], file: Path) -> None:
+    """DataError where the parameter `columns` has an unknown field, or a column no row has."""
+    names = {name: None for row in content if isinstance(row, dict) for name in row}
     for field, column in columns.items():
         if field not in NAMES and not OPTION_COLUMN.fullmatch(_plain(field)):
             fields = f"{', '.join(NAMES)}, A, B, ..., option_1, ..."
-            raise ValueError(f"columns: {field!r}: expected FIELD: COLUMN; fields are {fields}")
+            raise DataError(f"{file}: columns: {field!r}: expected FIELD: COLUMN, of {fields}")
         if column not in names:
             known = ", ".join(names)
-            raise ValueError(f"columns: no column {column!r}; the columns are {known}")
+            raise DataError(f"{file}: columns: no column {column!r}; the columns are {known}")
 
 
 def _plain(name: str) -> str:
@@ -110,17 +113,19 @@ def text(value: Any, name: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{name} {ascii(value)[:40]} is not a text")
+    if half := re.search("[\ud800-\udfff]", str(value)):
+        raise ValueError(f"{name}: {half[0]!a} is half a surrogate pair; replace it")
     return str(value).strip()
 
 
-def _option_columns(fields: dict[str, Any]) -> tuple[list, list[str], bool]:
-    """Options of columns A, B, ... or option_1, ...; no labels; whether numbered from 1."""
+def _option_columns(fields: dict[str, Any]) -> tuple[list, bool]:
+    """Options of columns A, B, ... or option_1, ..., and whether they are numbered from 1."""
     for prefix in PREFIXES:
         for marks in (LETTERS, ["0", *FROM_ONE], FROM_ONE):
             names = list(takewhile(fields.__contains__, [prefix + mark for mark in marks]))
             if len(names) > 1:
-                return [fields[name] for name in names], [], marks is FROM_ONE
-    return [], [], False
+                return [fields[name] for name in names], marks is FROM_ONE
+    return [], False
 
 
 def _listed_options(value: Any) -> tuple[list, list[str]]:
@@ -142,14 +147,12 @@ def _listed_options(value: Any) -> tuple[list, list[str]]:
 
 
 def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) -> int:
-    """Index of the gold option, from 0. The first of these that fits counts:
+    """Index of the gold option, from 0; ValueError without one. The first that fits counts:
 
     1. the label of an option, where the file gives labels (ARC's `answerKey: "2"`);
     2. the text of an option (of `c`, `a` the answer `a` is the second);
     3. its letter or label as `B`, `b`, `(b)`, `B.`, `B)`, or `(b) text` with the option's text;
     4. a number as index from 0, unless an option is a number or mentions this one.
-
-    Raises ValueError for anything else.
     """
     marks = [label.casefold() for label in labels] or LETTERS[: len(options)]
     if labels and answer.casefold() in marks:
@@ -164,8 +167,7 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
     number = re.fullmatch(r"(\d+)(?:\.0)?", answer)
     if number:
         similar = re.compile(rf"\W*\d[\d.,]*\W*|.*\b{number[1]}\b.*", re.DOTALL)
-        clear = not any(map(similar.fullmatch, [*options, *labels]))
-        if clear and int(number[1]) < len(options):
+        if int(number[1]) < len(options) and not any(map(similar.fullmatch, [*options, *labels])):
             return int(number[1])
     hint = "; a number is an index only where no option has numbers" if number else ""
     raise ValueError(

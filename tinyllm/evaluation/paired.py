@@ -77,9 +77,9 @@ def interval(one: Estimate) -> dict[str, float]:
         df = one.variance**2 / one.parts
         half, power = se * stats.t(df).ppf([(1 + CONFIDENCE) / 2, POWER])
         p, smallest = 2 * stats.t(df).sf(abs(one.value) / se), half + power
-    p = max(p, min(1.0, 2.0 ** (1 - one.n)))
-    line = {"low": one.value - half, "high": one.value + half, "se": se, "df": df, "p": p}
-    return {name: float(value) for name, value in (line | {"smallest": smallest}).items()}
+    line = {"low": one.value - half, "high": one.value + half, "se": se, "df": df}
+    line |= {"p": max(p, min(1.0, 2.0 ** (1 - one.n))), "smallest": smallest}
+    return {name: float(value) for name, value in line.items()}
 
 
 def mean_interval(rows: pd.DataFrame, column: str = "correct") -> dict:
@@ -96,8 +96,7 @@ def mean_interval(rows: pd.DataFrame, column: str = "correct") -> dict:
     if line["se"] == 0:  # every answer right, or every answer wrong
         low, high = wilson(whole.value * whole.n, whole.n)
     line = {"estimate": whole.value, "low": low, "high": high, "se": line["se"], "df": line["df"]}
-    seeds = min(len(table) for table in tables)
-    return line | {"n": whole.n, "seeds": seeds, "by_seed": _by_seed(tables)}
+    return line | {"n": whole.n, "seeds": min(map(len, tables)), "by_seed": _by_seed(tables)}
 
 
 def accuracies(
@@ -135,7 +134,7 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
         sides.append({dataset: matrix(part, column) for dataset, part in groups})
     ours, theirs = sides
     if not ours or ours.keys() != theirs.keys():
-        have = {name: list(side) for name, side in zip((arm, baseline), sides, strict=True)}
+        have = {arm: list(ours), baseline: list(theirs)}
         raise ValueError(f"column 'arm': both arms are needed on the same datasets, not {have}")
     for dataset, mine in ours.items():
         odd = mine.columns.symmetric_difference(theirs[dataset].columns)
@@ -146,13 +145,15 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
     gaps = [mine - other for mine, other in both if mine.index.equals(other.index)]
     right = [np.concatenate([table.mean() > 0.5 for table in side.values()]) for side in sides]
     won, lost, exact = mcnemar(*right)
-    line = {"arm": arm, "baseline": baseline, "n": one.n}
-    line["seeds"] = min(len(table) for pair in both for table in pair)
-    for name, side in zip(("accuracy", "baseline_accuracy"), sides, strict=True):
-        line[name] = float(np.mean([table.to_numpy().mean() for table in side.values()]))
-    line |= {"difference": one.value, **interval(one)}
-    line["by_seed"] = _by_seed(gaps) if len(gaps) == len(both) else []
-    return line | {"won": won, "lost": lost, "mcnemar_p": exact}
+    means = [np.mean([table.to_numpy().mean() for table in side.values()]) for side in sides]
+    return {
+        **{"arm": arm, "baseline": baseline, "n": one.n},
+        "seeds": min(len(table) for pair in both for table in pair),
+        **{"accuracy": float(means[0]), "baseline_accuracy": float(means[1])},
+        **{"difference": one.value, **interval(one)},
+        "by_seed": _by_seed(gaps) if len(gaps) == len(both) else [],
+        **{"won": won, "lost": lost, "mcnemar_p": exact},
+    }
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, float]:
@@ -191,16 +192,14 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     """
     tables = []
     for (study, student), rows in predictions.groupby(["study", "student"], sort=False):
-        parts = dict(list(rows.groupby("dataset", sort=False)))
-        for dataset, part in [*parts.items(), ("mean", rows)]:
-            lines = []
+        for dataset, part in [*rows.groupby("dataset", sort=False), ("mean", rows)]:
+            names, lines = {"study": study, "student": student, "dataset": dataset}, []
             for arm, baseline in comparisons(part["arm"].unique()):
                 both = with_arms(part, arm, baseline)
                 count = both["dataset"].nunique()
                 if count > (dataset == "mean"):  # a mean is of two datasets at least
-                    names = {"study": study, "student": student, "dataset": dataset}
-                    line = names | {"datasets": count} | paired(both, arm, baseline, column)
-                    lines.append(line)
+                    difference = paired(both, arm, baseline, column)
+                    lines.append(names | {"datasets": count} | difference)
             tables += [holm(pd.DataFrame(lines))] if lines else []
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -214,8 +213,7 @@ def holm(table: pd.DataFrame) -> pd.DataFrame:
 def equivalence(row: Mapping, margin: float = MARGIN) -> float:
     """p of two one-sided tests that the true difference lies within +-margin.
 
-    row: of `paired`; standard error and degrees of freedom are those of its interval, so p < 0.05
-        says that the 90% interval lies within the margin.
+    row: of `paired`. p < 0.05 says that the 90% interval lies within the margin.
     Never below (1 - margin) ** n: arms that differ by the margin disagree on that share of the
     questions at least, so a few questions that all agree show no equivalence.
     """

@@ -20,10 +20,9 @@ import pandas as pd
 from tinyllm import arms, paths, runs
 from tinyllm.data import question
 from tinyllm.params import SPLITS, Params
-from tinyllm.runs import StaleRun
 from tinyllm.students import predictions
+from tinyllm.students.predictions import HISTORY, PREDICTIONS
 
-PREDICTIONS, HISTORY = "predictions.parquet", "history.csv"
 TEACHERS, BASELINES = "teachers.parquet", "baselines.csv"
 ANSWERS = ["study", "dataset", "teacher", "shots", "id", "options", "gold", "choice", "correct"]
 STUDENT = ["study", "dataset", "student", "arm", "seed"]
@@ -33,9 +32,7 @@ FACTS = (  # the columns of `facts` that the package and notebook 05 use
     "valid_accuracy",
 )
 OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # of a spec
-
-
-# --- from runs/ --------------------------------------------------------------------------------
+REMEDY = "give the study another name (parameter `study`) or delete that folder"
 
 
 def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -44,7 +41,7 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises FileNotFoundError with the list of those that are not finished, StaleRun where one was
     made with other parameters, ValueError where predictions are not whole.
     """
-    asked = list(product(params.arms, params.seeds))
+    asked = product(params.arms, params.seeds)
     folders = {(arm, seed): paths.student(params, arm, seed) for arm, seed in asked}
     missing = [f"{a}, seed {s}" for (a, s), f in folders.items() if runs.read_manifest(f) is None]
     if missing:
@@ -92,28 +89,30 @@ def store(params: Params) -> list[Path]:
     are. Raises StaleRun where a student was made with other parameters, or one that stays was (an
     average would mix them), or answered more questions than the one that would replace it.
     """
-    copies = {}
+    made = {}
     for arm, seed in product(params.arms, params.seeds):
         run = paths.student(params, arm, seed)
         if runs.read_manifest(run) is not None:
             refuse_other(run, params)
-            copies[paths.stored(params, arm, seed)] = run
-    made = {target: runs.read_manifest(run) for target, run in copies.items()}
-    for kept in _students(paths.slug(params.study), paths.slug(params.dataset)):
-        _refuse_less(kept, made)
-    for target, run in copies.items():
-        if runs.read_manifest(target) != made[target]:
+            made[paths.stored(params, arm, seed)] = run
+    for kept in _students(params.study, params.dataset):
+        _refuse_less(kept, {target: runs.read_manifest(run) for target, run in made.items()})
+    for target, run in made.items():
+        if runs.read_manifest(target) != runs.read_manifest(run):
             _copy(run, target)
     data = paths.data(params)
-    if copies and runs.read_manifest(data) is not None:
-        tables = {split: pd.read_parquet(data / f"{split}.parquet") for split in SPLITS}
-        splits = {
-            split: [question.Question(**row) for row in table.to_dict("records")]
-            for split, table in tables.items()
-        }
-        file = paths.results() / paths.slug(params.study) / paths.slug(params.dataset) / BASELINES
+    if made and runs.read_manifest(data) is not None:
+        splits = {}
+        for split in SPLITS:
+            rows = pd.read_parquet(data / f"{split}.parquet").to_dict("records")
+            splits[split] = [question.Question(**row) for row in rows]
+        file = _folder(params) / BASELINES
         question.baselines(splits).to_csv(file, index=False, lineterminator="\n")
-    return list(copies)
+    return list(made)
+
+
+def _folder(params: Params) -> Path:
+    return paths.results() / paths.slug(params.study) / paths.slug(params.dataset)
 
 
 def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
@@ -125,30 +124,24 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
     if kept in made:
         before, after = (manifest["facts"].get("n", 0) for manifest in (old, made[kept]))
         if before > after:
-            raise StaleRun(
-                f"{paths.shown(kept)} has {before} test questions, and {after} would replace them. "
-                "Give the study another name (parameter `study`) or delete that folder."
+            raise runs.StaleRun(
+                f"{paths.shown(kept)}: {before} test questions, and {after} would replace them; "
+                + REMEDY
             )
         return
-    for spec in (manifest["spec"] for manifest in made.values()):
-        if spec["student"] == old["spec"]["student"]:
-            apart = {"seed"} if spec["arm"] == old["spec"]["arm"] else {"seed", *OF_ARM}
-            names = (spec.keys() & old["spec"].keys()) - apart
-            both = ({name: one[name] for name in names} for one in (old["spec"], spec))
-            runs.refuse_other(kept, *both)
-            _refuse_other_code(kept, old, made)
-
-
-def _refuse_other_code(kept: Path, old: dict, made: dict[Path, dict]) -> None:
-    """StaleRun if students that another version of the training code made would be mixed."""
-    before = (old["facts"].get("versions") or {}).get("train")
     for folder, manifest in made.items():
-        now = (manifest["facts"].get("versions") or {}).get("train")
-        if None not in (before, now) and before != now and manifest["spec"]["tasks"]:
-            raise StaleRun(
-                f"{paths.shown(kept)} was trained by version {before} of the training code, "
-                f"{folder.parent.parent.name} by version {now}: their students may differ by more "
-                "than chance. Give the study another name (parameter `study`)."
+        spec, before = manifest["spec"], old["spec"]
+        if spec["student"] != before["student"]:
+            continue
+        names = (spec.keys() & before.keys()) - {"seed"}
+        names -= OF_ARM if spec["arm"] != before["arm"] else set()
+        runs.refuse_other(kept, {n: before[n] for n in names}, {n: spec[n] for n in names})
+        # Students of two versions of the training code may differ by more than chance.
+        codes = [one["facts"].get("versions", {}).get("train") for one in (old, manifest)]
+        if None not in codes and codes[0] != codes[1] and spec["tasks"]:
+            raise runs.StaleRun(
+                f"{paths.shown(kept)}: trained by version {codes[0]} of the training code, "
+                f"{folder.parent.parent.name} by version {codes[1]}; {REMEDY}"
             )
 
 
@@ -160,11 +153,11 @@ def restore(params: Params) -> list[Path]:
     """
     copied = []
     for arm, seed in product(params.arms, params.seeds):
-        run, stored_one = paths.student(params, arm, seed), paths.stored(params, arm, seed)
-        busy = any((run / name).exists() for name in (runs.MANIFEST, runs.BEGUN))
-        if not busy and runs.read_manifest(stored_one) is not None:
-            refuse_other(stored_one, params)
-            _copy(stored_one, run)
+        run, source = paths.student(params, arm, seed), paths.stored(params, arm, seed)
+        busy = (run / runs.MANIFEST).exists() or (run / runs.BEGUN).exists()
+        if not busy and runs.read_manifest(source) is not None:
+            refuse_other(source, params)
+            _copy(source, run)
             copied.append(run)
     return copied
 
@@ -190,24 +183,26 @@ def store_teachers(params: Params, answers: pd.DataFrame) -> None:
     """
     if answers.empty:
         return
-    file = paths.results() / paths.slug(params.study) / paths.slug(params.dataset) / TEACHERS
+    file, key = _folder(params) / TEACHERS, ["teacher", "shots"]
     kept = stored_teachers(params.study, params.dataset).reindex(columns=ANSWERS)
-    new = set(zip(answers["teacher"], answers["shots"], strict=True))
-    again = [pair in new for pair in zip(kept["teacher"], kept["shots"], strict=True)]
-    table = pd.concat([answers[ANSWERS], kept[[not one for one in again]]])
+    again = kept.set_index(key).index.isin(answers.set_index(key).index)
+    table = pd.concat([answers[ANSWERS], kept[~again]])
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.getpid()}")
-    table.drop_duplicates(["teacher", "shots", "id"]).to_parquet(part, index=False)
+    table.drop_duplicates([*key, "id"]).to_parquet(part, index=False)
     os.replace(part, file)
 
 
-# --- from results/ -----------------------------------------------------------------------------
+def _files(study: str | None, dataset: str | None, pattern: str) -> list[Path]:
+    """Files in the folders of all studies and datasets, or of one."""
+    names = (paths.slug(name) if name else "*" for name in (study, dataset))
+    return sorted(paths.results().glob("/".join([*names, pattern])))
 
 
-def _students(study: str | None = None, dataset: str | None = None) -> list[Path]:
+def _students(study: str | None, dataset: str | None) -> list[Path]:
     """Folders of the stored students."""
-    pattern = f"{study or '*'}/{dataset or '*'}/students/*/*/seed*/{runs.MANIFEST}"
-    return [file.parent for file in sorted(paths.results().glob(pattern))]
+    files = _files(study, dataset, f"students/*/*/seed*/{runs.MANIFEST}")
+    return [file.parent for file in files]
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
@@ -220,20 +215,17 @@ def facts(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
     """What each stored student was trained with and what that cost: one row per student.
 
     Columns: STUDENT; teachers (number of those whose rationales it learned) and alpha (their
-    weight; empty where they have none or several); every number and text of its manifest's spec
-    (lr, epochs, max_target, ...) and facts (train_tokens, cut_targets, valid_accuracy, ...).
+    weight; empty where none or several); every number and text of its manifest's spec and facts.
     """
     rows = []
     for folder in _students(study, dataset):
         manifest = runs.read_manifest(folder)
-        spec = manifest["spec"]
-        row = {"study": folder.parents[4].name, "dataset": folder.parents[3].name}
-        row |= {name: spec[name] for name in ("student", "arm", "seed")}
-        weights = [weight for _, weight in _teachers(spec)]
+        weights = [weight for _, weight in _teachers(manifest["spec"])]
         alpha = weights[0] if len(set(weights)) == 1 else None
-        row |= {"teachers": len(weights), "alpha": alpha, "curve": False}
-        known = (spec | manifest["facts"]).items()
-        rows.append(row | {name: v for name, v in known if not isinstance(v, list | dict)})
+        row = {"study": folder.parents[4].name, "dataset": folder.parents[3].name, "curve": False}
+        known = row | {"teachers": len(weights), "alpha": alpha}
+        known |= manifest["spec"] | manifest["facts"]
+        rows.append({name: v for name, v in known.items() if not isinstance(v, list | dict)})
     table = pd.DataFrame(rows)  # of untrained students alone some columns are missing
     return table.reindex(columns=list(dict.fromkeys([*STUDENT, *FACTS, *table.columns])))
 
@@ -243,10 +235,9 @@ def whole() -> pd.DataFrame:
     datasets where no fine-tuned student is stored yet: nothing can be compared with it."""
     rows, known = stored(), facts()
     points = set(known.loc[known["curve"].astype(bool), "study"])
-    tuned = rows.groupby(["study", "dataset", "student"])["arm"].transform(
-        lambda names: "finetune" in set(names)
-    )
-    return rows[tuned.astype(bool) & ~rows["study"].isin(points)].reset_index(drop=True)
+    groups = rows.assign(tuned=rows["arm"] == "finetune").groupby(["study", "dataset", "student"])
+    tuned = groups["tuned"].transform("any").astype(bool)
+    return rows[tuned & ~rows["study"].isin(points)].reset_index(drop=True)
 
 
 def stored_teachers(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
@@ -260,9 +251,8 @@ def baselines(study: str | None = None, dataset: str | None = None) -> pd.DataFr
 
 
 def _tables(study: str | None, dataset: str | None, name: str) -> pd.DataFrame:
-    """The tables of that name under results/, together, with study and dataset."""
     frames = []
-    for file in sorted(paths.results().glob(f"{study or '*'}/{dataset or '*'}/{name}")):
+    for file in _files(study, dataset, name):
         frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
         frames.append(frame.assign(study=file.parents[1].name, dataset=file.parent.name))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

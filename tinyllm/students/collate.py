@@ -23,10 +23,7 @@ POOL = 200  # steps that questions are grouped among
 
 @dataclass(frozen=True)
 class Soft:
-    """Target of the `options` task: each option's tokens, and the probability that it should have.
-
-    tokens: as the answer's target would be, end token included. probabilities: one an option.
-    """
+    """Target of the `options` task: tokens (end token included) and probability of each option."""
 
     tokens: list[list[int]]
     probabilities: list[float]
@@ -47,14 +44,12 @@ def training_rows(
     encoding: Encoding,
     options: Mapping[str, Sequence[float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Tokenised rows, one a question.
+    """Tokenised rows, one per question.
 
-    texts: for each teacher, rationale by question id; a question absent there (or with an empty
-        rationale) has no target for that task.
-    options: probability of each option by question id, for the `options` task; likewise.
-    Returns rows with `targets` (ids, Soft or None, one a task), `sources` (ids, one a distinct
-    input, see `inputs_of`) and `lengths` (tokens of all sources, then of each task's targets: what
-    batches are grouped by).
+    texts: for each teacher, rationale by question id. options: probability of each option by
+        question id, for the `options` task. A question that is absent there has no such target.
+    Returns rows with `targets` (ids, Soft or None, one per task), `sources` (ids, one per distinct
+    input, see `inputs_of`) and `lengths` (tokens of all sources, then of each task's targets).
     """
     reads = inputs_of(tasks, encoding)
     first = [tasks[reads.index(index)] for index in range(max(reads) + 1)]
@@ -75,7 +70,6 @@ def _target(
     options: Mapping[str, Sequence[float]],
     encoding: Encoding,
 ) -> list[int] | Soft | None:
-    """What a task aims at for one question."""
     if task.name == OPTIONS:
         wanted = options.get(question.id)
         if wanted is None:
@@ -99,12 +93,11 @@ class Collator:
 
     Returns `counts` [tasks], what each task's sum is divided by: its target tokens, or questions
     for the `options` task; `tokens` [1], those read and written, without padding; and for task t
-    `labels_t` [n, D]. Encoder-decoder models get `input_ids`, `attention_mask` [S, L] (a row a
-    question and distinct input that some target needs), `rows_t` [n] (which of the S) and
-    `decoder_t` [n, D]; decoder-only ones `input_t`, `mask_t` [n, D], where labels_t[i, j] is what
-    follows position j. The `options` task has a line (of the n) an option, and
-    `places_t` [Q, O], the line of each question's option or -1, with `wanted_t` [Q, O], its
-    probability or 0.
+    `labels_t` [n, D]. Encoder-decoder models get `input_ids`, `attention_mask` [S, L] (the distinct
+    inputs that targets need), `rows_t` [n] (which of the S) and `decoder_t` [n, D]; decoder-only
+    ones `input_t`, `mask_t` [n, D], where labels_t[i, j] is what follows position j. The `options`
+    task has one line (of the n) per option, `places_t` [Q, O] (the line of each question's option,
+    or -1) and `wanted_t` [Q, O] (its probability, or 0).
     """
 
     encoding: Encoding
@@ -129,10 +122,8 @@ class Collator:
                         places[i, read] = len(stack)
                         stack.append(source)
                 batch[f"rows_{t}"] = torch.tensor([places[i, read] for i, _ in lines])
-                first = self.encoding.decoder_prefix(self.tasks[t].prefix)
-                tokens += self._decoder(batch, t, [first] * len(lines), [ids for _, ids in lines])
-            else:
-                tokens += self._decoder(batch, t, sources, [ids for _, ids in lines])
+                sources = [self.encoding.decoder_prefix(self.tasks[t].prefix)] * len(lines)
+            tokens += self._decoder(batch, t, sources, [ids for _, ids in lines])
             if soft:
                 batch |= _options(t, soft)
         if stack:
@@ -159,7 +150,6 @@ class Collator:
 
 
 def _options(t: int, soft: list[Soft]) -> dict[str, torch.Tensor]:
-    """Which lines are whose options, and how probable each should be."""
     places, start = [], 0
     for target in soft:
         places.append(list(range(start, start + len(target.tokens))))
@@ -174,24 +164,20 @@ def steps_of_epoch(
 ) -> list[np.ndarray]:
     """The questions of an epoch's optimiser steps: every question once, `step` at a time.
 
-    lengths: a tuple per question, see `training_rows`. Questions are in random order, but those of
+    lengths: of `training_rows`. The order is random, by seed and epoch alone, but the questions of
     one step are alike in all their lengths: they are drawn into pools of POOL steps, and a pool is
-    halved again and again, each time along the length that differs most. The steps come in random
-    order, what does not fill a step last; the longest step is the very first, so that too little
-    memory is noticed at once. For FLAN-T5-small and two teachers on OpenBookQA, padding adds 6% to
-    the arithmetic, 15% with batches sorted by total length alone.
-
-    The order depends on seed and epoch alone, so a resumed run repeats an uninterrupted one.
+    halved again and again, each time along the length that differs most. What does not fill a step
+    comes last; the longest step is the very first, so that too little memory is noticed at once.
+    For FLAN-T5-small and two teachers on OpenBookQA, padding adds 6% to the arithmetic, 15% with
+    batches sorted by total length alone.
     """
     sizes = np.array(lengths)
     draw = np.random.default_rng((seed, epoch))
     order = draw.permutation(len(sizes))
     whole, pool = len(order) - len(order) % step, POOL * step
-    groups = [
-        group
-        for start in range(0, whole, pool)
-        for group in _alike(sizes, order[start : min(start + pool, whole)], step)
-    ]
+    groups = []
+    for start in range(0, whole, pool):
+        groups += _alike(sizes, order[start : min(start + pool, whole)], step)
     draw.shuffle(groups)
     if epoch == 0 and groups:
         tokens = [sizes[group].sum() for group in groups]
@@ -201,7 +187,6 @@ def steps_of_epoch(
 
 
 def _alike(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[np.ndarray]:
-    """Rows (a whole number of steps) in groups of a step."""
     steps = len(rows) // step
     if steps <= 1:
         return [rows]

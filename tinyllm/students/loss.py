@@ -2,9 +2,9 @@
 
     L = L_A + sum_m alpha^m L_Tm          each L is a mean over its own target tokens
 
-so a long rationale does not outweigh the answer. Questions without a rationale add nothing. One
-forward call per batch: the encoder runs once over the distinct inputs of all tasks, the decoder one
-task at a time, and the vocabulary is projected to at targets only.
+so a long rationale does not outweigh the answer. In one forward call per batch the encoder runs
+once over the distinct inputs of all tasks, the decoder one task at a time, and the vocabulary is
+projected to at targets only.
 """
 
 from __future__ import annotations
@@ -30,15 +30,12 @@ class MultiTask(nn.Module):
         self.temperatures = [task.temperature for task in tasks]
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Cross-entropy of each task, summed over its target tokens (or questions): [tasks].
-
-        batch: a Collator's.
-        """
-        states = mask = None
+        """Cross-entropy of each task, summed over its target tokens (or questions): [tasks]."""
+        states = None
         if "input_ids" in batch:
-            mask = batch["attention_mask"]
             encoder = load.bare(self.model).get_encoder()
-            states = encoder(input_ids=batch["input_ids"], attention_mask=mask)[0]
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            states = encoder(**inputs)[0]
         sums = []
         for t, temperature in enumerate(self.temperatures):
             if f"labels_{t}" not in batch:
@@ -47,7 +44,7 @@ class MultiTask(nn.Module):
             labels = batch[f"labels_{t}"]
             wanted = labels != IGNORED
             with projecting_only(self.model, wanted):
-                logits = self._logits(t, states, mask, batch).float()
+                logits = self._logits(t, states, batch).float()
             losses = nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
             if f"places_{t}" in batch:
                 places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
@@ -57,11 +54,7 @@ class MultiTask(nn.Module):
         return torch.stack(sums)
 
     def _logits(
-        self,
-        t: int,
-        states: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        batch: dict[str, torch.Tensor],
+        self, t: int, states: torch.Tensor | None, batch: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """Logits at the positions of task t that have a target: [targets, vocabulary]."""
         if states is None:
@@ -70,7 +63,7 @@ class MultiTask(nn.Module):
         at = batch[f"rows_{t}"]
         return self.model(
             encoder_outputs=BaseModelOutput(states[at]),
-            attention_mask=mask[at],
+            attention_mask=batch["attention_mask"][at],
             decoder_input_ids=batch[f"decoder_{t}"],
             use_cache=False,
         ).logits

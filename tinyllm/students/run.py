@@ -28,11 +28,8 @@ from tinyllm.teachers import ask
 
 
 def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
-    """All that one student's outcome depends on.
-
-    Raises FileNotFoundError, with the remedy, where questions, rationales or answers that the arm
-    needs are not finished.
-    """
+    """All that one student's outcome depends on; FileNotFoundError, with the remedy, where
+    questions, rationales or answers that the arm needs are not finished."""
     arm = arms.resolve(arm_name, params.teachers)
     asked = arms.asked(arm, params)
     names = ["student", "task_prefix", "max_input", "max_target", "max_new_tokens"]
@@ -51,10 +48,12 @@ def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
         **params.spec(*names),
         **load.content(params.student),
     }
+    if arm.teachers and params.learn_from != "answer":
+        known["learn_from"] = params.learn_from
     if arm.lora:
         known["lora_rate"] = aliases.LORA_RATE
     if arm.scorers:
-        known["answers"] = {uri: ask.answer_content(params, uri) for uri in arm.scorers}
+        known["answers"] = {uri: ask.content(params, uri, "answers") for uri in arm.scorers}
     return known
 
 
@@ -78,9 +77,8 @@ def students(params: Params) -> list[tuple[str, int]]:
 def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda share: None) -> Path:
     """Train one student, score it on test, and return its run folder.
 
-    Skipped where the folder already holds the same student. A stopped run goes on from its last
-    checkpoint. Raises StaleRun where the folder holds another student, and what `student.make`
-    does.
+    A finished student is not trained again, a stopped run goes on from its last checkpoint. Raises
+    StaleRun where the folder holds another student, and what `student.make` does.
     """
     folder, wanted = paths.student(params, arm, seed), spec(params, arm, seed)
     if runs.finished(folder, wanted):
@@ -102,30 +100,26 @@ def train_all(params: Params) -> list[Path]:
     A student that fails does not stop the others; at the end all failures are raised together.
     Returns the run folders, seed by seed.
     """
-    jobs = students(params)
-    folders = [paths.student(params, *job) for job in jobs]
-    todo = [
-        job
-        for job, folder in zip(jobs, folders, strict=True)
-        if not runs.finished(folder, spec(params, *job))
-    ]
+    jobs = {job: paths.student(params, *job) for job in students(params)}
+    todo = [job for job, folder in jobs.items() if not runs.finished(folder, spec(params, *job))]
     if todo:
         student.check(params)
-        how = _side_by_side if params.nproc == 1 else _by_torchrun
-        reasons = zip(todo, how(params, todo), strict=True)
-        failed = [f"{arm}, seed {seed}: {why}" for (arm, seed), why in reasons if why]
+        if params.nproc == 1:
+            reasons = _side_by_side(params, todo)
+        else:
+            reasons = [_torchrun(params, *job) for job in todo]
+        pairs = zip(todo, reasons, strict=True)
+        failed = [f"{arm}, seed {seed}: {why}" for (arm, seed), why in pairs if why]
         if failed:
-            raise RuntimeError(
-                f"{len(failed)} of {len(todo)} students failed:\n" + "\n".join(failed)
-            )
-    return folders
+            lines = "\n".join(failed)
+            raise RuntimeError(f"{len(failed)} of {len(todo)} students failed:\n{lines}")
+    return list(jobs.values())
 
 
 def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
     """Train each student in a process of its own; returns for each why it failed, or nothing.
 
     The processes are forked from one that has imported everything, which saves seconds for each.
-    One that dies fails its own student alone.
     """
     # glibc gives large blocks back at every step and has them zeroed at the next: a student with a
     # large vocabulary spends a tenth of its time on that. The processes inherit these settings.
@@ -150,7 +144,10 @@ def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
             for sentinel in wait(list(running), timeout=2):
                 number, process, reader = running.pop(sentinel)
                 process.join()
-                reasons[number] = _reason(process.exitcode, reader)
+                try:
+                    reasons[number] = reader.recv()
+                except EOFError:
+                    reasons[number] = f"its process ended with exit code {process.exitcode}"
                 shares[number] = 1.0
             bar.n = round(sum(shares), 2)
             bar.update(0)
@@ -161,22 +158,8 @@ def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
     return reasons
 
 
-def _reason(exitcode: int, reader: Any) -> str:
-    try:
-        return reader.recv()
-    except EOFError:
-        return f"its process ended with exit code {exitcode}"
-
-
 def _train_job(
-    parent: int,
-    params: Params,
-    arm: str,
-    seed: int,
-    threads: int,
-    shares: Any,
-    number: int,
-    writer: Any,
+    parent: int, params: Params, arm: str, seed: int, threads: int, shares, number: int, writer
 ) -> None:
     """A process that trains one student, and sends why it failed, or nothing."""
     runs.end_with_parent(parent)
@@ -190,11 +173,6 @@ def _train_job(
         writer.send(f"{type(error).__name__}: {error}"[:10_000])
 
 
-def _by_torchrun(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
-    """Train one student after the other, each in `nproc` processes; returns as `_side_by_side`."""
-    return [_torchrun(params, *job) for job in jobs]
-
-
 def _torchrun(params: Params, arm: str, seed: int) -> str:
     """Train one student in `nproc` processes; returns why that failed, or nothing."""
     job = paths.student(params, arm, seed) / "job.json"
@@ -203,9 +181,8 @@ def _torchrun(params: Params, arm: str, seed: int) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(params.nproc), "-m", "tinyllm.students.run", str(job)]
     last: deque[str] = deque(maxlen=5)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, **pipe) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
             last.append(line.strip())
@@ -214,7 +191,7 @@ def _torchrun(params: Params, arm: str, seed: int) -> str:
 
 
 def main(file: str) -> None:
-    """Train the one student that a job file names: {"params": {…}, "arm": …, "seed": …}."""
+    """Train the student of a job file: {"params": {…}, "arm": …, "seed": …, "notebook": …}."""
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     runs.end_with_parent(job.get("notebook"))
     print(train_one(Params.checked(**job["params"]), job["arm"], job["seed"]))

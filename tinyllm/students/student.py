@@ -24,21 +24,21 @@ from tinyllm.models.encode import Encoding
 from tinyllm.params import ParameterError, Params
 from tinyllm.students import checkpoint, predictions, targets
 from tinyllm.students.collate import Collator, training_rows
+from tinyllm.students.predictions import HISTORY, PREDICTIONS
 from tinyllm.students.train import train
 
 # Raised where a student would come out otherwise by more than rounding. 3: epochs are whole passes,
 # minilm-ed has no attention dropout.
 TRAIN_VERSION = 3
 Say = Callable[[float], None]  # is called with the share of the training that is done
-PREDICTIONS, HISTORY, CHECKPOINT = "predictions.parquet", "history.csv", "checkpoint"
-HISTORY_COLUMNS = ["step", "epoch", "split", "task", "metric", "value"]
+CHECKPOINT = "checkpoint"  # folder of the weights
 
 
 def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel, Encoding]:
     """The student that an arm starts from, with adapters where the arm has LoRA."""
     model, tokenizer = load.load(params.student, seed=seed)
     if arm.trained and params.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if arm.lora:
         model = load.adapt(model, params.student, arm.lora, seed=seed)
     return model, Encoding.of(model, tokenizer, params)
@@ -47,11 +47,8 @@ def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel
 def load_student(
     params: Params, arm_name: str, seed: int
 ) -> tuple[PreTrainedModel | peft.PeftModel, Encoding]:
-    """A finished student of a study, ready to be asked, with its encoding.
-
-    Raises FileNotFoundError, with the remedy, where it is not finished or its weights were not
-    kept.
-    """
+    """A finished student of a study, with its encoding; FileNotFoundError, with the remedy, where
+    it is not finished or its weights were not kept."""
     folder = paths.student(params, arm_name, seed)
     runs.content(folder)
     arm, stored = arms.resolve(arm_name, params.teachers), folder / CHECKPOINT
@@ -69,13 +66,9 @@ def load_student(
     return model.to(load.device()).eval(), Encoding.of(model, tokenizer, params)
 
 
-def check(params: Params) -> dict[str, int]:
-    """Whether the student can read the study's questions, before anything is trained.
-
-    Returns the counts of `Encoding.check`, and warns of questions with unknown tokens and of those
-    with options that become the same tokens: no score can tell these apart, so they count as
-    chance. Raises ParameterError where questions do not fit.
-    """
+def check(params: Params) -> None:
+    """ParameterError if the student cannot read the study's questions, for lack of positions; a
+    warning if it does not know or tell apart their words."""
     model, tokenizer = load.load(params.student)
     encoding = Encoding.of(model, tokenizer, params)
     prefixes = [prompts.ANSWER_PREFIX]
@@ -89,7 +82,6 @@ def check(params: Params) -> dict[str, int]:
             "tell apart (they count as chance)",
             stacklevel=2,
         )
-    return counts
 
 
 def make(
@@ -98,8 +90,7 @@ def make(
     """Train one student, score it on test, and write its files; returns facts for its manifest.
 
     first: False in all but one of several processes, which writes for all.
-    Raises ParameterError where questions do not fit `max_input`, FloatingPointError on a loss that
-    is not finite, MemoryError, with what to lower, where memory runs out.
+    Raises FloatingPointError on a loss that is not finite, MemoryError where memory runs out.
     """
     splits = data.read(params)
     try:
@@ -108,24 +99,32 @@ def make(
         state, facts = fit(params, arm, seed, model, encoding, folder, say)
         if not first:
             return {}
-        rows = score.predict(
-            model,
-            encoding,
-            splits["test"],
-            max_new_tokens=params.max_new_tokens,
-            in_train=question.in_train(splits),
-            batch=min(score.BATCH, params.batch_size),
-        )
-    except (RuntimeError, MemoryError) as error:
-        raise _with_remedy(params, error) from error
+        how = {"max_new_tokens": params.max_new_tokens, "in_train": question.in_train(splits)}
+        how["batch"] = min(score.BATCH, params.batch_size)
+        rows = score.predict(model, encoding, splits["test"], **how)
+    except RuntimeError as error:
+        # A GPU raises OutOfMemoryError; the CPU's allocator a RuntimeError with these words.
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise MemoryError(
+                f"out of memory: lower batch_size (now {params.batch_size}) and raise accumulation "
+                f"(now {params.accumulation}) by the same factor, or set checkpointing: true"
+            ) from error
+        raise
     labels = {"study": params.study, "dataset": params.dataset, "arm": arm.name}
     labels |= {"student": params.student, "seed": seed, "split": "test"}
     predictions.write(pd.DataFrame(labels, index=rows.index).join(rows), folder / PREDICTIONS)
-    history = pd.DataFrame(state.history, columns=HISTORY_COLUMNS)
-    history.to_csv(folder / HISTORY, index=False, lineterminator="\n")
+    pd.DataFrame(state.history).to_csv(folder / HISTORY, index=False, lineterminator="\n")
     if arm.trained and params.keep_weights:
         load.save(model, encoding.tokenizer, folder / CHECKPOINT)
-    return facts | _cost(model, params, state) | _outcome(rows, encoding)
+    facts |= _cost(model, params, state)
+    return facts | {
+        "accuracy": score.accuracy(rows.to_dict("records")),
+        "exact_match": float(rows.exact.mean()),
+        "n": len(rows),
+        "tied": int((rows.ties > 1).sum()),
+        "cut_inputs": len(encoding.cut_inputs),
+        "cut_targets": len(encoding.cut_targets),
+    }
 
 
 def _fit(
@@ -139,8 +138,6 @@ def _fit(
 ) -> tuple[checkpoint.State, dict[str, Any]]:
     """Train a model in place; returns where training ended, and facts for its manifest."""
     splits, tasks = data.read(params), targets.tasks(arm, params)
-    for rows in splits.values():  # too long a question ends here, not after hours
-        encoding.check(rows, [task.prefix for task in tasks])
     texts = targets.arm_texts(params, arm, splits["train"], seed)
     if silent := [uri for uri, have in texts.items() if not have]:
         raise ParameterError(
@@ -177,8 +174,8 @@ def _leave(
     """What `_fit` returns, for a student that is scored as it is."""
     model.to(load.device())
     accuracy = score.accuracy(score.score_options(model, encoding, data.read(params)["valid"]))
-    values = (0, 0.0, "valid", targets.ANSWER, "accuracy", accuracy)
-    row = dict(zip(HISTORY_COLUMNS, values, strict=True))
+    row = {"step": 0, "epoch": 0.0, "split": "valid", "task": targets.ANSWER}
+    row |= {"metric": "accuracy", "value": accuracy}
     state = checkpoint.State(valid_accuracy=accuracy, history=[row])
     return state, {"train_seconds": 0.0, "train_questions": 0, "targets": {}}
 
@@ -186,9 +183,9 @@ def _leave(
 def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> dict[str, Any]:
     """Sizes, work and memory, for a manifest.
 
-    Floating-point operations by the usual rule: per token and parameter 2 forward, 2 for the
-    gradient of the activations, 2 for that of a trained parameter (Kaplan et al. 2020, section
-    2.1). Memory is the process's highest so far, which may have trained other students before.
+    Floating-point operations per token and parameter: 2 forward, 2 for the gradient of the
+    activations, 2 for that of a trained parameter (Kaplan et al. 2020, section 2.1). Memory is the
+    process's highest so far, which may have trained other students before.
     """
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if state.step else 0
@@ -214,25 +211,3 @@ def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> di
     if torch.cuda.is_available():
         facts["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
     return facts
-
-
-def _outcome(rows: pd.DataFrame, encoding: Encoding) -> dict[str, Any]:
-    return {
-        "accuracy": score.accuracy(rows.to_dict("records")),
-        "exact_match": float(rows.exact.mean()),
-        "n": len(rows),
-        "tied": int((rows.ties > 1).sum()),
-        "cut_inputs": len(encoding.cut_inputs),
-        "cut_targets": len(encoding.cut_targets),
-    }
-
-
-def _with_remedy(params: Params, error: BaseException) -> BaseException:
-    """What to lower where memory ran out; the error itself where it is another one."""
-    # A GPU raises OutOfMemoryError; the CPU's allocator a RuntimeError with these words.
-    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-        return error
-    return MemoryError(
-        f"out of memory: lower batch_size (now {params.batch_size}) and raise accumulation (now "
-        f"{params.accumulation}) by the same factor, or set checkpointing: true"
-    )

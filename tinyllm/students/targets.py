@@ -4,16 +4,15 @@
     L = L_A + T^2 CE(teachers_T, student_T)      (kd; Hinton et al. 2015, equation 1 and section 2)
 
 L_A and every L_T are token means (see `students/loss.py`). In `kd`, student_T is the softmax of
-the student's length-normalised option log-probabilities divided by T, which is how the study scores
-students, and teachers_T the mean of the teachers' own: options stand on both sides, so no tokenizer
-has to agree. T^2 keeps the gradient's size as T grows.
+the student's length-normalised option log-probabilities divided by T, and teachers_T the mean of
+the teachers' own, so no tokenizer has to agree. T^2 keeps the gradient's size as T grows.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -30,8 +29,8 @@ OPTIONS = "options"
 class Task:
     """One thing a student learns: the answer, a teacher's rationales, or how likely options are.
 
-    name: `answer`, `options` or the teacher's URI. prefix: tells the task to the student. weight: 1
-    for the answer, alpha for a teacher, T^2 for `options`. temperature: T, of `options` only.
+    name: `answer`, `options` or the teacher's URI. weight: 1 for the answer, alpha for a teacher,
+    T^2 for `options`. temperature: T, of `options` only.
     """
 
     name: str
@@ -41,10 +40,8 @@ class Task:
 
 
 def tasks(arm: arms.Arm, params: Params) -> list[Task]:
-    """The tasks of an arm. A teacher keeps its prefix and alpha in every arm of a study.
-
-    The gibberish teacher stands behind all others, with their mean alpha.
-    """
+    """The tasks of an arm. A teacher keeps its prefix and alpha in every arm of a study; the
+    gibberish teacher comes last, with the mean alpha."""
     if not arm.trained:
         return []
     alpha = params.weights()
@@ -64,10 +61,8 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
 def arm_texts(
     params: Params, arm: arms.Arm, questions: Sequence[Question], seed: int
 ) -> dict[str, dict[str, str]]:
-    """For each teacher of an arm: rationale by question id, moved about where the arm says so.
-
-    Raises FileNotFoundError, with the remedy, where a store that the arm needs is not finished.
-    """
+    """For each teacher of an arm: rationale by question id, moved about where the arm says so;
+    FileNotFoundError, with the remedy, where a store that the arm needs is not finished."""
     asked = arms.asked(arm, params)
     asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
     texts = {}
@@ -102,10 +97,7 @@ def scrambled(texts: Sequence[str], draw: random.Random) -> list[str]:
 def gibberish(
     questions: Sequence[Question], lengths: Sequence[int], draw: random.Random
 ) -> dict[str, str]:
-    """Random words by question id: words of all questions, as many as a drawn rationale has.
-
-    lengths: words of the rationales whose length is imitated; without any, nothing is written.
-    """
+    """Random words of all questions, by question id; lengths: to draw from, in words."""
     if not lengths:
         return {}
     words = [w for e in questions for text in (e.question, *e.options) for w in text.split()]
@@ -120,24 +112,14 @@ def distribution(scores: Sequence[float], temperature: float) -> list[float]:
     return [value / total for value in raised]
 
 
-def mean_distribution(
-    scores: Sequence[Mapping[str, Sequence[float]]], temperature: float
-) -> dict[str, list[float]]:
-    """The teachers' mean distribution over the options, by question id.
+def arm_options(params: Params, arm: arms.Arm) -> dict[str, list[float]]:
+    """What an arm's `options` task aims at: probability of each option by training question id.
 
-    scores: for each teacher, an option's length-normalised log-probability by question id. A
-        teacher without scores for a question is left out of its mean.
+    It is the mean over the teachers that have scores for the question.
     """
+    scores = [ask.option_scores(params, teacher) for teacher in arm.scorers]
     means = {}
     for name in dict.fromkeys(name for known in scores for name in known):
-        rows = [distribution(known[name], temperature) for known in scores if name in known]
+        rows = [distribution(known[name], arm.temperature) for known in scores if name in known]
         means[name] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     return means
-
-
-def arm_options(params: Params, arm: arms.Arm) -> dict[str, list[float]]:
-    """What an arm's `options` task aims at: probability of each option by training question id."""
-    if not arm.scorers:
-        return {}
-    scores = [ask.option_scores(params, teacher) for teacher in arm.scorers]
-    return mean_distribution(scores, arm.temperature)

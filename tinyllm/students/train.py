@@ -70,9 +70,8 @@ def train(
 ) -> checkpoint.State:
     """Train a model in place and leave it with the weights that were best on valid.
 
-    rows: of `training_rows`. score_valid: accuracy on valid of the model as it is. folder: for
-        checkpoints; a stopped run goes on from the last one. say: is called with the share of the
-        training that is done.
+    rows: of `training_rows`. folder: for checkpoints; a stopped run goes on from the last one.
+    say: is called with the share of the training that is done.
     Raises FloatingPointError on a loss that is not finite.
     """
     AcceleratorState._reset_state()  # a process may train one student after the other
@@ -166,20 +165,13 @@ class Meter:
         self.accelerator, self.tasks = accelerator, tasks
         weights = [task.weight for task in tasks]
         self.weights = torch.tensor(weights, device=accelerator.device)
-        self.totals = self._zero()
-
-    def _zero(self) -> torch.Tensor:
-        """Losses and target tokens of each task, and tokens read and written: [2 tasks + 1]."""
-        return torch.zeros(2 * len(self.tasks) + 1, dtype=torch.float64)
+        # Losses and target tokens of each task, and tokens read and written.
+        self.totals = torch.zeros(2 * len(tasks) + 1, dtype=torch.float64)
 
     def add(self, sums: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Count one batch: sums [tasks] of its losses."""
-        idle = not batch["counts"].any()
-        parts = (
-            torch.zeros_like(sums) if idle else sums.detach(),
-            batch["counts"],
-            batch["tokens"],
-        )
+        losses = sums.detach() if batch["counts"].any() else torch.zeros_like(sums)
+        parts = (losses, batch["counts"], batch["tokens"])
         self.totals += torch.cat([part.cpu().double() for part in parts])
 
     def record(self, history: list[dict[str, Any]], at: dict[str, float]) -> int:
@@ -191,5 +183,5 @@ class Meter:
             if count:
                 row = {"split": "train", "task": task.name, "metric": "loss"}
                 history.append({**at, **row, "value": total / count})
-        self.totals = self._zero()
+        self.totals.zero_()
         return int(tokens)

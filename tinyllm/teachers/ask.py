@@ -4,8 +4,7 @@
     runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
 
 HASH stands for all that the texts depend on (the manifest's spec). The files are stores
-(`teachers.store`): append-only, keyed, resumable. What the parameter `cleaning` repairs or drops is
-repaired or dropped on the way to the student.
+(`teachers.store`): append-only, keyed, resumable. `cleaning` applies only to what students read.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from tinyllm.data import micro as world
 from tinyllm.data.question import DataError, Question
 from tinyllm.models import load as models
 from tinyllm.models.extract import answer_named
-from tinyllm.params import ParameterError, Params
+from tinyllm.params import Params
 from tinyllm.teachers import micro, quality, store
 from tinyllm.teachers.base import Teacher
 from tinyllm.teachers.hf import HFTeacher
@@ -57,6 +56,8 @@ class Job:
         if kind != "release":
             spec |= self.params.spec("data_seed", "examples", "max_prompt", "max_new_tokens")
             spec |= self.params.spec("teacher_forcing") if self.stage == "rationales" else {}
+        if server := self.params.servers.get(self.uri):
+            spec["server"] = server.model_dump(exclude_defaults=True)
         if kind in ("micro", "hf"):
             spec["precision"] = self.params.precision
             spec |= models.content(name) if kind == "hf" else {"micro": world.VERSION}
@@ -87,12 +88,14 @@ class Job:
         options = {row.id: row.options for row in data.read(self.params)[self.split]}
         with runs.recording(self.file.parent, self.spec) as facts:
             if teacher:
-                options = {} if self.stage == "rationales" else options
+                choices = {} if self.stage == "rationales" else options
                 asked, limit = self.requests(teacher), self.params.max_refused
-                store.fill(self.file, teacher, asked, options, limit)
+                store.fill(self.file, teacher, asked, choices, limit)
             else:
-                rows = store.recorded(self.params.dataset, self.split, self.uri)
-                store.add(self.file, [row for row in rows if row.id in options])
+                with store.appending(self.file) as append:
+                    for record in store.recorded(self.params.dataset, self.split, self.uri):
+                        if record.id in options:
+                            append(record)
             facts |= store.facts(store.read(self.file))
 
     def records(self) -> list[Record]:
@@ -112,15 +115,16 @@ def _read(file: Path, content: str) -> list[Record]:
     return list({row.id: row for row in rows}.values())  # the last one, should one have two
 
 
-def load_teacher(params: Params, uri: str) -> Teacher:
-    """The teacher that a URI names, ready to write; ValueError for recorded ones."""
+def load_teacher(params: Params, uri: str) -> Teacher | None:
+    """The teacher that a URI names, ready to write; None for recorded ones."""
     kind, name = arms.teacher(uri)
     sizes: dict[str, Any] = {"max_new_tokens": params.max_new_tokens, "batch": params.teacher_batch}
     if kind == "release":
-        raise ValueError(f"teachers: {uri!r} is recorded and cannot be asked")
+        return None
+    sizes["max_prompt"] = params.max_prompt
     if kind == "openai":
-        return ServerTeacher(name, **sizes)
-    sizes |= {"max_prompt": params.max_prompt, "dtype": models.precision(params.precision)}
+        return ServerTeacher(name, server=params.servers.get(uri), **sizes)
+    sizes["dtype"] = models.precision(params.precision)
     if kind == "hf":
         revision = next(iter(models.content(name).values()), "")
         return HFTeacher(name, revision=revision, **sizes)
@@ -173,21 +177,16 @@ def _run(params: Params, stage: str) -> None:
     if missing:
         micro.prepare(params)
     for uri in dict.fromkeys(job.uri for job in missing):
-        teacher = load_teacher(params, uri) if uri in askable(params) else None
+        teacher = load_teacher(params, uri)
         for job in missing:
             if job.uri == uri:
                 job.run(teacher)
         del teacher  # before the next one is loaded
 
 
-def content(params: Params, uri: str) -> str:
-    """What identifies a teacher's rationales, as an input of a student that learns from them."""
-    return runs.content(Job(params, uri).file.parent)
-
-
-def answer_content(params: Params, uri: str) -> str:
-    """What identifies a teacher's answers on train, as an input of a student that learns them."""
-    return runs.content(Job(params, uri, "answers").file.parent)
+def content(params: Params, uri: str, stage: str = "rationales") -> str:
+    """What identifies a teacher's texts on train, as an input of a student that learns them."""
+    return runs.content(Job(params, uri, stage).file.parent)
 
 
 def records(params: Params, uri: str) -> list[Record]:
@@ -196,24 +195,24 @@ def records(params: Params, uri: str) -> list[Record]:
 
 
 def rationales(params: Params, uri: str) -> dict[str, str]:
-    """Rationale by question id as students read them, after `cleaning`.
+    """Rationale by question id as students read them, after `learn_from` and `cleaning`.
 
     Absent are questions whose rationale is missing, dropped or an abstention.
     """
     questions = {row.id: row for row in data.read(params)["train"]}
     kept = {}
     for record in records(params, uri):
-        text = quality.cleaned(record.text or "", questions[record.id], params.cleaning)
+        parts = {"thinking": record.thinking, "answer": record.text or ""}
+        text = parts.get(params.learn_from, "\n".join(parts.values()).strip())
+        text = quality.cleaned(text, questions[record.id], params.cleaning)
         if text and not quality.abstains(text):
             kept[record.id] = text
     return kept
 
 
 def _chosen(job: Job) -> list[tuple[Question, Record, int]]:
-    """A split's questions, what the teacher answered, and which option that is.
-
-    The one with the best score, or the one that the text names; -1 if it names none.
-    """
+    """Each question of a split, the teacher's reply, and the option it scores best or its text
+    names (-1: none)."""
     replies = {record.id: record for record in job.records()}
     rows = []
     for row in data.read(job.params)[job.split]:
@@ -237,9 +236,8 @@ def answers(params: Params) -> pd.DataFrame:
     for job in _tests(params):
         names = params.spec("study", "dataset") | {"teacher": job.uri, "shots": job.params.examples}
         for row, reply, choice in _chosen(job):
-            asked = {"id": row.id, "options": row.options, "gold": row.answer}
-            replied = {"choice": choice, "text": reply.text, "correct": choice == row.answer}
-            rows.append(names | asked | replied)
+            answer = {"id": row.id, "options": row.options, "gold": row.answer, "choice": choice}
+            rows.append(names | answer | {"text": reply.text, "correct": choice == row.answer})
     return pd.DataFrame(rows)
 
 
@@ -248,10 +246,8 @@ def option_scores(params: Params, uri: str) -> dict[str, list[float]]:
 
     A server gives its choice alone: 0 for it, minus infinity for the others, and equal scores where
     it names none. Questions that it refused are absent. FileNotFoundError, with the remedy, if the
-    teacher has not been asked, ParameterError for recorded teachers.
+    teacher has not been asked.
     """
-    if uri not in askable(params):
-        raise ParameterError(f"teachers: {uri!r} is recorded and gives no option scores")
     scores, off = {}, float("-inf")
     for row, reply, choice in _chosen(Job(params, uri, "answers")):
         if reply.text is not None:

@@ -8,12 +8,10 @@ openai:URL#MODEL                  an OpenAI-compatible server (`teachers.openai`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-# What a teacher writes that does not know; it teaches a student nothing.
-ABSTENTIONS = ("I do not know.",)
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Completion:
     finish: `stop`, `length` (cut by max_new_tokens) or `scored` (an answer chosen by its score).
     tokens: of the prompt, and written; None where a server does not say.
     scores: log-probability per token of each option, where the teacher was asked to answer.
-    thinking: what a reasoning model wrote before its answer, where a server sends it apart.
+    thinking: what a reasoning model wrote before its answer (see `apart`).
     """
 
     text: str
@@ -40,6 +38,23 @@ class Refused:
     reason: str
     final: bool
     thinking: str = ""
+
+
+_TAGS = "think|thinking|thought|reasoning"
+_OPENED = re.compile(rf"(?i)^\s*(?:<(?:{_TAGS})>|\[think\])")
+_CLOSED = re.compile(rf"(?i)</(?:{_TAGS})>|\[/think\]")
+
+
+def apart(text: str) -> tuple[str, str]:
+    """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none.
+
+    A chat template may have opened the block already. One that never closes was cut off: all of it
+    is thinking.
+    """
+    *thinking, answer = _CLOSED.split(text)
+    if not thinking and _OPENED.match(text):
+        thinking, answer = [text], ""
+    return "\n".join(_OPENED.sub("", part).strip() for part in thinking), answer.strip()
 
 
 Replies = Iterator[tuple[int, Completion | Refused]]  # (index of the prompt, its reply)

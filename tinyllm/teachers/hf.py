@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,12 +13,12 @@ from transformers import GenerationConfig
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
-from tinyllm.teachers.base import Completion, Replies
+from tinyllm.teachers.base import Completion, Replies, apart
 
 
 class HFTeacher:
-    """A transformers model. Chat models (those with a chat template) read the prompt as a user's
-    message, others as text. On several GPUs the model is spread over them.
+    """A transformers model, spread over all GPUs. A chat model (it has a chat template) reads the
+    prompt as a user's message, another one as text.
 
     name: as for `models.load.load`. revision: of its weights. batch: prompts per forward pass.
     max_prompt: tokens of the longest prompt; ParameterError if the model has fewer positions.
@@ -60,15 +61,16 @@ class HFTeacher:
         self.encoding = Encoding(self.tokenizer, self.seq2seq, first, "encoder", 0, 0)
 
     def rendered(self, prompt: str) -> str:
-        """The prompt in the model's chat template, or as it is."""
+        """The prompt as the model reads it."""
         if not self.chat:
             return prompt
         message = [{"role": "user", "content": prompt}]
-        template = self.tokenizer.apply_chat_template
-        return template(message, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
 
     def tokens(self, prompt: str) -> int:
-        """Tokens of a prompt as the model reads it."""
+        """Tokens of a prompt that is not yet rendered."""
         return len(self._ids(self.rendered(prompt)))
 
     def _ids(self, rendered: str) -> list[int]:
@@ -81,8 +83,7 @@ class HFTeacher:
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
         """Indices of a batch at a time, longest rows first, so that there is little padding.
 
-        The first batch is the one that is not full: a run that goes on where it was stopped forms
-        the batches that were still to come.
+        Only the first batch may be not full, so a resumed run forms the batches still to come.
         """
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
         while order:
@@ -92,7 +93,7 @@ class HFTeacher:
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """The remedy where the device's memory does not suffice; no gradients."""
+        """No gradients, and the remedy where memory runs out."""
         try:
             with torch.inference_mode():
                 yield
@@ -105,36 +106,34 @@ class HFTeacher:
         """Complete rendered prompts, batches of about equal length at a time."""
         rows = [self._ids(prompt) for prompt in prompts]
         for batch in self._batches(rows):
-            padded = self.tokenizer.pad(
-                {"input_ids": [rows[i] for i in batch]}, return_tensors="pt"
-            )
-            padded = padded.to(self.model.device)
+            ids = {"input_ids": [rows[i] for i in batch]}
+            padded = self.tokenizer.pad(ids, return_tensors="pt").to(self.model.device)
             with self._memory():
                 out = self.model.generate(**padded, generation_config=self.config)
             skip = 1 if self.seq2seq else padded["input_ids"].shape[1]
             for i, written in zip(batch, out[:, skip:].tolist(), strict=True):
                 end = next((at for at, token in enumerate(written) if token in self.ends), None)
                 length = len(written) if end is None else end + 1
-                text = self.tokenizer.decode(written[:length], skip_special_tokens=True).strip()
+                text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
+                thinking, text = apart(text)
                 finish = "length" if end is None else "stop"
-                yield i, Completion(text, finish, (len(rows[i]), length))
+                yield i, Completion(text, finish, (len(rows[i]), length), thinking=thinking)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
         """The option with the highest log-probability per token (no end token is counted)."""
         rows = [self._ids(prompt) for prompt in prompts]
         for batch in self._batches(rows):
-            targets = [
-                self._target(prompts[i], rows[i], text) for i in batch for text in options[i]
-            ]
-            owner = torch.tensor([place for place, i in enumerate(batch) for _ in options[i]])
+            pairs = [(i, text) for i in batch for text in options[i]]
+            targets = [self._target(prompts[i], rows[i], text) for i, text in pairs]
+            owner = torch.tensor([batch.index(i) for i, _ in pairs])
             sources = [rows[i] for i in batch]
             with self._memory():
                 sums = score.log_probabilities(self.model, self.encoding, sources, targets, owner)
-            means = [total / len(ids) for total, ids in zip(sums, targets, strict=True)]
+            means = (total / len(ids) for total, ids in zip(sums, targets, strict=True))
             for i in batch:
-                scores, means = tuple(means[: len(options[i])]), means[len(options[i]) :]
-                best = max(range(len(scores)), key=scores.__getitem__)
-                yield i, Completion(options[i][best], "scored", (len(rows[i]), 0), scores)
+                scores = tuple(islice(means, len(options[i])))
+                best = options[i][scores.index(max(scores))]
+                yield i, Completion(best, "scored", (len(rows[i]), 0), scores)
 
     def _target(self, prompt: str, row: list[int], option: str) -> list[int]:
         """Ids of an option as the model would go on: after text, a space precedes it."""

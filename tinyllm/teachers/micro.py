@@ -1,8 +1,7 @@
 """The micro world's teachers: two small language models that the study trains itself.
 
 Teacher a is T5-like, b Llama-like; each learns its part of the museum (`data.micro.known`) from the
-prompts that teachers are given later. Weights are in runs/teachers/micro-LETTER/HASH, for all
-studies of the same museum.
+prompts that teachers are given later. All studies of a museum share its folder in runs/teachers/.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ ALONE_FIRST = 0.4  # share of the steps without in-context examples, which come 
 def prepare(params: Params) -> None:
     """Train the study's micro teachers that are missing, `workers` of them side by side."""
     letters = [name for kind, name in map(arms.teacher, params.teachers) if kind == "micro"]
-    missing = [name for name in letters if not runs.finished(*work(params, name))]
+    missing = [job for job in (work(params, name) for name in letters) if not runs.finished(*job)]
     if missing:
         context = get_context("spawn")
         with ProcessPoolExecutor(min(params.workers, len(missing)), context, _start) as pool:
-            list(pool.map(_train, *zip(*(work(params, name) for name in missing), strict=True)))
+            list(pool.map(_train, *zip(*missing, strict=True)))
 
 
 def work(params: Params, letter: str) -> tuple[Path, dict[str, Any]]:
@@ -70,12 +69,10 @@ def train_teacher(
     steps: int | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Path:
-    """Train teacher `a` or `b` on its part of museum `seed`, and save it in `folder`.
+    """Train teacher `a` or `b` on its part of museum `seed`, save it in `folder`, and return that.
 
     progress: called after every step with its number (from 1) and its loss.
-    Returns `folder`, which loads as a student's does. Raises ValueError on another letter.
     """
-    world.known(letter)
     steps = steps or STEPS[letter]
     corpus = teacher_corpus(letter, seed, BATCH, round(ALONE_FIRST * steps))
     model = models.untrained(KIND_OF_MODEL[letter], seed, LAYERS[letter]).train()
@@ -111,10 +108,9 @@ def teacher_corpus(
     """Endless batches of (prompt, continuation) that teach `letter` its part of the museum `seed`.
 
     Half of a batch asks for a rationale with the gold letter given, a quarter without it, a quarter
-    for the answer. A batch has one number of in-context examples: none in the first `alone`
-    batches, then 0 to 2. Rationales are asked for about every entity (the teacher abstains on
-    those that it does not know), answers about known ones only. The questions of the test split
-    are absent (not their facts: knowing them makes a teacher).
+    for the answer. In-context examples: none in the first `alone` batches, then 0 to 2 per batch.
+    Rationales are asked for about every entity (the teacher abstains on those that it does not
+    know), answers about known ones only. The test split's questions are absent, not their facts.
     """
     museum, draw = world.world(seed), random.Random(f"corpus:{letter}:{seed}")
     every, own = sorted(museum.kind), sorted(world.known(letter))

@@ -3,11 +3,11 @@
     openai:http://127.0.0.1:8000/v1#MODEL               chat completions, the server's template
     openai:http://127.0.0.1:8000/v1/completions#MODEL   text completions, the prompt as it is
 
-The key comes from the environment variable OPENAI_API_KEY alone (local servers need none). Up to
-`teacher_batch` requests run at a time. The `openai` client repeats what may pass (429, 5xx,
-time-outs, lost connections), waits as long as Retry-After says, and gives up after RETRIES. Then
-the question stays unanswered, and a rerun asks it again. What would be refused again (a content
-filter, a prompt that is too long) is a final refusal.
+The key comes from the environment variable OPENAI_API_KEY alone (local servers need none). The
+`openai` client repeats what may pass (429, 5xx, time-outs, lost connections) up to RETRIES times,
+and waits as long as Retry-After says, if that is at most two minutes. Then the question stays
+unanswered, and a rerun asks it again. What would be refused again (a content filter, a prompt that
+is too long) is a final refusal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 
 import openai
 
-from tinyllm.teachers.base import Completion, Refused, Replies
+from tinyllm.arms import Server
+from tinyllm.params import ParameterError
+from tinyllm.teachers.base import Completion, Refused, Replies, apart
 
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
@@ -45,12 +47,21 @@ REMEDIES = {  # of a connection error: the first kind that is among its causes
 class ServerTeacher:
     """A model behind an OpenAI-compatible server, asked greedily (temperature 0).
 
-    name: `URL#MODEL`. batch: requests at a time.
+    name: `URL#MODEL`. batch: requests at a time. server: what this server takes that others do not
+        (`arms.Server`); ParameterError where its context cannot hold prompt and completion.
     """
 
     revision = ""  # a server does not tell; what it wrote is the record
 
-    def __init__(self, name: str, *, max_new_tokens: int, batch: int):
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_new_tokens: int,
+        batch: int,
+        max_prompt: int = 0,
+        server: Server | None = None,
+    ):
         url, _, self.model = name.partition("#")
         self.chat = not re.search(r"(?<!/chat)/completions/?$", url)
         self.url = re.sub(r"(/chat)?/completions/?$", "", url)
@@ -58,8 +69,21 @@ class ServerTeacher:
         self.client = openai.OpenAI(
             base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
         )
-        self.settings: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0}
-        self.batch = batch
+        server = server or Server()
+        if server.context and max_prompt + max_new_tokens > server.context:
+            most = server.context - max_new_tokens
+            raise ParameterError(
+                f"max_prompt: {max_prompt}: with max_new_tokens, more than {self.model}'s context "
+                f"of {server.context} tokens; set max_prompt to at most {most}"
+            )
+        self.settings: dict[str, Any] = {server.limit: max_new_tokens}
+        if server.temperature is not None:
+            self.settings["temperature"] = server.temperature
+        if server.extra:
+            self.settings["extra_body"] = server.extra
+        if server.system:
+            self.settings["system"] = server.system
+        self.max_new_tokens, self.batch = max_new_tokens, batch
 
     def rendered(self, prompt: str) -> str:
         """The prompt as it is sent; the server puts it into a chat model's template."""
@@ -79,8 +103,8 @@ class ServerTeacher:
         """Complete prompts, `batch` requests at a time; each reply is given as it comes.
 
         RuntimeError at once where the server would refuse every request (no such model, wrong key,
-        wrong certificate). If it leaves `batch` questions in a row without an answer, the rest are
-        not asked; nor if its first FIRST replies all refuse a question for good.
+        wrong certificate). The rest are not asked if `batch` questions in a row get no answer, or
+        if the first FIRST replies are final refusals.
         """
         pool = ThreadPoolExecutor(self.batch)
         futures = {pool.submit(self._ask, prompt): i for i, prompt in enumerate(prompts)}
@@ -88,14 +112,14 @@ class ServerTeacher:
         try:
             for future in as_completed(futures):
                 if future.cancelled():
-                    reply = Refused("not asked: the server stopped answering", final=False)
-                    yield futures[future], reply
+                    reason = "not asked: the server stopped answering"
+                    yield futures[future], Refused(reason, final=False)
                     continue
                 reply = future.result()
                 yield futures[future], reply
                 answered = answered or isinstance(reply, Completion)
                 final = isinstance(reply, Refused) and reply.final
-                refused = 0 if answered else refused + final  # before any answer at all
+                refused = 0 if answered else refused + final
                 in_a_row = 0 if isinstance(reply, Completion) or final else in_a_row + 1
                 if in_a_row == max(self.batch, 3) or refused == max(self.batch, FIRST):
                     for other in futures:
@@ -104,9 +128,9 @@ class ServerTeacher:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
-        """What the server writes for each prompt: few servers give a prompt's log-probabilities.
+        """What the server writes for each prompt, up to a blank line: what follows is invented.
 
-        The text up to the first blank line counts: what follows is an invented next question.
+        (Few servers give a prompt's log-probabilities.)
         """
         for index, reply in self.write(prompts):
             if isinstance(reply, Completion):
@@ -117,9 +141,11 @@ class ServerTeacher:
         create, asked = self.client.completions.create, {"prompt": prompt}
         if self.chat:
             create = self.client.chat.completions.create
-            asked = {"messages": [{"role": "user", "content": prompt}]}
+            messages = [("system", self.settings.get("system")), ("user", prompt)]
+            asked = {"messages": [{"role": r, "content": text} for r, text in messages if text]}
+        asked |= {name: value for name, value in self.settings.items() if name != "system"}
         try:
-            return self._read(create(model=self.model, **asked, **self.settings))
+            return self._read(create(model=self.model, **asked))
         except openai.APIStatusError as error:
             status = error.status_code
             if status in FOR_ALL:
@@ -143,12 +169,14 @@ class ServerTeacher:
             return Refused(f"the reply is no completion: {str(reply)[:100]!r}", final=False)
         finish = choices[0].finish_reason or "stop"
         message = getattr(choices[0], "message", None) if self.chat else choices[0]
-        text = getattr(message, "content" if self.chat else "text", None)
-        parts = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
-        thinking = next((part for part in parts if isinstance(part, str)), "")
+        text, thinking = _texts(getattr(message, "content" if self.chat else "text", None))
+        fields = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+        inside, text = apart(text) if isinstance(text, str) else ("", text)
+        fields = [field for field in (*fields, thinking, inside) if isinstance(field, str)]
+        thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
         if not text and finish == "length":
-            limit = self.settings["max_tokens"]
-            reason = f"no text within max_new_tokens ({limit}); raise max_new_tokens"
+            what = "only thinking" if thinking else "no text"
+            reason = f"{what} within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
             return Refused(reason, True, thinking)
         if not isinstance(text, str):
             refusal = getattr(message, "refusal", None) or "no text"
@@ -158,10 +186,22 @@ class ServerTeacher:
         return Completion(text.strip(), finish, tokens, thinking=thinking)
 
     def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
-        """What ends the run: the server would refuse every request."""
         return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
 
     def _line(self, error: BaseException) -> str:
         """An error in one line, without the key, which some servers repeat."""
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return (text.replace(self.key, "***") if self.key != "none" else text)[:300]
+
+
+def _texts(content: Any) -> tuple[str | None, str]:
+    """Text and thinking of a message's content, which some servers send as a list of parts."""
+    if not isinstance(content, list):
+        return content, ""
+    text, thinking = [], []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        inner = part.get("text", part.get(kind)) if isinstance(part, dict) else part
+        inner, deeper = _texts(inner)
+        (text if kind in ("text", "output_text") else thinking).append(inner or deeper)
+    return "".join(text) or None, "".join(thinking)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyllm.data import release
+from tinyllm.data.micro import ABSTAINS
 from tinyllm.data.question import Question
 from tinyllm.models.extract import mentioned
 from tinyllm.prompts import STEP_BY_STEP
-from tinyllm.teachers.base import ABSTENTIONS
 from tinyllm.teachers.store import Record
 
 _CLOSERS = "[\"'”’»)\\]}*_」』]*"
@@ -34,9 +34,9 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
 
     outcome: `written`, `missing` (the release has none), `refused`, `empty` (only the prompt's
         echo) or `abstained` (the teacher says that it does not know).
-    cut_off, invented, repeated: see these functions. whole: none of the three.
-    words: its length without the answer sentence that the release appends.
-    names: the options that it mentions, `gold`, `other` or `none` (also where it mentions several).
+    cut_off, invented, repeated, names: see these functions. whole: none of the first three.
+    words: its length without the answer sentence that the release appends. thinking: words that a
+        reasoning model wrote before it.
     """
     text = record.text or ""
     if record.text is None:
@@ -56,6 +56,7 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
         "whole": written and not any(troubles.values()),
         **troubles,
         "words": len(release.CLOSING.sub("", text).split()) if written else 0,
+        "thinking": len(record.thinking.split()),
         "names": names(text, question) if written else "",
     }
 
@@ -68,7 +69,7 @@ def says_nothing(text: str) -> bool:
 
 def abstains(text: str) -> bool:
     """True if a teacher only says that it does not know."""
-    return text.strip() in ABSTENTIONS
+    return text.strip() == ABSTAINS
 
 
 def cut_off(text: str) -> bool:
@@ -85,8 +86,7 @@ def invented(text: str) -> bool:
 def repeated(text: str) -> bool:
     """True if a sentence (or line) of 3 words or more occurs twice, or words go round in a loop.
 
-    A loop is a word five times in a row, or two to eight words three times. Only what precedes an
-    invented question counts; case and punctuation do not.
+    Only what precedes an invented question counts; case and punctuation do not.
     """
     own = own_words(text).casefold()
     sentences = [re.findall(r"\w+", part) for part in re.split(rf"{_SENTENCE}|\n+", own)]
@@ -95,14 +95,13 @@ def repeated(text: str) -> bool:
 
 
 def own_words(text: str) -> str:
-    """A rationale without the prompt's echo, the release's closing sentence `Thus, the answer is
-    (x) TEXT`, and what follows an invented question."""
+    """A rationale without the prompt's echo, the answer sentence and an invented question."""
     text = release.CLOSING.sub("", text).strip().removeprefix(STEP_BY_STEP)
     return INVENTED.split(text, maxsplit=1)[0].strip()
 
 
 def names(text: str, question: Question) -> str:
-    """`gold` or `other` if a rationale mentions that option alone, `none` otherwise."""
+    """`gold` or `other` if a rationale mentions one such option alone, else `none`."""
     option = mentioned(own_words(text), question.options)
     return "none" if option is None else "gold" if option == question.answer else "other"
 
@@ -110,11 +109,10 @@ def names(text: str, question: Question) -> str:
 def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
     """A rationale after the parameter `cleaning`, empty if it is dropped.
 
-    repair: what follows an invented question is cut off, then the last, unfinished sentence; a
-        rationale without any whole sentence is left as it is.
-    The others drop a rationale, as it is after repair:
-    drop-empty: only the prompt's echo. drop-cut: it is cut off. drop-wrong: of the options it
-        mentions only one, which is not gold. drop-repeated: a sentence occurs twice, or a loop.
+    repair: cut off an invented question and what follows, then an unfinished last sentence, unless
+        it is the only one. Texts that end with the release's answer sentence stay as they are.
+    The others drop a rationale, judged after the repair: drop-empty (see `says_nothing`), drop-cut
+        (`cut_off`), drop-wrong (it `names` another option than gold), drop-repeated (`repeated`).
     """
     text = text.strip()
     if "repair" in cleaning:

@@ -2,8 +2,7 @@
 
 A record is found by question and request: a hash of the question's id, teacher and revision,
 rendered prompt, decoding settings and, where they are scored, the options. A process killed at any
-point leaves at most one torn last line, which is dropped. Stopped, `fill` goes on where it was. No
-question that has a record is asked again.
+point leaves at most one torn last line, which is dropped; `fill` then asks for what is missing.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ class Record:
 def request(
     teacher: Teacher, uri: str, name: str, prompt: Fitted, options: Sequence[str] | None = None
 ) -> Record:
-    """The record of a question that is to be asked, without a reply.
+    """The record, still without a reply, of question `name`.
 
-    name: the question's id. options: its options, where the teacher is to choose among them.
+    options: those of the question, where the teacher is to choose among them.
     """
     rendered = teacher.rendered(prompt.text)
     key = [name, uri, teacher.revision, rendered, teacher.settings, options]
@@ -75,13 +74,11 @@ def fill(
 ) -> None:
     """Ask for every request that has no record yet, and append each answer as it comes.
 
-    requests: of `request`. options: by question id, for the teacher to choose among; else empty.
-    Final refusals are appended last, if the teacher has answered any question: one that refuses
-    them all is set up wrongly, and what it refuses now it may answer later.
-
-    Raises Unanswered where some got no answer (a rerun asks them again), TooManyRefused where it
-    finally refused more than the share `max_refused`, OSError where the disk is full. What was
-    answered before is kept.
+    options: by question id, for the teacher to choose among; else empty.
+    Final refusals are appended last, and only if the teacher has answered any question: one that
+    refuses them all is set up wrongly.
+    Raises Unanswered, TooManyRefused (more than the share `max_refused`), or OSError where the disk
+    is full; what was answered before is kept.
     """
     uri = requests[0].teacher
     known = {record.key: record for record in read(file)}
@@ -104,29 +101,29 @@ def fill(
                 refused.append(replace(todo[index], finish="refused", **why))
             else:
                 failed.append(reply.reason)
-    if answered:
-        add(file, refused)
-    else:
-        failed += [record.refused for record in refused]
+        if answered:
+            for record in refused:
+                append(record)
+        else:
+            failed += [record.refused for record in refused]
     if failed:
         raise Unanswered(
-            f"{uri}: {len(failed)} of {len(requests)} questions got no answer; the others are "
-            f"stored. Run this again to ask only for those. Reasons:{_listed(failed)}"
+            f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
+            f"ask only for those. Reasons:{_listed(failed)}"
         )
     reasons = [record.refused for record in read(file) if record.refused]
     if len(reasons) > max_refused * len(requests):
         raise TooManyRefused(
             f"{uri}: refused {len(reasons)} of {len(requests)} questions for good, more than "
-            f"max_refused: {max_refused} allows. Do as the reasons say, or raise max_refused to "
-            f"{len(reasons) / len(requests):.3f} to go on without these questions; their lines in "
-            f"{paths.shown(file)} can be deleted to ask them again. Reasons:{_listed(reasons)}"
+            f"max_refused: {max_refused} allows. Raise max_refused to "
+            f"{len(reasons) / len(requests):.3f} to go on without them, or delete their lines in "
+            f"{paths.shown(file)} to ask them again. Reasons:{_listed(reasons)}"
         )
 
 
 def _listed(reasons: list[str]) -> str:
     """The commonest reasons, one per line, each with its number of questions."""
-    counts = Counter(reasons).most_common(SHOWN)
-    return "".join(f"\n  {reason} ({count})" for reason, count in counts)
+    return "".join(f"\n  {reason} ({n})" for reason, n in Counter(reasons).most_common(SHOWN))
 
 
 def recorded(dataset: str, split: str, uri: str) -> list[Record]:
@@ -140,19 +137,15 @@ def recorded(dataset: str, split: str, uri: str) -> list[Record]:
     ]
 
 
-def add(file: Path, records: Sequence[Record]) -> None:
-    """Append records; a key that a store has twice counts once."""
-    with appending(file) as append:
-        for record in records:
-            append(record)
-
-
 def facts(records: Sequence[Record]) -> dict[str, Any]:
-    """What a manifest says of a store: `content` identifies it; counts; and the ids of questions
-    with invalid characters in their text, which were replaced."""
+    """What a manifest says of a store. content: identifies it. invalid_text: ids of questions with
+    invalid characters in their text, which were replaced."""
     return {
-        "content": runs.digest(sorted((r.key, r.text, r.scores) for r in records)),
+        "content": runs.digest(
+            sorted((r.key, r.text, r.scores, *filter(None, [r.thinking])) for r in records)
+        ),
         "questions": len(records),
+        "thinking": sum(bool(r.thinking) for r in records),
         "refused": sum(r.refused is not None for r in records),
         "invalid_text": [r.id for r in records if "\ufffd" in (r.text or "")],
     }
@@ -162,8 +155,7 @@ def facts(records: Sequence[Record]) -> dict[str, Any]:
 def appending(file: Path) -> Iterator[Callable[[Record], None]]:
     """A function that appends a record as one line; a torn last line is cut off first.
 
-    Characters that no text may have (half a surrogate pair) are replaced by U+FFFD. A full disk
-    ends it with OSError, and leaves what was written before.
+    Half a surrogate pair, which no text may have, becomes U+FFFD. OSError where the disk is full.
     """
     out = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.ftruncate(out, file.read_bytes().rfind(b"\n") + 1)
@@ -177,8 +169,8 @@ def appending(file: Path) -> Iterator[Callable[[Record], None]]:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}: {paths.shown(file)} keeps all records before this one; free "
-                "some space and run this again: it goes on from there",
+                f"{error.strerror}: {paths.shown(file)}; free some space and run this again: it "
+                "goes on after the last whole record",
             ) from None
 
     try:
@@ -189,9 +181,9 @@ def appending(file: Path) -> Iterator[Callable[[Record], None]]:
 
 
 def read(file: Path) -> list[Record]:
-    """All records of a store, without a torn last line.
+    """All records of a store, the first of equal keys, without a torn last line.
 
-    Raises ValueError, naming file and line, where any other line is broken.
+    ValueError, naming file and line, where another line is broken.
     """
     content = file.read_bytes() if file.exists() else b""
     records: dict[str, Record] = {}
@@ -203,8 +195,9 @@ def read(file: Path) -> list[Record]:
             record = Record(**fields)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{paths.shown(file)}, line {number}: no record ({error}); delete that line to "
-                "have it asked again"
+                f"{paths.shown(file)}, line {number}: no record ({error}); delete that line and "
+                f"{runs.MANIFEST} in its folder, and run notebook 02 again: it asks for what is "
+                "missing"
             ) from None
         records.setdefault(record.key, record)
     return list(records.values())

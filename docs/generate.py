@@ -1,0 +1,100 @@
+"""Parts of the site that come from the package, results/ and figures/: conf.py writes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from tinyllm import arms, paths
+from tinyllm.evaluation import paired, results, summary
+from tinyllm.figures import style
+from tinyllm.params import STAGES, Params
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table without index column."""
+    rows = [list(table), ["---"] * len(table.columns), *table.astype(str).values.tolist()]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return re.sub(r" (?=\[)|(?<=,) (?=-?\d)", "\N{NO-BREAK SPACE}", text)  # within intervals
+
+
+def figure(file: Path) -> str:
+    """A figure with its caption as text, and links to its PDF and to the numbers drawn."""
+    caption = file.with_suffix(".caption.md").read_text(encoding="utf-8").strip()
+    alt = " ".join(caption.split()).split(". ")[0]
+    pdf, csv = (f"[{kind.upper()}](../figures/{file.stem}.{kind})" for kind in ("pdf", "csv"))
+    return f":::{{figure}} ../figures/{file.name}\n:alt: {alt}\n\n{caption} ({pdf}, {csv})\n:::"
+
+
+def accuracies(study: str, dataset: str, rows: pd.DataFrame) -> list[str]:
+    """One student on one dataset: accuracy by arm, difference from fine-tuning, baselines."""
+    table = summary.table(rows).set_index("arm")
+    table = table.loc[style.in_order(table.index)].rename(index=style.arm_name)
+    text = [markdown(table.rename_axis("student trained by").reset_index())]
+    for row in results.baselines(study, dataset).query("split == 'test'").itertuples():
+        text += [f"Chance: {row.chance:.1%}. Always {row.always}: {row.majority:.1%}."]
+    return text
+
+
+def comparisons(rows: pd.DataFrame) -> list[dict]:
+    """What one student's tables by dataset leave out: other baselines, and means over datasets."""
+    compared = paired.compare(rows)
+    compared = compared[(compared["baseline"] != "finetune") | (compared["dataset"] == "mean")]
+    lines = []
+    for row in compared.to_dict("records"):
+        points = [100 * row[name] for name in ("difference", "low", "high")]
+        count = f" of {row['datasets']} datasets" if row["dataset"] == "mean" else ""
+        line = {"dataset": style.dataset_name(row["dataset"]) + count}
+        line |= {name: style.arm_name(row[name]) for name in ("arm", "baseline")}
+        line["points"] = "{:+.1f} [{:.1f}, {:.1f}]".format(*points)
+        lines.append(line | {"p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]})
+    return lines
+
+
+def outcome() -> str:
+    """Each stored study: tables and its own figures; then the figures of none."""
+    text, drawn, rows = [], [], results.whole()
+    for study in sorted(rows["study"].unique()):
+        text += [f"## Study `{study}`"]
+        for student, own in rows[rows["study"] == study].groupby("student", sort=False):
+            for dataset in style.datasets_in_order(own["dataset"].unique()):
+                text += [f"### {style.dataset_name(dataset)}, student `{student}`"]
+                text += accuracies(study, dataset, own[own["dataset"] == dataset])
+            if lines := comparisons(own):
+                text += [f"### Other comparisons, student `{student}`"]
+                text += [markdown(pd.DataFrame(lines))]
+        drawn += sorted(paths.figures().glob(f"{study}_*.png"))
+        text += [figure(file) for file in drawn if file.name.startswith(f"{study}_")]
+    others = sorted(set(paths.figures().glob("*.png")) - set(drawn))
+    return "\n\n".join([*text, "## All studies, and the paper's own numbers", *map(figure, others)])
+
+
+def parameters() -> str:
+    """One row per parameter: default, what is allowed, meaning, and the notebooks that read it."""
+    schema = Params.model_json_schema()["properties"]
+    words = {"array": "list", "string": "text", "object": "mapping"}
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    rows = []
+    for name, field in Params.model_fields.items():
+        entry = schema[name].get("items", {}) | schema[name]
+        limits = [f"{sign} {entry[key]}" for key, sign in signs.items() if key in entry]
+        row = {"parameter": f"`{name}`", "default": f"`{json.dumps(field.default)}`"}
+        row["type"] = words.get(entry["type"], entry["type"])
+        row["allowed"] = ", ".join([*entry.get("enum", []), *limits])
+        read = [f"0{n}" for n, names in enumerate(STAGES.values(), 1) if name in names.split()]
+        rows.append(row | {"meaning": field.description, "notebooks": " ".join(read)})
+    return markdown(pd.DataFrame(rows))
+
+
+def write(folder: Path) -> None:
+    """All parts, as Markdown files that pages include."""
+    folder.mkdir(exist_ok=True)
+    table = "\n".join(line for line in arms.__doc__.splitlines() if line[:1] == "|")
+    parts = {"results": outcome(), "parameters": parameters(), "arms": table}
+    for file in paths.results().glob("*.csv"):
+        parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))
+    for name, text in parts.items():
+        (folder / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
