@@ -49,7 +49,7 @@ def comparisons(rows: pd.DataFrame) -> list[dict]:
         count = f" of {row['datasets']} datasets" if row["dataset"] == "mean" else ""
         line = {"dataset": style.dataset_name(row["dataset"]) + count}
         line |= {name: style.arm_name(row[name]) for name in ("arm", "baseline")}
-        line["points"] = "{:+.1f} [{:.1f}, {:.1f}]".format(*points)
+        line["points"] = "{:+z.1f} [{:z.1f}, {:z.1f}]".format(*points)
         lines.append(line | {"p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]})
     return lines
 

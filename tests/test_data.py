@@ -184,3 +184,13 @@ def test_hub_says_where_bioasq_is_and_what_to_do_without_a_network(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreached)
     with pytest.raises(DataError, match=r"openbookqa: .*no route.*source: release"):
         load.load(params("hub", dataset="obqa"))
+
+
+def test_every_file_is_read_and_hashed_once_per_process(stored, monkeypatch):
+    hashed = []
+    sha256 = runs.sha256
+    monkeypatch.setattr(runs, "sha256", lambda file: hashed.append(file.name) or sha256(file))
+    load.read(stored)["train"].clear()  # what a caller does to its copy does not matter
+    assert len(load.read(stored)["train"]) == 8
+    parquet = [name for name in hashed if name.endswith(".parquet")]
+    assert sorted(parquet) == ["test.parquet", "train.parquet", "valid.parquet"]

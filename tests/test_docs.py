@@ -54,7 +54,7 @@ def test_commands_files_and_tests_that_a_page_names_exist(page):
     assert commands <= {function.__name__ for function in cli.COMMANDS}
     for words in re.findall(r"(?:^|[&;] *)make ((?:[a-z-]+ ?)+)", code, re.MULTILINE):
         assert set(words.split()) <= targets()
-    for name in re.findall(r"\b(?:tinyllm|params|profiles|tests|docs)/[\w/.-]+\.\w+", code):
+    for name in re.findall(r"\b(?:tinyllm|params|profiles|tests|docs)/(?!_)[\w/.-]+\.\w+", code):
         assert (ROOT / name).exists(), name
     for file, test in re.findall(r"(tests/test_\w+\.py)::(test_\w+)", code):
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test

@@ -76,6 +76,8 @@ def test_students_that_answered_different_questions_are_refused(whole, tmp_path,
     else:
         part[change] = part[change].astype(object)
         part.at[part.index[2], change] = ["w", "x", "y", "other"] if change == "options" else 0
+        part["correct"] = part["choice"] == part["gold"]
+        part["extracted"] = part["named"] == part["gold"]
     part.to_parquet(files[1])
     with pytest.raises(ValueError, match=r"\(id 'q2'\).*not all students have .*`limit`"):
         predictions.read(*files)

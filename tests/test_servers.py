@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -21,7 +22,7 @@ from tinyllm.data import load as data
 from tinyllm.models import aliases, load
 from tinyllm.models import micro as models
 from tinyllm.params import Params
-from tinyllm.teachers import ask, store
+from tinyllm.teachers import ask, base, store
 from tinyllm.teachers import openai as servers
 
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -187,10 +188,35 @@ def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_a
     thinking = "" if form == "empty block" else "Hm."
     assert {(r.text, r.thinking) for r in records(params)} == {("OK.", thinking)}
     assert runs.read_manifest(folder)["facts"]["thinking"] == (12 if thinking else 0)
-    wanted = {"answer": "OK.", "thinking": thinking, "both": f"{thinking}\nOK.".strip()}
+    wanted = {"answer": "OK.", "thinking": thinking or "OK.", "both": f"{thinking}\nOK.".strip()}
     for part, text in wanted.items():
         learned = ask.rationales(params.model_copy(update={"learn_from": part}), params.teachers[0])
-        assert set(learned.values()) == ({text} if text else set())
+        assert set(learned.values()) == {text}
+
+
+ODD = {
+    "Sure!\n<think>because dogs (cut": ("because dogs (cut", "Sure!"),
+    "<think>a</think> b <think>c (cut": ("a\nc (cut", "b"),
+    "<Think type='x'>a</THINK> b </think> c": ("a", "b </think> c"),
+    "[THINK]a[/THINK]b": ("a", "b"),
+    "I think so.": ("", "I think so."),
+}
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text):
+    assert base.apart(text) == ODD[text]
+    assert base.apart("a (cut", "Question\n<think>\n") == ("a (cut", "")
+
+
+PARTS = [{"type": "text", "text": "OK."}, {"type": "image_url", "image_url": {"url": "x"}}, 7, {}]
+
+
+def test_parts_of_other_kinds_do_not_end_the_run():
+    with Faulty(lambda question, tries: {"message": {"content": PARTS}}) as server:
+        params = small(f"openai:{server.url}#m")
+        ask.ask_all(params)
+    assert {record.text for record in records(params)} == {"OK."}
 
 
 def test_a_reasoning_teachers_own_answer_is_read_after_its_thinking():
@@ -205,7 +231,7 @@ def test_a_reasoning_teachers_own_answer_is_read_after_its_thinking():
 
 
 def test_thinking_that_fills_the_whole_reply_is_a_final_refusal_that_names_the_limit():
-    cut = {"finish_reason": "length", "message": {"content": "<think>Hm, so"}}
+    cut = {"message": {"content": "<think>Hm, so"}}
     with Faulty(lambda question, tries: cut if hash_of(question) < "8" else None) as server:
         params = small(f"openai:{server.url}#m", max_refused=1.0)
         ask.ask_all(params)
@@ -236,13 +262,15 @@ def test_a_servers_own_settings_are_sent_and_name_another_store():
 
 
 SECRETS = [{"extra": {"api_key": "s3cret"}}, {"extra": {"headers": {"Authorization": "s3cret"}}}]
+SECRETS += [{"extra": {"x": ["sk-s3cret"]}}, {"extra": {"headers": {"X-Api-Token": "s3cret"}}}]
 UNKNOWN = [{"tokens": "s3cret"}, {"temperature": "s3cret"}, {"extra": {"messages": ["s3cret"]}}]
+UNKNOWN += [{"extra": {"day": date(2026, 1, 1)}}]
 
 
 @pytest.mark.parametrize("settings", [*SECRETS, *UNKNOWN])
 def test_settings_that_a_server_cannot_have_are_named_and_no_secret_is_repeated(settings):
     uri = "openai:http://127.0.0.1:9/v1#m"
-    named = "OPENAI_API_KEY" if settings in SECRETS else "tokens|temperature|messages"
+    named = "OPENAI_API_KEY" if settings in SECRETS else "tokens|temperature|messages|JSON"
     with pytest.raises(ValueError, match=named) as error:
         Params.checked(teachers=[uri], arms=["finetune"], servers={uri: settings})
     assert "s3cret" not in str(error.value)
@@ -250,7 +278,7 @@ def test_settings_that_a_server_cannot_have_are_named_and_no_secret_is_repeated(
 
 def test_settings_are_for_teachers_and_their_context_must_hold_prompt_and_completion():
     uri = "openai:http://127.0.0.1:9/v1#m"
-    with pytest.raises(ValueError, match="URIs of teachers"):
+    with pytest.raises(ValueError, match="URIs of openai: teachers"):
         Params.checked(teachers=[uri], arms=["finetune"], servers={"openai:other": {}})
     params = small(uri, servers={uri: {"context": 1000}})
     with pytest.raises(ValueError, match="at most 984"):

@@ -39,8 +39,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
 if TYPE_CHECKING:
     from tinyllm.params import Params
 
@@ -48,30 +46,6 @@ if TYPE_CHECKING:
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
 LORA_RANK = 8
 GIBBERISH = "gibberish"  # name of the teacher that writes random words
-
-
-class Server(BaseModel):
-    """What one server takes that others do not; part of the key of what it writes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: float | None = 0  # None: not sent
-    system: str = ""  # a system message before the prompt
-    extra: dict[str, Any] = {}  # more fields of the request, as {reasoning_effort: low}
-    context: int = Field(0, ge=0)  # tokens of prompt and completion together; 0: not known
-
-    @field_validator("extra")
-    @classmethod
-    def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if re.search(r"(?i)\W\w*(key|secret|password|authorization|_token)\b", str(value)):
-            raise ValueError(
-                "every manifest would hold this key or password; set the environment variable "
-                "OPENAI_API_KEY instead"
-            )
-        if own := {"model", "messages", "prompt", "stream", "n"} & set(value):
-            raise ValueError(f"{min(own)!r} is set by the study")
-        return value
 
 
 @dataclass(frozen=True)

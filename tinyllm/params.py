@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from tinyllm import arms
-from tinyllm.arms import Server
+from tinyllm.servers import Server
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 Split = Literal["train", "valid", "test"]
@@ -48,7 +48,7 @@ STAGES = {  # the parameters that each notebook reads
     "teachers": f"{_DATA} {_ASKED} teacher_batch max_refused arms precision workers",
     "students": f"{_DATA} {_ASKED} student task_prefix arms alpha seeds lr final_lr "
     "batch_size accumulation epochs warmup max_input max_target evals patience precision "
-    "checkpointing keep_weights curve workers nproc",
+    "checkpointing keep_weights workers nproc",
     "evaluation": "study dataset source teachers student arms seeds",
 }
 
@@ -133,9 +133,10 @@ class Params(BaseModel):
         """What each parameter allows by itself, but not together."""
         kinds = {arms.teacher(uri)[0] for uri in self.teachers}
         source, dataset = self.source, self.dataset
-        strangers = [uri for uri in self.servers if uri not in self.teachers]
+        asked = [uri for uri in self.teachers if uri.startswith("openai:")]
+        strangers = [re.sub("//.*@", "//***@", uri) for uri in self.servers if uri not in asked]
         problems = {
-            f"servers: {strangers}: allowed are the URIs of teachers": strangers != [],
+            f"servers: {strangers}: allowed are the URIs of openai: teachers": strangers != [],
             f"alpha: {self.alpha!r}: one number, or one for each of the {len(self.teachers)} "
             "teachers": len(self.alpha) not in (1, len(self.teachers)),
             f"teachers: micro teachers know only the micro world, but source is {source!r}; "
@@ -236,8 +237,9 @@ def _line(item: dict[str, Any]) -> str:
     # A server's settings are not repeated: there might be a key among them.
     value, kind = "***" if name.startswith("servers.") else item["input"], item["type"]
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(name, Params.model_fields, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "see tinyllm/params.py"
+        fields = Server.model_fields if item["loc"][0] == "servers" else Params.model_fields
+        near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(fields)}"
         return f"{name}: {value!r}: unknown parameter; {hint}"
     if kind == "string_pattern_mismatch":
         return f"{name}: {value!r}: allowed is {Params.model_fields[name].description}"

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         code = subprocess.call([*command, *args.options])
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")
-    return min(code, 1) if code or args.dry_run or args.options else results(args)
+    return int(code != 0) if code or args.dry_run or args.options else results(args)
 
 
 @contextmanager
@@ -157,11 +157,17 @@ def figures(args: argparse.Namespace) -> int:
 def readme(args: argparse.Namespace) -> int:
     """Write the table and the findings of the stored studies between the markers of a README."""
     from tinyllm.evaluation import summary
+    from tinyllm.figures import style
 
+    rows = evaluation.whole()
+    whole = style.datasets_in_order(rows.loc[rows["study"] == "laptop-whole", "dataset"])
+    datasets = ", ".join(map(style.dataset_name, whole))
     head, rest = args.file.read_text(encoding="utf-8").split(BEGIN)
     blocks = [
         summary.readme_table("laptop"),
         summary.findings("laptop", "single", "tinyllm:shuffled"),
+        f"With whole rationales and the paper's task prefix ({datasets}, `laptop-whole`):",
+        summary.findings("laptop-whole", "finetune"),
         "In the micro study, the positive control:",
         summary.findings("micro", "finetune", "single"),
     ]

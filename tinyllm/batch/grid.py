@@ -161,6 +161,7 @@ class Grid:
             # The arms say in which other ways the teachers are asked.
             needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
             changes = {"teachers": teachers, "arms": list(dict.fromkeys(needed))}
+            changes["servers"] = {u: read.servers[u] for u in teachers if u in read.servers}
             params = read.model_copy(update=changes)
             keys = tuple(_rationales(params))
             needs = (prepare, *dict.fromkeys(asked[key] for key in keys if key in asked))
@@ -204,7 +205,9 @@ def _rationales(params: Params) -> Iterator[str]:
     """What identifies each set of rationales of a prompt job, and each micro teacher it trains."""
     for uri in params.teachers:
         for variant in arms.variants(params):
-            yield runs.digest([uri, variant.spec(*ASKED.split(), "precision")])
+            own = {name: one for name, one in variant.servers.items() if name == uri}
+            asked = variant.model_copy(update={"servers": own})
+            yield runs.digest([uri, asked.spec(*ASKED.split(), "precision")])
         if arms.teacher(uri)[0] == "micro":
             yield runs.digest([uri, params.data_seed])
 

@@ -105,9 +105,9 @@ def splits(params: Params) -> dict[str, dict[str, float]]:
 @cache
 def _splits(values: str) -> dict[str, dict[str, float]]:
     params = Params(**json.loads(values), teachers=[], arms=["inference"])
-    if params.source not in ("release", "hub"):
-        return {split: lengths(questions) for split, questions in data.load(params).items()}
     table = pd.read_csv(Path(__file__).with_name("questions.csv")).set_index(["dataset", "split"])
+    if params.source not in ("release", "hub") or params.dataset not in table.index:
+        return {split: lengths(questions) for split, questions in data.load(params).items()}
     rows = table.loc[params.dataset].to_dict("index")
     for split, most in params.limit.items():
         part = min(1, most / rows[split]["questions"])

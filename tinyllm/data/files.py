@@ -11,6 +11,7 @@ text in UTF-8, or in UTF-16 with a byte order mark. `tinyllm.data.rows` says whi
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -68,7 +69,17 @@ def hashes(path: str) -> dict[str, str]:
     """SHA-256 of the files that `questions` reads, by their name in the folder that they share."""
     files = list(_by_split(path).values())
     folder = os.path.commonpath([file.parent for file in files])
-    return {file.relative_to(folder).as_posix(): runs.sha256(file) for file in files}
+    states = [(file, file.stat()) for file in files]
+    return {
+        file.relative_to(folder).as_posix(): _sha256(file, state.st_mtime_ns, state.st_size)
+        for file, state in states
+    }
+
+
+@functools.cache
+def _sha256(file: Path, *_: int) -> str:
+    """A file is hashed once per process, until it changes."""
+    return runs.sha256(file)
 
 
 def _by_split(path: str) -> dict[str, Path]:

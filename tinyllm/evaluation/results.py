@@ -60,10 +60,9 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 def refuse_other(folder: Path, params: Params) -> None:
     """StaleRun, saying what differs, if a finished student was made with other parameters.
 
-    Compared are the parameters that the caller named (notebook 04 names few), each teacher's
-    weight, and the questions, if those of the study are in runs/. (Notebook 03 compares all.)
+    Compared are the named parameters, each teacher's weight, and the questions if runs/ has them.
     """
-    spec, named = runs.read_manifest(folder)["spec"], params.model_fields_set
+    spec, named = _whole(runs.read_manifest(folder)["spec"]), params.model_fields_set
     names = (set(spec) & named) - {"cleaning"}  # an arm may add to the study's
     old, new = {name: spec[name] for name in names}, params.spec(*names)
     if "teachers" in named:
@@ -76,6 +75,11 @@ def refuse_other(folder: Path, params: Params) -> None:
     runs.refuse_other(folder, old, new)
 
 
+def _whole(spec: dict[str, Any]) -> dict[str, Any]:
+    """A student's spec, with the part of its teachers' texts that it learned."""
+    return {"learn_from": "answer"} | spec if len(spec["tasks"]) > 1 else spec
+
+
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
     """(URI, weight) of the teachers whose rationales a student learned."""
     own = ("answer", "options", arms.GIBBERISH)
@@ -85,9 +89,8 @@ def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
 def store(params: Params) -> list[Path]:
     """Copy each finished student that `params` ask for to results/; returns their folders there.
 
-    Also the questions' baselines, if runs/ has them. Students that are not asked for stay as they
-    are. Raises StaleRun where a student was made with other parameters, or one that stays was (an
-    average would mix them), or answered more questions than the one that would replace it.
+    Also the questions' baselines, if runs/ has them. Other students stay. StaleRun where parameters
+    differ (an average would mix them), or where the stored student answered more questions.
     """
     made = {}
     for arm, seed in product(params.arms, params.seeds):
@@ -130,7 +133,7 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
             )
         return
     for folder, manifest in made.items():
-        spec, before = manifest["spec"], old["spec"]
+        spec, before = _whole(manifest["spec"]), _whole(old["spec"])
         if spec["student"] != before["student"]:
             continue
         names = (spec.keys() & before.keys()) - {"seed"}

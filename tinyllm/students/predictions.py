@@ -88,6 +88,9 @@ def check(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     for column, least in (("gold", 0), ("choice", 0), ("named", -1)):
         outside = (frame[column] < least) | (frame[column] >= count)
         refuse(column, outside, "is not the index of one of the options.")
+    for column, index in (("correct", "choice"), ("extracted", "named")):
+        wrong = frame[column].astype(bool) != (frame[index] == frame["gold"])
+        refuse(column, wrong, f"does not say whether {index} equals gold.")
     if TIES in frame:
         refuse(TIES, ~frame[TIES].between(1, count), "is no number of options that share a score.")
     refuse("id", frame.duplicated([*TEST, *STUDENT, "id"]), "is there twice for one student.")

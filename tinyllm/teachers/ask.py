@@ -57,7 +57,7 @@ class Job:
             spec |= self.params.spec("data_seed", "examples", "max_prompt", "max_new_tokens")
             spec |= self.params.spec("teacher_forcing") if self.stage == "rationales" else {}
         if server := self.params.servers.get(self.uri):
-            spec["server"] = server.model_dump(exclude_defaults=True)
+            spec["server"] = server.model_dump(exclude_defaults=True, exclude={"context"})
         if kind in ("micro", "hf"):
             spec["precision"] = self.params.precision
             spec |= models.content(name) if kind == "hf" else {"micro": world.VERSION}
@@ -202,9 +202,11 @@ def rationales(params: Params, uri: str) -> dict[str, str]:
     questions = {row.id: row for row in data.read(params)["train"]}
     kept = {}
     for record in records(params, uri):
-        parts = {"thinking": record.thinking, "answer": record.text or ""}
-        text = parts.get(params.learn_from, "\n".join(parts.values()).strip())
-        text = quality.cleaned(text, questions[record.id], params.cleaning)
+        answer = record.text or ""
+        text = f"{record.thinking}\n{answer}" if params.learn_from == "both" else answer
+        if params.learn_from == "thinking" and answer:
+            text = record.thinking or answer  # of a teacher that does not think first
+        text = quality.cleaned(text if answer else "", questions[record.id], params.cleaning)
         if text and not quality.abstains(text):
             kept[record.id] = text
     return kept

@@ -41,20 +41,27 @@ class Refused:
 
 
 _TAGS = "think|thinking|thought|reasoning"
-_OPENED = re.compile(rf"(?i)^\s*(?:<(?:{_TAGS})>|\[think\])")
+_BLOCK = re.compile(rf"(?is)<({_TAGS})\b[^>]*>(.*?)</\1>|\[think\](.*?)\[/think\]")
+_OPENED = re.compile(rf"(?i)<(?:{_TAGS})\b[^>]*>|\[think\]")
 _CLOSED = re.compile(rf"(?i)</(?:{_TAGS})>|\[/think\]")
 
 
-def apart(text: str) -> tuple[str, str]:
+def apart(text: str, prompt: str = "") -> tuple[str, str]:
     """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none.
 
-    A chat template may have opened the block already. One that never closes was cut off: all of it
-    is thinking.
+    A block that never closes was cut off: what follows is thinking. prompt: as rendered; a chat
+        template may have opened the block, and on a server that is not seen: a text that only
+        closes one began with thinking.
     """
-    *thinking, answer = _CLOSED.split(text)
-    if not thinking and _OPENED.match(text):
-        thinking, answer = [text], ""
-    return "\n".join(_OPENED.sub("", part).strip() for part in thinking), answer.strip()
+    opened = [tag[0] for tag in _OPENED.finditer(prompt) if prompt.rstrip().endswith(tag[0])]
+    text = "".join(opened[-1:]) + text
+    if not _OPENED.search(text):
+        *thinking, answer = _CLOSED.split(text, maxsplit=1)
+    else:
+        thinking = [block[2] or block[3] or "" for block in _BLOCK.finditer(text)]
+        answer, *cut = _OPENED.split(_BLOCK.sub("", text), maxsplit=1)
+        thinking += cut
+    return "\n".join(part.strip() for part in thinking).strip(), answer.strip()
 
 
 Replies = Iterator[tuple[int, Completion | Refused]]  # (index of the prompt, its reply)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
-from tinyllm.teachers.base import Completion, Replies, apart
+from tinyllm.teachers.base import Completion, Refused, Replies, apart
 
 
 class HFTeacher:
@@ -115,8 +115,13 @@ class HFTeacher:
                 end = next((at for at, token in enumerate(written) if token in self.ends), None)
                 length = len(written) if end is None else end + 1
                 text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
-                thinking, text = apart(text)
+                thinking, text = apart(text, prompts[i])
                 finish = "length" if end is None else "stop"
+                if thinking and not text:
+                    limit = self.settings["max_new_tokens"]
+                    reason = f"only thinking within max_new_tokens ({limit}); raise max_new_tokens"
+                    yield i, Refused(reason, True, thinking)
+                    continue
                 yield i, Completion(text, finish, (len(rows[i]), length), thinking=thinking)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:

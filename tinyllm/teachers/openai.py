@@ -24,8 +24,8 @@ from typing import Any
 
 import openai
 
-from tinyllm.arms import Server
 from tinyllm.params import ParameterError
+from tinyllm.servers import Server
 from tinyllm.teachers.base import Completion, Refused, Replies, apart
 
 TIMEOUT = 300.0  # seconds that a request may take
@@ -48,7 +48,7 @@ class ServerTeacher:
     """A model behind an OpenAI-compatible server, asked greedily (temperature 0).
 
     name: `URL#MODEL`. batch: requests at a time. server: what this server takes that others do not
-        (`arms.Server`); ParameterError where its context cannot hold prompt and completion.
+        (`servers.Server`); ParameterError where its context cannot hold prompt and completion.
     """
 
     revision = ""  # a server does not tell; what it wrote is the record
@@ -70,11 +70,16 @@ class ServerTeacher:
             base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
         )
         server = server or Server()
+        if server.system and not self.chat:
+            raise ParameterError(
+                f"servers: system: {self.url}/completions reads no system message; leave it out"
+            )
         if server.context and max_prompt + max_new_tokens > server.context:
             most = server.context - max_new_tokens
             raise ParameterError(
                 f"max_prompt: {max_prompt}: with max_new_tokens, more than {self.model}'s context "
-                f"of {server.context} tokens; set max_prompt to at most {most}"
+                f"of {server.context} tokens; "
+                + (f"set max_prompt to at most {most}" if most > 0 else "lower max_new_tokens")
             )
         self.settings: dict[str, Any] = {server.limit: max_new_tokens}
         if server.temperature is not None:
@@ -174,10 +179,10 @@ class ServerTeacher:
         inside, text = apart(text) if isinstance(text, str) else ("", text)
         fields = [field for field in (*fields, thinking, inside) if isinstance(field, str)]
         thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
-        if not text and finish == "length":
+        if not text and (finish == "length" or thinking):
             what = "only thinking" if thinking else "no text"
             reason = f"{what} within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
-            return Refused(reason, True, thinking)
+            return Refused(f"{reason} (finish reason {finish!r})", True, thinking)
         if not isinstance(text, str):
             refusal = getattr(message, "refusal", None) or "no text"
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
@@ -197,11 +202,16 @@ class ServerTeacher:
 def _texts(content: Any) -> tuple[str | None, str]:
     """Text and thinking of a message's content, which some servers send as a list of parts."""
     if not isinstance(content, list):
-        return content, ""
+        return (content if isinstance(content, str) else None), ""
     text, thinking = [], []
     for part in content:
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        inner = part.get("text", part.get(kind)) if isinstance(part, dict) else part
+        kind, inner = "text", part
+        if isinstance(part, dict):
+            kind = part.get("type") or "text"
+            inner = part.get("text") or part.get(kind) or part.get("summary")
         inner, deeper = _texts(inner)
-        (text if kind in ("text", "output_text") else thinking).append(inner or deeper)
+        if kind in ("text", "output_text"):
+            text.append(inner or "")
+        elif kind in ("thinking", "reasoning", "summary_text"):
+            thinking.append(inner or deeper)
     return "".join(text) or None, "".join(thinking)
