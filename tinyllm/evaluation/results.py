@@ -58,10 +58,8 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def refuse_other(folder: Path, params: Params) -> None:
-    """StaleRun, saying what differs, if a finished student was made with other parameters.
-
-    Compared are the named parameters, each teacher's weight, and the questions if runs/ has them.
-    """
+    """StaleRun, saying what differs, if a finished student was made with other parameters: of those
+    that are named, each teacher's weight, and the questions if runs/ has them."""
     spec, named = _whole(runs.read_manifest(folder)["spec"]), params.model_fields_set
     names = (set(spec) & named) - {"cleaning"}  # an arm may add to the study's
     old, new = {name: spec[name] for name in names}, params.spec(*names)
