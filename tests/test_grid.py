@@ -42,6 +42,20 @@ def students(job):
     return [(job.done.parent, arm, seed) for arm in job.params.arms for seed in job.params.seeds]
 
 
+def test_each_teachers_job_has_its_own_servers_settings_alone_and_can_be_read_back(make):
+    a, b = (f"openai:http://127.0.0.1:9/v1#{name}" for name in "ab")
+    servers = {a: {"system": "A."}, b: {"system": "B."}}
+    one = make(teachers=[a, b], servers=servers)
+    for job in one.jobs:
+        job.write()
+        assert Params.from_yaml(job.path("yaml")).study == job.params.study
+    asking = {job.params.teachers[0]: job for job in by_rule(one, "prompt")}
+    assert [list(job.params.servers) for job in asking.values()] == [[a], [b]]
+    other = make(teachers=[a, b], servers=servers | {b: {"system": "Else."}})
+    again = {job.params.teachers[0]: job for job in by_rule(other, "prompt")}
+    assert again[a].asks == asking[a].asks and again[b].asks != asking[b].asks
+
+
 def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(tmp_path):
     known = {}
     for file in GRIDS:

@@ -29,14 +29,14 @@ def with_(**changes) -> Params:
     return Params.checked(**VALUES | changes)
 
 
-def train(params: Params, rows: pd.DataFrame, code: int = 1) -> None:
+def train(params: Params, rows: pd.DataFrame, code: int = 1, **more: str) -> None:
     """Run folders of finished students that gave these predictions."""
     for (arm, seed), part in rows.groupby(["arm", "seed"]):
         tasks = [["answer", "predict: ", 1.0]]
         tasks += [["release:flan-t5", "explain: ", 0.5]] if arm.startswith("tinyllm") else []
         folder = paths.student(params, arm, seed)
         spec = {"arm": arm, "seed": seed, "student": params.student, "tasks": tasks, "data": "d"}
-        with runs.recording(folder, spec | {"lr": params.lr}) as facts:
+        with runs.recording(folder, spec | {"lr": params.lr} | more) as facts:
             facts |= {"train_flops": 100 + seed, "n": len(part), "curve": params.curve}
             facts["versions"] = {"train": code}
             students.write(part, folder / results.PREDICTIONS)
@@ -142,6 +142,17 @@ def test_students_of_other_parameters_are_refused(folders):
     names = set(VALUES) - {"lr", "alpha"}
     rows, _ = results.collect(Params.checked(**{name: VALUES[name] for name in names}))
     assert len(rows) == len(ROWS)
+
+
+def test_students_that_learned_other_parts_of_a_teachers_text_are_not_averaged(folders):
+    results.store(PARAMS)
+    thinking = with_(seeds=[2], learn_from="thinking")
+    rows = predictions(ARMS, study="small", n=12, seeds=[2])
+    train(thinking, rows[rows["arm"] == "tinyllm"], learn_from="thinking")
+    with pytest.raises(runs.StaleRun, match="learn_from"):
+        results.store(thinking)
+    with pytest.raises(runs.StaleRun, match="learn_from"):
+        results.collect(with_(arms=["tinyllm"], learn_from="thinking"))
 
 
 def test_students_of_other_questions_are_refused_and_baselines_are_stored(folders):

@@ -231,7 +231,7 @@ def test_a_reasoning_teachers_own_answer_is_read_after_its_thinking():
 
 
 def test_thinking_that_fills_the_whole_reply_is_a_final_refusal_that_names_the_limit():
-    cut = {"message": {"content": "<think>Hm, so"}}
+    cut = {"finish_reason": "length", "message": {"content": "<think>Hm, so"}}
     with Faulty(lambda question, tries: cut if hash_of(question) < "8" else None) as server:
         params = small(f"openai:{server.url}#m", max_refused=1.0)
         ask.ask_all(params)

@@ -161,13 +161,16 @@ def readme(args: argparse.Namespace) -> int:
 
     rows = evaluation.whole()
     whole = style.datasets_in_order(rows.loc[rows["study"] == "laptop-whole", "dataset"])
-    datasets = ", ".join(map(style.dataset_name, whole))
+    names = ", ".join(map(style.dataset_name, whole))
+    confounds = [
+        f"With whole rationales and the paper's task prefix ({names}, `laptop-whole`):",
+        summary.findings("laptop-whole", "finetune"),
+    ]
     head, rest = args.file.read_text(encoding="utf-8").split(BEGIN)
     blocks = [
         summary.readme_table("laptop"),
         summary.findings("laptop", "single", "tinyllm:shuffled"),
-        f"With whole rationales and the paper's task prefix ({datasets}, `laptop-whole`):",
-        summary.findings("laptop-whole", "finetune"),
+        *(confounds if whole else []),
         "In the micro study, the positive control:",
         summary.findings("micro", "finetune", "single"),
     ]

@@ -64,6 +64,14 @@ def apart(text: str, prompt: str = "") -> tuple[str, str]:
     return "\n".join(part.strip() for part in thinking).strip(), answer.strip()
 
 
+def only_thinking(thinking: str, finish: str, limit: int) -> Refused:
+    """The refusal of a reply that has thinking and no answer, with the remedy."""
+    remedy = (
+        f"raise max_new_tokens ({limit})" if finish == "length" else f"finish reason {finish!r}"
+    )
+    return Refused(f"only thinking, no answer: {remedy}", True, thinking)
+
+
 Replies = Iterator[tuple[int, Completion | Refused]]  # (index of the prompt, its reply)
 
 

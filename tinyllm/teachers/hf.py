@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
-from tinyllm.teachers.base import Completion, Refused, Replies, apart
+from tinyllm.teachers.base import Completion, Replies, apart, only_thinking
 
 
 class HFTeacher:
@@ -117,12 +117,10 @@ class HFTeacher:
                 text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
                 thinking, text = apart(text, prompts[i])
                 finish = "length" if end is None else "stop"
+                reply = Completion(text, finish, (len(rows[i]), length), thinking=thinking)
                 if thinking and not text:
-                    limit = self.settings["max_new_tokens"]
-                    reason = f"only thinking within max_new_tokens ({limit}); raise max_new_tokens"
-                    yield i, Refused(reason, True, thinking)
-                    continue
-                yield i, Completion(text, finish, (len(rows[i]), length), thinking=thinking)
+                    reply = only_thinking(thinking, finish, self.settings["max_new_tokens"])
+                yield i, reply
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
         """The option with the highest log-probability per token (no end token is counted)."""

@@ -26,7 +26,7 @@ import openai
 
 from tinyllm.params import ParameterError
 from tinyllm.servers import Server
-from tinyllm.teachers.base import Completion, Refused, Replies, apart
+from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking
 
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
@@ -179,10 +179,11 @@ class ServerTeacher:
         inside, text = apart(text) if isinstance(text, str) else ("", text)
         fields = [field for field in (*fields, thinking, inside) if isinstance(field, str)]
         thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
-        if not text and (finish == "length" or thinking):
-            what = "only thinking" if thinking else "no text"
-            reason = f"{what} within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
-            return Refused(f"{reason} (finish reason {finish!r})", True, thinking)
+        if not text and thinking:
+            return only_thinking(thinking, finish, self.max_new_tokens)
+        if not text and finish == "length":
+            reason = f"no text within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
+            return Refused(reason, True)
         if not isinstance(text, str):
             refusal = getattr(message, "refusal", None) or "no text"
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
