@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from simulated import history, predictions
 
 from tinyllm.evaluation import paired
@@ -29,6 +31,12 @@ def draw() -> pd.DataFrame:
     style.save(forms.differences(table, "Title", "dss:micro:a"), "differences", table, "Seen.")
     style.save(forms.learning_curves(curves), "learning", curves, "Seen.")
     return table
+
+
+def test_text_is_drawn_in_matplotlibs_own_fonts_whatever_the_system_has():
+    for look in ({}, {"weight": "bold"}, {"style": "oblique"}):
+        file = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", **look))
+        assert Path(file).is_relative_to(mpl.get_data_path())
 
 
 def test_the_same_numbers_give_the_same_bytes_in_every_process(tmp_path, monkeypatch):

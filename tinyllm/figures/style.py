@@ -11,9 +11,11 @@ import io
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from PIL import Image
@@ -41,6 +43,11 @@ STYLE = {
     "savefig.dpi": 250,
     "pdf.fonttype": 42,  # text stays text
 }
+# Where the system has DejaVu too, perhaps not all of it, matplotlib might take that one.
+fonts = font_manager.fontManager
+fonts.ttflist = [font for font in fonts.ttflist if not font.name.startswith("DejaVu")]
+for font in sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf")):
+    fonts.addfont(font)
 mpl.rcParams.update(STYLE)  # so that a notebook that imports this draws in the house style
 METADATA = {  # what would differ between two runs, left out
     "png": {"Software": None},
