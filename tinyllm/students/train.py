@@ -81,6 +81,8 @@ def train(
     )
     torch.backends.cuda.matmul.fp32_precision = "tf32" if params.precision == "tf32" else "ieee"
     model.to(accelerator.device)
+    if bf16 and accelerator.device.type == "cpu":
+        load.plain_attention(model, params.max_input)
     module = accelerator.prepare(MultiTask(model, tasks))
     update = optimizer(model, params)
     state = checkpoint.restore(folder, model, update) or checkpoint.State()
