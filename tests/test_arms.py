@@ -28,7 +28,12 @@ MEANT = {
     "tinyllm:shuffled": BOTH | {"moved": "rationales"},
     "tinyllm:scrambled": BOTH | {"moved": "words"},
     "tinyllm:gibberish": BOTH | {"gibberish": True},
+    "tinyllm:routed-random": BOTH | {"routed": "random"},
+    "tinyllm:routed-similar": BOTH | {"routed": "similar"},
+    "tinyllm:routed-quality:x2": BOTH | {"routed": "quality", "passes": 2},
+    "tinyllm:alpha-auto": BOTH | {"auto_alpha": True},
     "tinyllm+lora:2": BOTH | {"lora": 2},
+    "dss:a:x2+lora": {"teachers": (A,), "passes": 2, "lora": 8},
 }
 
 
@@ -42,7 +47,8 @@ def test_a_name_is_a_few_fields_of_data():
     ("name", "words"),
     [
         ("fintune", ["'fintune'", "tinyllm-TEACHER", "gibberish"]),
-        ("finetune:x0", ["unknown", "finetune:xN"]),
+        ("finetune:x0", ["unknown", ":xN"]),
+        ("inference:x2", ["'inference:x2'", "trains nothing"]),
         ("tinyllm:", ["unknown"]),
         ("kd:", ["unknown"]),
         ("kd:hot", ["'kd:hot'", "temperature"]),
@@ -66,8 +72,9 @@ def test_recorded_teachers_can_be_neither_asked_anew_nor_scored_and_an_arm_of_te
         with pytest.raises(ParameterError, match=r"recorded .*hf:MODEL"):
             Params.checked(**recorded, arms=["finetune", name])
     Params.checked(**recorded, arms=["finetune", "tinyllm", "tinyllm:gibberish+lora"])
-    for teachers, name in (([A], "tinyllm-a"), ([], "kd"), ([], "tinyllm:shuffled")):
-        with pytest.raises(ParameterError, match=r"finetune|at least one teacher"):
+    bad = [([A], "tinyllm-a"), ([], "kd"), ([], "tinyllm:shuffled"), ([A], "tinyllm:routed-random")]
+    for teachers, name in bad:
+        with pytest.raises(ParameterError, match=r"finetune|at least one teacher|no choice"):
             Params.checked(teachers=teachers, arms=[name])
 
 

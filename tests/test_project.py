@@ -79,9 +79,19 @@ def test_the_stored_micro_study_passes_its_controls(committed_results):
         assert verdicts["tinyllm", single] == "better"
 
 
-def test_the_rules_of_reading_are_older_than_the_runs_that_they_judge():
-    """docs/preregistration.md names the margin, and was not changed once results were stored."""
-    file = "docs/preregistration.md"
+@pytest.mark.parametrize(
+    ("file", "folders", "stored_before"),
+    [
+        (
+            "docs/preregistration.md",
+            ["laptop-whole", "laptop/bioasq", "laptop/piqa", "laptop/pubmedqa/students"],
+            ["laptop/pubmedqa/students/inference", "laptop/pubmedqa/students/dss-flan-t5"],
+        ),
+        ("docs/preregistration_choosing.md", ["choosing"], []),
+    ],
+)
+def test_the_rules_of_reading_are_older_than_the_runs_that_they_judge(file, folders, stored_before):
+    """They name the margin, and were not changed once results were stored."""
     assert f"±{100 * paired.MARGIN:g} points" in (ROOT / file).read_text(encoding="utf-8")
 
     def git(*arguments):
@@ -89,12 +99,11 @@ def test_the_rules_of_reading_are_older_than_the_runs_that_they_judge():
 
     if git("rev-parse", "--is-shallow-repository").stdout != "false\n":
         pytest.skip("needs the whole history of git")
-    folders = ["results/laptop-whole", "results/laptop/bioasq", "results/laptop/piqa"]
-    folders.append("results/laptop/pubmedqa/students")
-    stored_before = [f":!{folders[-1]}/{arm}" for arm in ("inference", "dss-flan-t5")]
+    under = [f"results/{name}" for name in folders]
+    under += [f":!results/{name}" for name in stored_before]
     history = ["log", "--full-history", "--format=%H"]
     rules = git(*history, "--", file).stdout.split()
-    runs = git(*history, "--diff-filter=A", "--", *folders, *stored_before).stdout.split()
+    runs = git(*history, "--diff-filter=A", "--", *under).stdout.split()
     for rule, run in itertools.product(rules, runs):
         assert git("merge-base", "--is-ancestor", rule, run).returncode == 0, (rule, run)
     assert rules or not runs

@@ -7,9 +7,12 @@ import torch
 from tiny import questions, rationales
 
 from tinyllm import arms
+from tinyllm.data import load as data
+from tinyllm.data.micro import ABSTAINS
+from tinyllm.models import aliases
 from tinyllm.params import Params
 from tinyllm.students import targets
-from tinyllm.teachers import ask
+from tinyllm.teachers import ask, choose
 
 A, B = TEACHERS = ["micro:a", "micro:b"]
 ROWS = questions()
@@ -21,7 +24,7 @@ def asked(monkeypatch):
     """The parameters and teachers that rationales were read for."""
     calls = []
 
-    def stored(params, uri):
+    def stored(params, uri, abstentions=False):
         calls.append((params.examples, params.teacher_forcing, tuple(params.cleaning), uri))
         return TEXTS[uri]
 
@@ -82,6 +85,72 @@ def test_gibberish_has_the_lengths_of_rationales_and_the_words_of_questions():
 def test_an_arm_learns_from_the_rationales_that_were_asked_for_it(asked, name, expected):
     assert list(texts(name)) == [uri for *_, uri in expected]
     assert asked == expected
+
+
+@pytest.fixture
+def both(monkeypatch, tmp_path):
+    """Two teachers wrote for every question; what they wrote can be changed."""
+    kept = {A: dict(TEXTS[A]), B: {row.id: f"It is {row.gold}." for row in ROWS}}
+
+    def stored(params, uri, abstentions=False):
+        return {k: text for k, text in kept[uri].items() if abstentions or text != ABSTAINS}
+
+    monkeypatch.setattr(ask, "rationales", stored)
+    monkeypatch.setattr(data, "read", lambda params: {"train": ROWS})
+    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
+    return kept
+
+
+def test_a_random_choice_gives_each_question_one_teachers_text_by_its_seed(both):
+    chosen = [choose.choices(Params(), TEACHERS, "random", seed) for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2] and chosen[0].keys() == {row.id for row in ROWS}
+    assert set(chosen[0].values()) == {A, B}
+    learned = texts("tinyllm:routed-random")
+    assert learned == {targets.ROUTED: {k: both[uri][k] for k, uri in chosen[0].items()}}
+
+
+def test_who_wrote_nothing_is_not_chosen_and_who_abstained_leaves_the_question_without_text(both):
+    del both[A][ROWS[0].id], both[B][ROWS[1].id]
+    both[B][ROWS[2].id] = ABSTAINS
+    seen = set()
+    for seed in range(8):
+        chosen = choose.choices(Params(), TEACHERS, "random", seed)
+        assert chosen[ROWS[0].id] == B and chosen[ROWS[1].id] == A
+        seen.add(chosen[ROWS[2].id])
+        learned = texts("tinyllm:routed-random", seed)[targets.ROUTED]
+        assert (ROWS[2].id in learned) == (chosen[ROWS[2].id] == A)
+    assert seen == {A, B}
+
+
+def test_a_choice_by_quality_takes_whole_texts_that_name_the_gold_option_alone(both):
+    for row in ROWS:
+        wrong = next(o for o in row.options if o != row.gold)
+        both[A][row.id] = f"It is {wrong}, since"
+    assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {B}
+    both[B] = dict.fromkeys(both[B], ABSTAINS)
+    assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {A}
+
+
+def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embeds_once(
+    both, monkeypatch
+):
+    if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
+        pytest.skip("the wheel of minilm-ed is not installed: make models")
+    both[A] = {row.id: f"{row.question} That is why it is {row.gold}." for row in ROWS}
+    both[B] = dict.fromkeys(both[B], "The stock market closed higher on Friday.")
+    chosen = choose.choices(Params(), TEACHERS, "similar", 0)
+    assert set(chosen.values()) == {A}
+    monkeypatch.setattr(aliases, "source", None)  # embedding again would need it
+    assert choose.choices(Params(), TEACHERS, "similar", 1) == chosen
+
+
+def test_chosen_rationales_are_one_task_with_the_mean_alpha():
+    params = Params.checked(alpha=[0.5, 3.0])
+    learned = targets.tasks(arms.resolve("tinyllm:routed-similar", TEACHERS), params)
+    assert [(task.name, task.prefix, task.weight) for task in learned] == [
+        ("answer", "predict: ", 1.0),
+        ("routed", "explain: ", 1.75),
+    ]
 
 
 def test_a_teacher_keeps_prefix_and_alpha_in_every_arm():

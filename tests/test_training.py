@@ -18,7 +18,7 @@ from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import train
 from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
-from tinyllm.students.loss import MultiTask, TokenLosses, weighted_loss
+from tinyllm.students.loss import MultiTask, TokenLosses, running, task_weights, weighted_loss
 
 QUESTIONS = questions()
 TEXTS = rationales(QUESTIONS)
@@ -268,6 +268,23 @@ def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     names = sorted(file.name for file in (tmp_path / "full").iterdir())
     assert names == ["best-000003.pt", "step-000003.pt"]  # from which a run goes on, see above
+
+
+def test_weights_that_follow_the_losses_are_the_answers_mean_loss_over_the_tasks_own(tmp_path):
+    auto = [TASKS[0], *(replace(task, auto=True) for task in TASKS[1:])]
+    assert task_weights(auto, []) == [task.weight for task in TASKS]
+    counts = torch.tensor([2, 4, 0])
+    means = running([], torch.tensor([6.0, 4.0, 0.0]), counts)
+    assert means == [3.0, 1.0, 0.0] and task_weights(auto, means) == [1.0, 3.0, 2.0]
+    assert running(means, torch.tensor([0.0, 8.0, 0.0]), counts) == pytest.approx([2.7, 1.1, 0.0])
+    assert task_weights(TASKS, means) == [task.weight for task in TASKS]
+    options = EIGHT | {"epochs": 2.0, "evals": 2, "tasks": auto}
+    whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)
+    with pytest.raises(Stop):
+        run(tmp_path / "killed", QUESTIONS, TEXTS, stop_at=5, **options)
+    resumed, again, _ = run(tmp_path / "killed", QUESTIONS, TEXTS, **options)
+    same_weights(whole, resumed)
+    assert again == state and len(state.losses) == 3
 
 
 def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(tmp_path):

@@ -74,11 +74,15 @@ class Stop(Exception):
     """Training was killed."""
 
 
-def trained(folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, **changes):
+def trained(
+    folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, tasks=None, **changes
+):
     """Train a tiny student on all tasks; returns model, state and the collator that watched.
 
     stop_at: raises Stop at this batch. valid: scores of valid; else its accuracy on 8 questions.
+    tasks: other than TASKS.
     """
+    tasks = tasks or TASKS
     model, _, encoding = make(kind, **changes)
     changes.pop("dropout", None)
     params = Params.checked(**changes)
@@ -86,12 +90,12 @@ def trained(folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, *
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora:
         model = load.adapt(model, "tiny", lora)
-    collator = Watching(encoding, TASKS)
+    collator = Watching(encoding, tasks)
     collator.seen, collator.stop_at = [], stop_at
     accuracy = valid or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8])))
     how = {"collator": collator, "score_valid": accuracy, "folder": Path(folder), "seed": 0}
-    learned = training_rows(rows, texts, TASKS, encoding)
-    return model, train.train(model, TASKS, learned, params, **how), collator
+    learned = training_rows(rows, texts, tasks, encoding)
+    return model, train.train(model, tasks, learned, params, **how), collator
 
 
 def saved_model(folder, kind="t5", dropout=0.0):

@@ -2,13 +2,12 @@
 
 An arm is a few fields of data; `students/` trains it.
 
-    ARM = METHOD | METHOD+lora | METHOD+lora:RANK
+    ARM = METHOD | METHOD:xN | METHOD+lora | METHOD+lora:RANK
 
 | METHOD | what the student learns |
 |---|---|
 | `inference` | nothing: it is scored as it is (no `+lora`) |
 | `finetune` | the answer alone |
-| `finetune:xN` | the same, in N times as many passes: how far does longer training alone go? |
 | `lora`, `lora:RANK` | short for `finetune+lora`, `finetune+lora:RANK` |
 | `kd`, `kd:T` | the answer, and the teachers' mean distribution over the options at temperature T |
 | `dss:TEACHER` | the answer and one teacher's rationales (Distill-step-by-step) |
@@ -17,16 +16,22 @@ An arm is a few fields of data; `students/` trains it.
 | `tinyllm:no-examples` | ablation: teachers asked without in-context examples |
 | `tinyllm:no-forcing` | ablation: teachers asked without being told the gold answer |
 | `tinyllm:repaired` | beyond the paper: invented questions and unfinished sentences cut off |
+| `tinyllm:routed-similar` | beyond: one rationale per question, the closest in meaning to it |
+| `tinyllm:routed-quality` | beyond: one rationale per question, the best by plain rules |
+| `tinyllm:routed-random` | control of these two: one rationale per question, drawn |
+| `tinyllm:alpha-auto` | beyond: alpha follows the losses (`students/loss.py`) |
 | `tinyllm:shuffled` | control: each teacher's rationales permuted among the questions |
 | `tinyllm:scrambled` | control: each word permuted among the words at its place |
 | `tinyllm:gibberish` | control: one teacher more, which writes random words |
 
-TEACHER is a teacher's URI or its name in it: `dss:release:llama2` or `dss:llama2`. RANK is 8 and T
-is 1 unless given. LoRA adds a low-rank update to every linear layer but the output layer, whatever
-the method, so `tinyllm+lora` trains a model by TinyLLM that is too large to train whole.
+Any of them but `inference` may end in `:xN`, as in `finetune:x3`: the same, in N times as many
+passes. How far does longer training alone go? TEACHER is a teacher's URI or its name in it:
+`dss:release:llama2` or `dss:llama2`. RANK is 8 and T is 1 unless given. LoRA adds a low-rank update
+to every linear layer but the output layer, whatever the method, so `tinyllm+lora` trains a model by
+TinyLLM that is too large to train whole.
 
-The controls have equal words, lengths and cost. `all` alone stands for each arm once (LoRA for
-fine-tuning only; neither `finetune:xN` nor `repaired`), as far as the teachers allow. A further arm
+The controls have equal words, lengths and cost. `all` alone stands for the paper's arms and the
+controls once (LoRA for fine-tuning only), as far as the teachers allow. A further arm
 is one more line in METHODS or TINYLLM.
 """
 
@@ -57,6 +62,8 @@ class Arm:
     teachers: whose rationales are targets, in the order of the parameter `teachers`.
     moved: what is permuted among the training questions: nothing, whole `rationales` or `words`.
     gibberish: one more teacher writes random words.
+    routed: how one teacher is chosen for each question (`teachers.choose`); nothing: all are heard.
+    auto_alpha: the weights of the teachers' losses follow the losses.
     asked: parameters that are other than the study's when the teachers are asked.
     cleaning: steps of the parameter `cleaning` that this arm adds to the study's.
     scorers: whose distributions over the options are learned from, averaged.
@@ -70,6 +77,8 @@ class Arm:
     teachers: tuple[str, ...] = ()
     moved: Literal["", "rationales", "words"] = ""
     gibberish: bool = False
+    routed: Literal["", "random", "similar", "quality"] = ""
+    auto_alpha: bool = False
     asked: dict[str, Any] = field(default_factory=dict)
     cleaning: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
@@ -91,11 +100,16 @@ TINYLLM: dict[str, dict[str, Any]] = {
     "shuffled": {"moved": "rationales"},
     "scrambled": {"moved": "words"},
     "gibberish": {"gibberish": True},
+    "routed-random": {"routed": "random"},
+    "routed-similar": {"routed": "similar"},
+    "routed-quality": {"routed": "quality"},
+    "alpha-auto": {"auto_alpha": True},
 }
+BEYOND = ("repaired", "routed-random", "routed-similar", "routed-quality", "alpha-auto")
 ALLOWED = (
-    f"{', '.join(METHODS)}, finetune:xN, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, "
+    f"{', '.join(METHODS)}, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, "
     f"tinyllm, tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but "
-    "inference with +lora or +lora:RANK behind it"
+    "inference with :xN, +lora or +lora:RANK behind it"
 )
 
 
@@ -134,7 +148,13 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     (`release:`) cannot give what it needs.
     """
     adapters = re.fullmatch(r"(?:lora|(.+)\+lora)(?::(.*))?", name)
-    arm = _method(name, (adapters[1] or "finetune") if adapters else name, tuple(teachers))
+    method = (adapters[1] or "finetune") if adapters else name
+    longer = re.fullmatch(r"(.+):x([1-9]\d*)", method)
+    arm = _method(name, longer[1] if longer else method, tuple(teachers))
+    if longer:
+        if not arm.trained:
+            raise ValueError(f"{name!r}: {longer[1]!r} trains nothing, so it has no passes")
+        arm = replace(arm, passes=int(longer[2]))
     if adapters:
         rank = str(LORA_RANK) if adapters[2] is None else adapters[2]
         if not re.fullmatch(r"[1-9]\d*", rank):
@@ -155,8 +175,6 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
 def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
     if method in METHODS:
         return Arm(name, **METHODS[method])
-    if longer := re.fullmatch(r"finetune:x([1-9]\d*)", method):
-        return Arm(name, passes=int(longer[1]))
     kind, mark, rest = re.fullmatch(r"(dss|kd|tinyllm)?([:-]?)(.*)", method).groups()
     if kind in ("kd", "tinyllm") and not teachers:
         raise ValueError(f"{name!r}: needs at least one teacher")
@@ -171,6 +189,8 @@ def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
     if method == "tinyllm":
         return Arm(name, teachers=teachers)
     if kind == "tinyllm" and mark == ":" and rest in TINYLLM:
+        if rest.startswith("routed-") and len(teachers) == 1:
+            raise ValueError(f"{name!r}: with one teacher there is no choice; that is a dss arm")
         return Arm(name, teachers=teachers, **TINYLLM[rest])
     if kind == "tinyllm" and mark == "-":
         absent = _meant(name, rest, teachers)
@@ -200,7 +220,7 @@ def everything(teachers: Sequence[str]) -> list[str]:
     ]
     names = [*METHODS, "lora", "kd", *(f"dss:{name}" for name in own), "tinyllm"]
     names += [f"tinyllm-{name}" for name in own if len(own) > 2]
-    names += [f"tinyllm:{name}" for name in TINYLLM if name != "repaired"]
+    names += [f"tinyllm:{name}" for name in TINYLLM if name not in BEYOND]
     possible = []
     for name in names:
         with contextlib.suppress(ValueError):

@@ -25,8 +25,9 @@ class State:
     """How far a training is.
 
     step: optimiser steps done. tokens: read and written, without padding. valid_accuracy,
-    best_step: of the best scoring of valid. without_gain: scorings since. history: the learning
-    curves, a row per step, split, task and metric.
+    best_step: of the best scoring of valid. without_gain: scorings since. losses: of each task, a
+    running mean over steps, where weights follow them. history: the learning curves, a row per
+    step, split, task and metric.
     """
 
     step: int = 0
@@ -34,6 +35,7 @@ class State:
     valid_accuracy: float = -1.0
     best_step: int = 0
     without_gain: int = 0
+    losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def judge(self, accuracy: float) -> bool:

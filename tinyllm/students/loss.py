@@ -5,6 +5,10 @@
 so a long rationale does not outweigh the answer. In one forward call per batch the encoder runs
 once over the distinct inputs of all tasks, the decoder one task at a time, and the vocabulary is
 projected to at targets only.
+
+In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, of running means that pass no gradient. So
+weighs homoscedastic uncertainty (Kendall et al. 2018) where each uncertainty is at its optimum
+(Kirchdorfer et al. 2024, arXiv 2408.07985), if the answer's weight is set to 1.
 """
 
 from __future__ import annotations
@@ -128,3 +132,19 @@ def _options_loss(
 def weighted_loss(sums: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """L: the weighted sum over tasks of sums [tasks] / counts [tasks]."""
     return (weights * sums / counts.clamp(min=1)).sum()
+
+
+MEMORY = 0.9  # of the running means
+
+
+def running(means: list[float], sums: torch.Tensor, counts: torch.Tensor) -> list[float]:
+    """Running mean of each task's loss after a step; a task without targets keeps its own."""
+    new = (sums / counts.clamp(min=1)).tolist()
+    pairs = zip(means or new, new, counts.tolist(), strict=True)
+    return [MEMORY * old + (1 - MEMORY) * loss if count else old for old, loss, count in pairs]
+
+
+def task_weights(tasks: Sequence[Task], means: Sequence[float]) -> list[float]:
+    """Each task's weight; where it is `auto`, the answer's mean loss over its own, once known."""
+    known = zip(tasks, means, strict=True) if means else [(task, 0.0) for task in tasks]
+    return [means[0] / mean if task.auto and mean else task.weight for task, mean in known]

@@ -24,6 +24,7 @@ from tinyllm.models.encode import Encoding
 from tinyllm.params import ParameterError, Params
 from tinyllm.students import checkpoint, predictions, targets
 from tinyllm.students.collate import Collator, training_rows
+from tinyllm.students.loss import task_weights
 from tinyllm.students.predictions import HISTORY, PREDICTIONS
 from tinyllm.students.train import train
 
@@ -161,7 +162,8 @@ def _fit(
         say=say,
     )
     known = [[row["targets"][t] is not None for row in rows] for t in range(len(tasks))]
-    return state, {
+    alpha = {"alpha": task_weights(tasks, state.losses)[1:]} if arm.auto_alpha else {}
+    return state, alpha | {
         "train_seconds": round(time.perf_counter() - started, 1),
         "train_questions": len(rows),
         "targets": {task.name: sum(row) for task, row in zip(tasks, known, strict=True)},

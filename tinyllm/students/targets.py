@@ -19,24 +19,28 @@ from statistics import fmean
 from tinyllm import arms, prompts
 from tinyllm.data.question import Question
 from tinyllm.params import Params
-from tinyllm.teachers import ask
+from tinyllm.teachers import ask, choose
 
 ANSWER = "answer"
 OPTIONS = "options"
+ROUTED = "routed"
 
 
 @dataclass(frozen=True)
 class Task:
     """One thing a student learns: the answer, a teacher's rationales, or how likely options are.
 
-    name: `answer`, `options` or the teacher's URI. weight: 1 for the answer, alpha for a teacher,
-    T^2 for `options`. temperature: T, of `options` only.
+    name: `answer`, `options`, `routed` (the rationale of the teacher chosen for a question) or the
+        teacher's URI. weight: 1 for the answer, alpha for a teacher (the mean alpha where one is
+        chosen), T^2 for `options`. auto: the weight is only the first one (`students/loss.py`).
+    temperature: T, of `options` only.
     """
 
     name: str
     prefix: str
     weight: float
     temperature: float = 0.0
+    auto: bool = False
 
 
 def tasks(arm: arms.Arm, params: Params) -> list[Task]:
@@ -46,9 +50,13 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
         return []
     alpha = params.weights()
     learned = [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0)]
+    if arm.routed:
+        mean = fmean(alpha[teacher] for teacher in arm.teachers)
+        return [*learned, Task(ROUTED, prompts.rationale_prefix(0), mean)]
     for index, teacher in enumerate(params.teachers):
         if teacher in arm.teachers:
-            learned.append(Task(teacher, prompts.rationale_prefix(index), alpha[teacher]))
+            prefix = prompts.rationale_prefix(index)
+            learned.append(Task(teacher, prefix, alpha[teacher], auto=arm.auto_alpha))
     if arm.gibberish:
         prefix = prompts.rationale_prefix(len(params.teachers))
         learned.append(Task(arms.GIBBERISH, prefix, fmean(alpha.values())))
@@ -61,10 +69,12 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
 def arm_texts(
     params: Params, arm: arms.Arm, questions: Sequence[Question], seed: int
 ) -> dict[str, dict[str, str]]:
-    """For each teacher of an arm: rationale by question id, moved about where the arm says so;
+    """For each task of an arm: rationale by question id, moved about where the arm says so;
     FileNotFoundError, with the remedy, where a store that the arm needs is not finished."""
     asked = arms.asked(arm, params)
     asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
+    if arm.routed:
+        return {ROUTED: choose.routed(asked, arm.teachers, arm.routed, seed)}
     texts = {}
     for teacher in arm.teachers:
         have = ask.rationales(asked, teacher)

@@ -25,7 +25,7 @@ from tinyllm.models.aliases import learning_rate_factor
 from tinyllm.params import Params
 from tinyllm.students import checkpoint
 from tinyllm.students.collate import Collator, steps_of_epoch
-from tinyllm.students.loss import MultiTask, weighted_loss
+from tinyllm.students.loss import MultiTask, running, task_weights, weighted_loss
 from tinyllm.students.targets import ANSWER, Task
 
 MAX_GRAD_NORM = 1.0
@@ -100,12 +100,15 @@ def train(
         module.train()
         batches = share_of(accelerator, groups[state.step % per_epoch], rows, collator, params)
         counts = accelerator.reduce(sum(batch["counts"] for batch in batches), "sum")
+        weights = torch.tensor(task_weights(tasks, state.losses), device=accelerator.device)
+        summed = torch.zeros_like(weights)
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
             with nullcontext() if last else accelerator.no_sync(module):
                 sums = module(batch)
                 # An idle process runs along on a question that counts for nothing.
-                loss = weighted_loss(sums * batch["counts"].any(), counts, meter.weights)
+                sums = sums * batch["counts"].any()
+                loss = weighted_loss(sums, counts, weights)
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
                         f"the loss is {loss.item()} at step {state.step}: lower lr (now "
@@ -114,6 +117,9 @@ def train(
                 # Processes average their gradients; each holds its part of one sum.
                 accelerator.backward(loss * accelerator.num_processes)
             meter.add(sums, batch)
+            summed += sums.detach()
+        if any(task.auto for task in tasks):
+            state.losses = running(state.losses, accelerator.reduce(summed, "sum"), counts)
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         for group in update.param_groups:
             group["lr"] = params.lr * group["factor"] * learning_rate(state.step, steps, params)
@@ -165,15 +171,12 @@ class Meter:
 
     def __init__(self, accelerator: Accelerator, tasks: Sequence[Task]):
         self.accelerator, self.tasks = accelerator, tasks
-        weights = [task.weight for task in tasks]
-        self.weights = torch.tensor(weights, device=accelerator.device)
         # Losses and target tokens of each task, and tokens read and written.
         self.totals = torch.zeros(2 * len(tasks) + 1, dtype=torch.float64)
 
     def add(self, sums: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Count one batch: sums [tasks] of its losses."""
-        losses = sums.detach() if batch["counts"].any() else torch.zeros_like(sums)
-        parts = (losses, batch["counts"], batch["tokens"])
+        parts = (sums.detach(), batch["counts"], batch["tokens"])
         self.totals += torch.cat([part.cpu().double() for part in parts])
 
     def record(self, history: list[dict[str, Any]], at: dict[str, float]) -> int:

@@ -194,10 +194,10 @@ def records(params: Params, uri: str) -> list[Record]:
     return Job(params, uri).records()
 
 
-def rationales(params: Params, uri: str) -> dict[str, str]:
+def rationales(params: Params, uri: str, abstentions: bool = False) -> dict[str, str]:
     """Rationale by question id as students read them, after `learn_from` and `cleaning`.
 
-    Absent are questions whose rationale is missing, dropped or an abstention.
+    Absent are questions whose rationale is missing, dropped or an abstention (unless asked for).
     """
     questions = {row.id: row for row in data.read(params)["train"]}
     kept = {}
@@ -207,7 +207,7 @@ def rationales(params: Params, uri: str) -> dict[str, str]:
         if params.learn_from == "thinking" and answer:
             text = record.thinking or answer  # of a teacher that does not think first
         text = quality.cleaned(text if answer else "", questions[record.id], params.cleaning)
-        if text and not quality.abstains(text):
+        if text and (abstentions or not quality.abstains(text)):
             kept[record.id] = text
     return kept
 
