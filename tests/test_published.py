@@ -65,7 +65,7 @@ def test_the_interval_of_a_mean_gain_agrees_with_a_simulation():
 def outcome(claim: dict) -> str:
     """What Table 1 says of a claim, computed anew."""
     stated = float(claim["stated"] or "nan")
-    if claim["kind"] == "not_known":
+    if claim["kind"] in ("not_known", "worse"):
         return "not tested"
     if claim["kind"] == "size_ratio":
         small, large = (
@@ -87,7 +87,7 @@ def test_what_the_published_numbers_say_of_each_claim_follows_from_table_1():
     for claim in table.to_dict("records"):
         assert claim["published"] == outcome(claim), claim["claim"]
         for name in filter(None, [claim["arm"], claim["baseline_arm"].replace("*", "micro:a")]):
-            arms.resolve(name, ["micro:a"])  # raises if there is no such arm
+            arms.resolve(name, ["micro:a", "micro:b"])  # raises if there is no such arm
     known = table.set_index("claim")["published"]
     assert known["teacher-7B-250M"] == "contradicted"  # the slip in the text
     assert known["every-780M"] == "inconclusive" and known["gain-780M"] == "holds"
@@ -112,6 +112,14 @@ def test_runs_decide_a_claim_by_their_paired_verdict():
         outcomes = judged({"tinyllm": ours, "finetune": baseline})
         assert {outcomes[name] for name in ("gain-80M", "every-80M", "gain-any")} == {expected}
         assert outcomes["gain-780M"] == outcomes["size-80M"] == "not tested"  # no such student, arm
+
+
+def test_a_claim_that_an_arm_is_worse_is_judged_the_other_way_round():
+    routed, drawn = "tinyllm:routed-similar", "tinyllm:routed-random"
+    for ours, expected in ((0.4, "holds"), (0.85, "contradicted"), (0.62, "inconclusive")):
+        outcomes = judged({"tinyllm": ours, "dss:a": 0.62, routed: 0.62, drawn: 0.62})
+        assert outcomes["more-teachers"] == outcomes["choosing"] == expected
+        assert outcomes["choice-itself"] == "inconclusive"
 
 
 def test_a_claim_about_six_datasets_is_inconclusive_until_all_are_measured():

@@ -27,7 +27,7 @@ from tinyllm.evaluation.accuracy import matrix, wilson
 
 MARGIN = 0.025  # arms that differ by less are equivalent; named after laptop's first runs
 LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
-BASELINE, OURS = "finetune", "tinyllm"
+BASELINE, OURS, DRAWN = "finetune", "tinyllm", "tinyllm:routed-random"
 
 
 class Estimate(NamedTuple):
@@ -170,10 +170,19 @@ def singles(arms: Sequence[str]) -> list[str]:
 
 
 def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """What is compared: each arm with fine-tuning, and TinyLLM with its ablations and controls."""
+    """What is compared: each arm with fine-tuning, and TinyLLM with its ablations and controls.
+
+    Arms that choose or weigh teachers also with each single teacher and with a choice by chance.
+    """
     pairs = [(arm, BASELINE) for arm in arms if arm != BASELINE and BASELINE in arms]
     parts = [arm for arm in arms if arm.startswith((f"{OURS}:", f"{OURS}-")) and "+lora" not in arm]
-    return pairs + [(OURS, arm) for arm in (*singles(arms), *parts) if OURS in arms]
+    pairs += [(OURS, arm) for arm in (*singles(arms), *parts) if OURS in arms]
+    for arm in parts:
+        if arm.startswith((f"{OURS}:routed", f"{OURS}:alpha")):
+            pairs += [(arm, single) for single in singles(arms)]
+        if arm in (f"{OURS}:routed-similar", f"{OURS}:routed-quality") and DRAWN in arms:
+            pairs.append((arm, DRAWN))
+    return pairs
 
 
 def with_arms(rows: pd.DataFrame, *arms: str) -> pd.DataFrame:

@@ -22,7 +22,8 @@ def read(name: str) -> pd.DataFrame:
     """A file of `published/`, as texts: claims, datasets or table1.
 
     claims: one row per claim of the paper: claim (short name), where, statement, kind (mean_gain,
-        every_dataset, size_ratio or not_known: its numbers are not known here), size, method,
+        every_dataset, size_ratio, not_known: its numbers are not known here, or worse: the claim is
+        that `arm` is worse than `baseline_arm`), size, method,
         baseline_size, baseline (rows of Table 1), stated (percent), published (what Table 1 says:
         holds, contradicted, inconclusive, not tested), arm and baseline_arm (this study's arms that
         decide it; dss:* is every single teacher), test (the rule).

@@ -64,10 +64,9 @@ DATASETS = {  # in the order of figures
     "micro": "micro world (control)",
 }
 TEACHERS = {"flan-t5": "FLAN-T5", "llama2": "LLaMA-2", "a": "teacher A", "b": "teacher B"}
-ARMS = (  # in the order of figures: pattern, name, marker; `+lora` is added to the name
+ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` are added
     (r"inference", "no training", "X"),
     (r"finetune", "fine-tuning", "s"),
-    (r"finetune:x(\d+)", "fine-tuning, {}x epochs", "s"),
     (r"lora.*", "fine-tuning, LoRA", "v"),
     (r"kd.*", "standard KD", "P"),
     (r"dss:(?:.*[:/])?(.+)", "{} rationales only", "^"),
@@ -76,6 +75,10 @@ ARMS = (  # in the order of figures: pattern, name, marker; `+lora` is added to 
     (r"tinyllm:no-examples", "TinyLLM, no examples", "d"),
     (r"tinyllm:no-forcing", "TinyLLM, answer hidden", "d"),
     (r"tinyllm:repaired", "TinyLLM, repaired", "o"),
+    (r"tinyllm:alpha-auto", "TinyLLM, alpha by losses", "o"),
+    (r"tinyllm:routed-similar", "one teacher, most similar", "h"),
+    (r"tinyllm:routed-quality", "one teacher, best by rules", "h"),
+    (r"tinyllm:routed-random", "one teacher, drawn", "h"),
     (r"tinyllm:(shuffled|scrambled)", "TinyLLM, {}", "D"),
     (r"tinyllm:gibberish", "TinyLLM and gibberish", "D"),
     (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{} itself, {}-shot", "*"),
@@ -112,10 +115,12 @@ def grid(panels: int, columns: int, width: float, height: float, **kwargs) -> tu
 def _arm(arm: str) -> tuple[int, str, str]:
     """Place in ARMS, name and marker of an arm."""
     method, lora, _ = arm.partition("+lora")
+    method, passes = re.fullmatch(r"(.*?)(?::x(\d+))?", method).groups()
+    more = f", {passes}x epochs" if passes else ""
     for place, (pattern, name, marker) in enumerate(ARMS):
         if match := re.fullmatch(pattern, method):
             words = [TEACHERS.get(word, word) for word in match.groups()]
-            return place, name.format(*words) + (", LoRA" if lora else ""), marker
+            return place, name.format(*words) + more + (", LoRA" if lora else ""), marker
     raise AssertionError(arm)  # the last pattern takes any
 
 

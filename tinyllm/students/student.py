@@ -27,6 +27,7 @@ from tinyllm.students.collate import Collator, training_rows
 from tinyllm.students.loss import task_weights
 from tinyllm.students.predictions import HISTORY, PREDICTIONS
 from tinyllm.students.train import train
+from tinyllm.teachers import choose
 
 # Raised where a student would come out otherwise by more than rounding. 3: epochs are whole passes,
 # minilm-ed has no attention dropout.
@@ -162,8 +163,12 @@ def _fit(
         say=say,
     )
     known = [[row["targets"][t] is not None for row in rows] for t in range(len(tasks))]
-    alpha = {"alpha": task_weights(tasks, state.losses)[1:]} if arm.auto_alpha else {}
-    return state, alpha | {
+    facts: dict[str, Any] = {}
+    if arm.auto_alpha:
+        facts["final_alpha"] = task_weights(tasks, state.losses)[1:]
+    if arm.routed:
+        facts["chosen"] = choose.shares(params, arm.teachers, arm.routed, seed)
+    return state, facts | {
         "train_seconds": round(time.perf_counter() - started, 1),
         "train_questions": len(rows),
         "targets": {task.name: sum(row) for task, row in zip(tasks, known, strict=True)},

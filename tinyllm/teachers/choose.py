@@ -13,6 +13,7 @@ to learn from, as with that teacher alone.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import joblib
@@ -28,14 +29,16 @@ from tinyllm.teachers import ask, quality
 Texts = Mapping[str, str]  # by teacher
 
 
-def choices(params: Params, teachers: Sequence[str], how: str, seed: int) -> dict[str, str]:
+def choices(
+    params: Params, teachers: Sequence[str], how: str, seed: int, first: int | None = None
+) -> dict[str, str]:
     """The chosen teacher of each training question that any of the teachers wrote for, by id.
 
-    how: see the module. seed: of the draws. The embeddings are computed once and kept in runs/.
+    how: see the module. seed: of the draws. first: only so many questions.
     """
     written = {uri: ask.rationales(params, uri, abstentions=True) for uri in teachers}
     rows, candidates = [], []
-    for row in data.read(params)["train"]:
+    for row in data.read(params)["train"][:first]:
         have = {uri: texts[row.id] for uri, texts in written.items() if row.id in texts}
         if have:
             rows.append(row)
@@ -56,7 +59,10 @@ def choices(params: Params, teachers: Sequence[str], how: str, seed: int) -> dic
 
 
 def similarities(rows: Sequence[Question], candidates: Sequence[Texts]) -> list[dict[str, float]]:
-    """For each question, the cosine of each rationale and of question with gold answer."""
+    """For each question, the cosine of each rationale and of question with gold answer.
+
+    Embeddings are computed once and kept in runs/.
+    """
     texts = [f"{row.question} {row.gold}" for row in rows]
     texts += [text for have in candidates for text in have.values()]
     cached = joblib.Memory(paths.runs() / "cache", verbose=0).cache(embeddings)
@@ -73,3 +79,9 @@ def routed(params: Params, teachers: Sequence[str], how: str, seed: int) -> dict
     kept = {uri: ask.rationales(params, uri) for uri in teachers}
     chosen = choices(params, teachers, how, seed)
     return {name: kept[uri][name] for name, uri in chosen.items() if name in kept[uri]}
+
+
+def shares(params: Params, teachers: Sequence[str], how: str, seed: int) -> str:
+    """How often each teacher was chosen, in words: `micro:a 52%, micro:b 48%`."""
+    counts = Counter(choices(params, teachers, how, seed).values())
+    return ", ".join(f"{uri} {100 * counts[uri] / counts.total():.0f}%" for uri in teachers)
