@@ -21,7 +21,7 @@ def asked(monkeypatch):
     """The parameters and teachers that rationales were read for."""
     calls = []
 
-    def stored(params, uri):
+    def stored(params, uri, sample):
         calls.append((params.examples, params.teacher_forcing, tuple(params.cleaning), uri))
         return TEXTS[uri]
 

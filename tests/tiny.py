@@ -77,6 +77,7 @@ class Stop(Exception):
 def trained(folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, **changes):
     """Train a tiny student on all tasks; returns model, state and the collator that watched.
 
+    texts: by teacher, or such for each sample.
     stop_at: raises Stop at this batch. valid: scores of valid; else its accuracy on 8 questions.
     """
     model, _, encoding = make(kind, **changes)
@@ -90,7 +91,8 @@ def trained(folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, *
     collator.seen, collator.stop_at = [], stop_at
     accuracy = valid or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8])))
     how = {"collator": collator, "score_valid": accuracy, "folder": Path(folder), "seed": 0}
-    learned = training_rows(rows, texts, TASKS, encoding)
+    samples = [texts] if "micro:a" in texts else texts
+    learned = [training_rows(rows, sample, TASKS, encoding) for sample in samples]
     return model, train.train(model, TASKS, learned, params, **how), collator
 
 

@@ -1,7 +1,7 @@
 """What can be counted about rationales by plain rules; no model judges them.
 
 facts(record, question)       one rationale
-cleaned(text, question, [..]) a rationale as students read it (parameter `cleaning`)
+as_read(record, question, ..) a rationale as students read it (`learn_from` and `cleaning`)
 """
 
 from __future__ import annotations
@@ -104,6 +104,16 @@ def names(text: str, question: Question) -> str:
     """`gold` or `other` if a rationale mentions one such option alone, else `none`."""
     option = mentioned(own_words(text), question.options)
     return "none" if option is None else "gold" if option == question.answer else "other"
+
+
+def as_read(record: Record, question: Question, part: str, cleaning: Sequence[str]) -> str:
+    """A rationale after `learn_from` (part) and `cleaning`; empty if there is nothing to learn."""
+    answer = record.text or ""
+    text = f"{record.thinking}\n{answer}" if part == "both" else answer
+    if part == "thinking":
+        text = record.thinking or answer  # of a teacher that does not think first
+    text = cleaned(text, question, cleaning) if answer else ""
+    return "" if abstains(text) else text
 
 
 def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
