@@ -54,11 +54,12 @@ def test_other_questions_sizes_or_prompts_have_other_folders():
     base = study()
     folders = {ask.Job(base, SERVER).file}
     changes = ({"examples": "none"}, {"teacher_forcing": False}, {"max_new_tokens": 9},
-               {"max_prompt": 99}, {"cleaning": ["repair"]}, {"alpha": [2.0]})  # fmt: skip
+               {"max_prompt": 99}, {"cleaning": ["repair"]}, {"alpha": [2.0]},
+               {"temperature": 0.7})  # fmt: skip
     for change in changes:
         folders.add(ask.Job(base.model_copy(update=change), SERVER).file)
     folders.add(ask.Job(study(study="seed", data_seed=1), SERVER).file)
-    assert len(folders) == 6
+    assert len(folders) == 7
 
 
 def test_a_store_from_before_there_were_samples_is_read(use):
@@ -124,8 +125,8 @@ def test_answers_are_asked_greedily_and_shared_by_all_temperatures(monkeypatch):
         return teacher
 
     monkeypatch.setattr(ask, "load_teacher", load)
-    ask.answer_all(study())
     ask.answer_all(drawing(3))
+    ask.answer_all(study())
     assert temperatures == [0.0] and len(teacher.asked) == 2 * 8
     assert len(ask.answers(drawing(3))) == 2 * 8
 

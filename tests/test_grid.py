@@ -59,7 +59,7 @@ def test_each_teachers_job_has_its_own_servers_settings_alone_and_can_be_read_ba
 def test_studies_that_share_samples_or_answers_wait_for_each_other(make):
     drawn = {"study": "drawn", "temperature": 0.7, "samples": 3}
     first, *others = by_rule(make(points=[{"temperature": 0.7}, drawn, {"study": "greedy"}],
-                                  teachers=["micro:a"]), "prompt")  # fmt: skip
+                                  teachers=["hf:m"]), "prompt")  # fmt: skip
     assert [set(first.asks) < set(job.asks) for job in others] == [True, False]
     assert all(first in job.after or others[0] in job.after for job in others)
 

@@ -29,8 +29,8 @@ def asked(monkeypatch):
     return calls
 
 
-def texts(name, seed=0):
-    return targets.arm_texts(Params(), arms.resolve(name, TEACHERS), ROWS, seed)
+def texts(name, seed=0, sample=0):
+    return targets.arm_texts(Params(), arms.resolve(name, TEACHERS), ROWS, seed, sample)
 
 
 def written(have):
@@ -40,6 +40,8 @@ def written(have):
 def test_a_control_is_drawn_by_its_seed():
     for control in ("tinyllm:shuffled", "tinyllm:scrambled", "tinyllm:gibberish"):
         assert texts(control) == texts(control) != texts(control, seed=1)
+    assert texts("tinyllm:shuffled", sample=1) == texts("tinyllm:shuffled"), "same questions"
+    assert texts("tinyllm:gibberish", sample=1) != texts("tinyllm:gibberish")
 
 
 def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():

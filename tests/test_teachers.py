@@ -69,6 +69,9 @@ def test_tokens_are_drawn_as_often_as_the_temperature_says():
     for _ in range(2):
         shares = draw(None, logits).argmax(-1).bincount(minlength=4) / 20_000
         torch.testing.assert_close(shares, torch.softmax(logits[0] / 2, -1), atol=0.02, rtol=0)
+    draw = Draw([0, 0], 1, 1.0)
+    draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # the ends: no token of probability 0
+    assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
 
 
 def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):
