@@ -118,7 +118,7 @@ def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params):
     assert [spec is None for _, spec in run.work(absent)] == [True, False]
 
 
-def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(folder):
+def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(folder, monkeypatch):
     drawn = study(folder, study="drawn", samples=2, temperature=1.0, arms=["tinyllm", "finetune"])
     assert run.spec(drawn, "tinyllm", 0)["learn_sample"] == "each-epoch"
     one = study(folder, study="drawn", temperature=1.0, arms=["tinyllm"])
@@ -128,8 +128,13 @@ def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(fol
              data.read(drawn)["train"], 0, number) for number in (0, 1, 0)]  # fmt: skip
     assert texts[0] == texts[2]
     assert all(texts[0][teacher] != texts[1][teacher] for teacher in texts[0])
+    spy = Mock(side_effect=student.train)
+    monkeypatch.setattr(student, "train", spy)
     facts = runs.read_manifest(run.train_one(drawn, "tinyllm", 0))["facts"]
     assert facts["targets"][drawn.teachers[0]] == len(texts[0][drawn.teachers[0]])
+    run.train_one(drawn, "finetune", 0)
+    run.train_one(drawn.model_copy(update={"learn_sample": "agreeing"}), "tinyllm", 1)
+    assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1, 1]
 
 
 def test_a_finished_student_is_not_trained_again_and_other_parameters_are_named(
