@@ -1,15 +1,18 @@
 """Asking all teachers of a study: once for all studies, and each question by itself."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from test_store import Echo
 
-from tinyllm import prompts, runs
+from tinyllm import paths, prompts, runs
 from tinyllm.data import load as data
-from tinyllm.data.question import DataError
+from tinyllm.data.question import DataError, Question
 from tinyllm.params import Params
-from tinyllm.teachers import ask
+from tinyllm.teachers import ask, store
 from tinyllm.teachers.base import Completion
+from tinyllm.teachers.store import Record
 
 SERVER = "openai:http://h/v1#m"
 
@@ -51,11 +54,107 @@ def test_other_questions_sizes_or_prompts_have_other_folders():
     base = study()
     folders = {ask.Job(base, SERVER).file}
     changes = ({"examples": "none"}, {"teacher_forcing": False}, {"max_new_tokens": 9},
-               {"max_prompt": 99}, {"cleaning": ["repair"]}, {"alpha": [2.0]})  # fmt: skip
+               {"max_prompt": 99}, {"cleaning": ["repair"]}, {"alpha": [2.0]},
+               {"temperature": 0.7})  # fmt: skip
     for change in changes:
         folders.add(ask.Job(base.model_copy(update=change), SERVER).file)
     folders.add(ask.Job(study(study="seed", data_seed=1), SERVER).file)
-    assert len(folders) == 6
+    assert len(folders) == 7
+
+
+def test_a_store_from_before_there_were_samples_is_read(use):
+    """Its folder and keys, written out as they were then."""
+    teacher, params = Echo(), study()
+    spec = {"stage": "rationales", "versions": {"store": 3, "prompt": prompts.PROMPT_VERSION}}
+    spec |= {"teacher": SERVER, "data": runs.content(paths.data(params)), "split": "train"}
+    spec |= params.spec("data_seed", "examples", "max_prompt", "max_new_tokens", "teacher_forcing")
+    folder = paths.runs() / "rationales" / "micro" / paths.slug(SERVER) / runs.digest(spec)[:12]
+    rows = ask.Job(params, SERVER).requests(teacher)
+    with runs.recording(folder, spec) as facts:
+        with store.appending(folder / "rationales.jsonl") as append:
+            for row in rows:
+                key = runs.digest([row.id, SERVER, "1", row.prompt, teacher.settings, None])
+                append(replace(row, key=key, text="So it was.", finish="stop"))
+        facts |= store.facts(store.read(folder / "rationales.jsonl"))
+    use(teacher)
+    ask.ask_all(params)
+    assert not teacher.asked
+    assert ask.rationales(params, SERVER) == {row.id: "So it was." for row in rows}
+    (folder / runs.MANIFEST).unlink()
+    ask.ask_all(params)
+    assert not teacher.asked, "its keys are those of today"
+
+
+def drawing(number, **values):
+    return study(samples=number, temperature=0.7, **values)
+
+
+def test_samples_killed_and_resumed_are_those_of_an_uninterrupted_run(use, tmp_path, monkeypatch):
+    """No reply is asked for twice, also when more samples are wanted later, or fewer."""
+
+    def killed(n):
+        if n in (70, 120):  # in the second sample, and in the third
+            raise KeyboardInterrupt
+
+    teacher = use(Echo(killed))
+    ask.ask_all(drawing(1))
+    before = ask.content(drawing(1), SERVER)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ask.ask_all(drawing(3))
+        with pytest.raises(FileNotFoundError):
+            ask.content(drawing(3), SERVER)
+    ask.ask_all(drawing(3))
+    ask.ask_all(drawing(2))
+    assert len(teacher.seeds) == 150 + 2 and len(set(teacher.seeds)) == 150, "two got no reply"
+    assert ask.content(drawing(3), SERVER).split("+")[0] == before
+    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "whole"))
+    use(Echo())
+    ask.ask_all(drawing(3))
+    for job in ask.jobs(drawing(3))[:3]:
+        assert len(job.records()) == 50
+        once, resumed = job.file, tmp_path / job.file.relative_to(tmp_path / "whole")
+        assert resumed.read_bytes() == once.read_bytes()
+
+
+def test_answers_are_asked_greedily_and_shared_by_all_temperatures(monkeypatch):
+    teacher, temperatures = Echo(), []
+
+    def load(params, uri):
+        temperatures.append(params.temperature)
+        return teacher
+
+    monkeypatch.setattr(ask, "load_teacher", load)
+    ask.answer_all(drawing(3))
+    ask.answer_all(study())
+    assert temperatures == [0.0] and len(teacher.asked) == 2 * 8
+    assert len(ask.answers(drawing(3))) == 2 * 8
+
+
+def test_a_student_reads_samples_in_turn_or_the_one_that_agrees_with_gold(monkeypatch):
+    rows = [Question(f"q{i}", "", "Which flies?", ["a wren", "a cod"], 0) for i in range(4)]
+    silent, off, gold, vague = (
+        "I do not know.",
+        "It is a cod.",
+        "A wren has wings.",
+        "It has wings.",
+    )
+    written = {"q0": [off, vague, gold], "q1": [silent, vague, off], "q2": [None, silent, ""]}
+    written["q3"] = [gold, off, None]
+
+    def records(params, uri, sample):
+        return [Record("", name, uri, "", texts[sample]) for name, texts in written.items()]
+
+    monkeypatch.setattr(ask, "records", records)
+    monkeypatch.setattr(data, "read", lambda params: {"train": rows})
+    params = Params.checked(samples=3, temperature=1.0)
+    epochs = [ask.rationales(params, "micro:a", epoch) for epoch in range(3)]
+    assert [have["q0"] for have in epochs] == [off, vague, gold]
+    assert [have["q1"] for have in epochs] == [vague, vague, off]
+    assert [have["q3"] for have in epochs] == [gold, off, gold]
+    assert all("q2" not in have for have in epochs)
+    agreeing = params.model_copy(update={"learn_sample": "agreeing"})
+    assert ask.rationales(agreeing, "micro:a") == {"q0": gold, "q1": vague, "q3": gold}
 
 
 def test_every_way_that_an_arm_needs_is_asked(use):

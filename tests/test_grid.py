@@ -56,6 +56,14 @@ def test_each_teachers_job_has_its_own_servers_settings_alone_and_can_be_read_ba
     assert again[a].asks == asking[a].asks and again[b].asks != asking[b].asks
 
 
+def test_studies_that_share_samples_or_answers_wait_for_each_other(make):
+    drawn = {"study": "drawn", "temperature": 0.7, "samples": 3}
+    first, *others = by_rule(make(points=[{"temperature": 0.7}, drawn, {"study": "greedy"}],
+                                  teachers=["hf:m"]), "prompt")  # fmt: skip
+    assert [set(first.asks) < set(job.asks) for job in others] == [True, False]
+    assert all(first in job.after or others[0] in job.after for job in others)
+
+
 def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(tmp_path):
     known = {}
     for file in GRIDS:

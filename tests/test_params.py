@@ -14,6 +14,8 @@ from tinyllm.params import STAGES, ParameterError, Params
 
 SHIPPED = sorted((paths.ROOT / "params").rglob("*.yaml"))
 SHIPPED = [file for file in SHIPPED if file.parent.name != "grid"]  # those are in test_grid
+SERVER = "openai:http://127.0.0.1:9/v1#m"
+LLAMA = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -61,6 +63,11 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
         ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),
         ({"source": "hub", "teachers": [], "arms": ["finetune"]}, ["dataset", "'micro'", "obqa"]),
+        ({"samples": 2}, ["samples: 2", "micro:a", "temperature above 0"]),
+        ({"samples": 0, "temperature": 1.0}, ["samples", "0", "greater than or equal to 1"]),
+        ({"samples": 2, "temperature": 1.0, **LLAMA}, ["samples", "['release:llama2']"]),
+        ({"samples": 2, "teachers": [SERVER], "servers": {SERVER: {}}}, ["samples", SERVER]),
+        ({"learn_sample": "best"}, ["learn_sample", "'best'", "'each-epoch' or 'agreeing'"]),
         (
             {"source": "release", "dataset": "piqa", "teachers": ["release:llama2"]},
             ["teachers", "release:llama2", "flan-t5"],
@@ -73,6 +80,12 @@ def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
     message = str(caught.value)
     assert "\n" not in message and "pw" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("own", [0.5, None])
+def test_a_server_with_a_temperature_of_its_own_may_write_several_samples(own):
+    values = {"teachers": [SERVER], "servers": {SERVER: {"temperature": own}}, "samples": 3}
+    assert Params.checked(**values).temperature == 0
 
 
 def test_numbers_that_yaml_reads_as_text_are_named_with_the_file(tmp_path):

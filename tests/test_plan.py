@@ -111,6 +111,15 @@ def test_recorded_teachers_cost_no_tokens_servers_no_hours_and_none_is_asked_twi
     assert apart.generated["prompt"] == 2 * one.generated["prompt"]
 
 
+def test_several_samples_cost_so_many_times_the_tokens_of_rationales_not_of_answers_or_students():
+    once, thrice = (released(samples=n, temperature=1.0) for n in (1, 3))
+    one, three = plan.teacher(once, HF), plan.teacher(thrice, HF)
+    assert three["generated"] == pytest.approx(3 * one["generated"])
+    test, train = (plan.splits(once)[split]["questions"] for split in ("test", "train"))
+    assert three["read"] / one["read"] == pytest.approx((3 * train + 2 * test) / (train + 2 * test))
+    assert plan.student(thrice, "tinyllm") == plan.student(once, "tinyllm")
+
+
 def test_own_questions_are_counted(tmp_path):
     file = tmp_path / "own.jsonl"
     row = '{{"id": "{0}", "question": "What is {0}?", "options": ["a", "bcd"], "answer": "bcd"}}'

@@ -144,15 +144,18 @@ def test_students_of_other_parameters_are_refused(folders):
     assert len(rows) == len(ROWS)
 
 
-def test_students_that_learned_other_parts_of_a_teachers_text_are_not_averaged(folders):
+@pytest.mark.parametrize("other", [{"learn_from": "thinking"}, {"samples": 2}])
+def test_students_that_learned_other_parts_or_samples_of_a_teacher_are_not_averaged(folders, other):
     results.store(PARAMS)
-    thinking = with_(seeds=[2], learn_from="thinking")
+    changed = PARAMS.model_copy(update={"seeds": [2], **other})
     rows = predictions(ARMS, study="small", n=12, seeds=[2])
-    train(thinking, rows[rows["arm"] == "tinyllm"], learn_from="thinking")
-    with pytest.raises(runs.StaleRun, match="learn_from"):
-        results.store(thinking)
-    with pytest.raises(runs.StaleRun, match="learn_from"):
-        results.collect(with_(arms=["tinyllm"], learn_from="thinking"))
+    train(changed, rows[rows["arm"] == "tinyllm"], **other)
+    with pytest.raises(runs.StaleRun, match=next(iter(other))):
+        results.store(changed)
+    with pytest.raises(runs.StaleRun, match=next(iter(other))):
+        results.collect(PARAMS.model_copy(update={"arms": ["tinyllm"], **other}))
+    no_rationales = {"tasks": [["answer", "predict: ", 1.0], ["options", "predict: ", 1.0]]}
+    assert results._whole(no_rationales) == no_rationales  # kd goes with any of them
 
 
 def test_students_of_other_questions_are_refused_and_baselines_are_stored(folders):

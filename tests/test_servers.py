@@ -168,6 +168,27 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
         assert len(records(params)) == 12
 
 
+def test_samples_are_sent_with_temperature_and_seed_and_none_twice():
+    """Answers are asked greedily, and a temperature of the server's own is sent as it is."""
+    with Faulty() as server:
+        uri = f"openai:{server.url}#m"
+        params = small(uri, samples=3, temperature=0.7)
+        for _ in range(2):
+            ask.ask_all(params)
+        assert {body["temperature"] for body in server.bodies} == {0.7}
+        assert len({body["seed"] for body in server.bodies}) == len(server.bodies) == 36
+        assert set(server.tries.values()) == {3}
+        for own in (0.3, None):
+            server.bodies.clear()
+            ask.ask_all(small(uri, samples=2, servers={uri: {"temperature": own}}))
+            assert len(server.bodies) == 24 and not any("seed" in body for body in server.bodies)
+            assert {body.get("temperature") for body in server.bodies} == {own}
+        server.bodies.clear()
+        ask.answer_all(params)
+        assert {body["temperature"] for body in server.bodies} == {0}
+        assert server.bodies and not any("seed" in body for body in server.bodies)
+
+
 TEXT = {"type": "text", "text": "OK."}
 THINKING = {
     "tags": {"content": "<think>\nHm.\n</think>\n\nOK."},

@@ -26,13 +26,14 @@ RECORDS = st.builds(
 class Echo:
     """A stand-in for a model: answers at once, and prefers the first option.
 
-    text: what it writes for a prompt. replies: what else it does at the nth prompt.
+    text: what it writes for a prompt. replies: what else it does at the nth prompt. asked, seeds:
+    all that it was asked, and with which seeds.
     """
 
     revision, settings = "1", {"max_new_tokens": 8}
 
     def __init__(self, replies=lambda n: None, text=lambda prompt: f"About {prompt!r}\u2028so."):
-        self.asked, self.replies, self.text = [], replies, text
+        self.asked, self.seeds, self.replies, self.text = [], [], replies, text
 
     def rendered(self, prompt):
         return prompt
@@ -40,9 +41,10 @@ class Echo:
     def tokens(self, prompt):
         return len(prompt.split())
 
-    def write(self, prompts):
+    def write(self, prompts, seeds):
         for index, prompt in enumerate(prompts):
             self.asked.append(prompt)
+            self.seeds.append(seeds[index])
             reply = self.replies(len(self.asked))
             yield index, reply or Completion(self.text(prompt), "stop", (9, 3))
 
@@ -92,6 +94,13 @@ def test_another_teacher_revision_prompt_or_setting_is_another_record(tmp_path):
         fill(tmp_path / "s", teacher, 2, uri)
     fill(tmp_path / "s", plain, 2, prompt="other {}")
     assert len(store.read(tmp_path / "s")) == 10
+
+
+def test_a_first_sample_has_the_key_of_before_and_each_further_one_its_own():
+    prompt = Fitted("prompt 0", ("q1",))
+    keys = [store.request(Echo(), "t", "q0", prompt, sample=number).key for number in range(4)]
+    assert keys[0] == "f753c99dab84209e389d3b1aa437c5280b80dec15390f4c097ba0868903a5ca2"
+    assert len(set(keys)) == 4
 
 
 def test_refusals_are_recorded_once_the_teacher_has_answered_and_limited(tmp_path):

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import saved_model, study
 
-from tinyllm import paths, runs
+from tinyllm import arms, paths, runs
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
 from tinyllm.models import aliases, score
 from tinyllm.params import SPLITS, ParameterError, Params
-from tinyllm.students import loss, predictions, run, student
+from tinyllm.students import loss, predictions, run, student, targets
 from tinyllm.teachers import ask
 
 ARMS = ["inference", "lora", "kd:2", "tinyllm+lora:4", "tinyllm:no-examples", "tinyllm:gibberish"]
@@ -116,6 +116,25 @@ def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params):
     with pytest.raises(FileNotFoundError, match="run the notebook"):
         run.spec(absent, "tinyllm:no-forcing", 0)
     assert [spec is None for _, spec in run.work(absent)] == [True, False]
+
+
+def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(folder, monkeypatch):
+    drawn = study(folder, study="drawn", samples=2, temperature=1.0, arms=["tinyllm", "finetune"])
+    assert run.spec(drawn, "tinyllm", 0)["learn_sample"] == "each-epoch"
+    one = study(folder, study="drawn", temperature=1.0, arms=["tinyllm"])
+    for spec in (run.spec(one, "tinyllm", 0), run.spec(drawn, "finetune", 0)):
+        assert not {"samples", "learn_sample", "temperature"} & set(spec)
+    texts = [targets.arm_texts(drawn, arms.resolve("tinyllm:gibberish", drawn.teachers),
+             data.read(drawn)["train"], 0, number) for number in (0, 1, 0)]  # fmt: skip
+    assert texts[0] == texts[2]
+    assert all(texts[0][teacher] != texts[1][teacher] for teacher in texts[0])
+    spy = Mock(side_effect=student.train)
+    monkeypatch.setattr(student, "train", spy)
+    facts = runs.read_manifest(run.train_one(drawn, "tinyllm", 0))["facts"]
+    assert facts["targets"][drawn.teachers[0]] == len(texts[0][drawn.teachers[0]])
+    run.train_one(drawn, "finetune", 0)
+    run.train_one(drawn.model_copy(update={"learn_sample": "agreeing"}), "tinyllm", 1)
+    assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1, 1]
 
 
 def test_a_finished_student_is_not_trained_again_and_other_parameters_are_named(

@@ -24,7 +24,7 @@ def asked(monkeypatch):
     """The parameters and teachers that rationales were read for."""
     calls = []
 
-    def stored(params, uri, abstentions=False):
+    def stored(params, uri, sample=0, abstentions=False):
         calls.append((params.examples, params.teacher_forcing, tuple(params.cleaning), uri))
         return TEXTS[uri]
 
@@ -32,8 +32,8 @@ def asked(monkeypatch):
     return calls
 
 
-def texts(name, seed=0):
-    return targets.arm_texts(Params(), arms.resolve(name, TEACHERS), ROWS, seed)
+def texts(name, seed=0, sample=0):
+    return targets.arm_texts(Params(), arms.resolve(name, TEACHERS), ROWS, seed, sample)
 
 
 def written(have):
@@ -43,6 +43,8 @@ def written(have):
 def test_a_control_is_drawn_by_its_seed():
     for control in ("tinyllm:shuffled", "tinyllm:scrambled", "tinyllm:gibberish"):
         assert texts(control) == texts(control) != texts(control, seed=1)
+    assert texts("tinyllm:shuffled", sample=1) == texts("tinyllm:shuffled"), "same questions"
+    assert texts("tinyllm:gibberish", sample=1) != texts("tinyllm:gibberish")
 
 
 def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
@@ -92,7 +94,7 @@ def both(monkeypatch, tmp_path):
     """Two teachers wrote for every question; what they wrote can be changed."""
     kept = {A: dict(TEXTS[A]), B: {row.id: f"It is {row.gold}." for row in ROWS}}
 
-    def stored(params, uri, abstentions=False):
+    def stored(params, uri, sample=0, abstentions=False):
         return {k: text for k, text in kept[uri].items() if abstentions or text != ABSTAINS}
 
     monkeypatch.setattr(ask, "rationales", stored)

@@ -11,7 +11,7 @@ from tinyllm.models import load
 from tinyllm.models import micro as models
 from tinyllm.params import ParameterError, Params
 from tinyllm.teachers import micro, store
-from tinyllm.teachers.hf import HFTeacher
+from tinyllm.teachers.hf import Draw, HFTeacher
 
 
 @pytest.fixture(scope="module", params=["t5", "llama"])
@@ -40,6 +40,38 @@ def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder,
     written = dict(together.write(texts))
     assert written == {i: next(alone.write([text]))[1] for i, text in enumerate(texts)}
     assert len({reply.text for reply in written.values()}) >= 2
+
+
+def test_a_drawn_text_follows_from_its_seed_whatever_the_batch(folder, asked):
+    texts = [prompts.teacher_prompt(q, s, forcing=True) for q, s in zip(*asked, strict=True)]
+    seeds = [7 * i for i in range(30)]
+    together, alone = (teacher(folder, batch=size, temperature=0.7) for size in (8, 1))
+    written = dict(together.write(texts, seeds))
+    pairs = enumerate(zip(texts, seeds, strict=True))
+    assert written == {i: next(alone.write([text], [seed]))[1] for i, (text, seed) in pairs}
+    others = dict(together.write(texts, [seed + 1 for seed in seeds]))
+    assert sum(others[i].text != written[i].text for i in written) > 20
+    coldest = teacher(folder, temperature=1e-5)
+    assert dict(coldest.write(texts, seeds)) == dict(teacher(folder).write(texts))
+    asking = [teacher(folder, **how) for how in ({}, {"temperature": 0.7}, {"temperature": 1.0})]
+    prompt = prompts.Fitted("Which?", ())
+    assert len({store.request(one, "t", "q", prompt).key for one in asking}) == 3
+    assert asking[0].settings == {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "dtype": "torch.float32",
+    }
+
+
+def test_tokens_are_drawn_as_often_as_the_temperature_says():
+    logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf]).expand(20_000, 4)
+    draw = Draw(range(20_000), 2, 2.0)
+    for _ in range(2):
+        shares = draw(None, logits).argmax(-1).bincount(minlength=4) / 20_000
+        torch.testing.assert_close(shares, torch.softmax(logits[0] / 2, -1), atol=0.02, rtol=0)
+    draw = Draw([0, 0], 1, 1.0)
+    draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # the ends: no token of probability 0
+    assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
 
 
 def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):

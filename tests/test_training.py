@@ -237,6 +237,23 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, l
     assert again == state and state.step == 12
 
 
+def test_each_epoch_learns_another_sample_and_a_resumed_run_the_same_ones(tmp_path):
+    longer = {uri: {name: f"{text} It is." for name, text in have.items()}
+              for uri, have in TEXTS.items()}  # fmt: skip
+    samples, options = [TEXTS, longer], EIGHT | {"epochs": 5.0, "evals": 5, "dropout": 0.3}
+    whole, state, collator = run(tmp_path / "whole", QUESTIONS, samples, **options)
+    epochs = [
+        [row for batch in collator.seen[3 * e : 3 * e + 3] for row in batch] for e in range(5)
+    ]
+    learned = [Counter(tuple(row["targets"][1]) for row in rows) for rows in epochs]
+    assert learned[0] == learned[2] == learned[4] != learned[1] == learned[3]
+    with pytest.raises(Stop):
+        run(tmp_path / "killed", QUESTIONS, samples, stop_at=4, **options)
+    resumed, again, collator = run(tmp_path / "killed", QUESTIONS, samples, **options)
+    same_weights(resumed, whole)
+    assert again == state and len(collator.seen) == 12
+
+
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path):
     options = EIGHT | {"epochs": 3.0, "evals": 3}
     whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)

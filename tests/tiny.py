@@ -79,6 +79,7 @@ def trained(
 ):
     """Train a tiny student on all tasks; returns model, state and the collator that watched.
 
+    texts: by teacher, or such for each sample.
     stop_at: raises Stop at this batch. valid: scores of valid; else its accuracy on 8 questions.
     tasks: other than TASKS.
     """
@@ -94,7 +95,8 @@ def trained(
     collator.seen, collator.stop_at = [], stop_at
     accuracy = valid or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8])))
     how = {"collator": collator, "score_valid": accuracy, "folder": Path(folder), "seed": 0}
-    learned = training_rows(rows, texts, tasks, encoding)
+    samples = [texts] if "micro:a" in texts else texts
+    learned = [training_rows(rows, sample, tasks, encoding) for sample in samples]
     return model, train.train(model, tasks, learned, params, **how), collator
 
 

@@ -32,6 +32,7 @@ SPLITS = get_args(Split)
 Cleaning = Literal["repair", "drop-empty", "drop-cut", "drop-wrong", "drop-repeated"]
 Half = Literal["encoder", "decoder"]
 Part = Literal["answer", "thinking", "both"]
+Sample = Literal["each-epoch", "agreeing"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Source = Annotated[str, Field(pattern=r"^(micro|release|hub|file:.+)$")]
 Examples = Annotated[str, Field(pattern=r"^(none|(random|similar):[1-9]\d*)$")]
@@ -42,11 +43,12 @@ FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # what the notebooks show
 
 _DATA = "study dataset source data_seed"
-_ASKED = "teachers examples teacher_forcing max_prompt max_new_tokens learn_from cleaning servers"
+_ASKED = "teachers examples teacher_forcing max_prompt max_new_tokens samples temperature "
+_ASKED += "learn_from cleaning servers"
 STAGES = {  # the parameters that each notebook reads
     "data": f"{_DATA} columns limit",
     "teachers": f"{_DATA} {_ASKED} teacher_batch max_refused arms precision workers",
-    "students": f"{_DATA} {_ASKED} student task_prefix arms alpha seeds lr final_lr "
+    "students": f"{_DATA} {_ASKED} learn_sample student task_prefix arms alpha seeds lr final_lr "
     "batch_size accumulation epochs warmup max_input max_target evals patience precision "
     "checkpointing keep_weights workers nproc",
     "evaluation": "study dataset source teachers student arms seeds",
@@ -76,16 +78,15 @@ class Params(BaseModel):
     teacher_batch: int = Field(16, ge=1, description="prompts per batch, or requests at a time")
     max_prompt: int = Field(1024, ge=16, description="tokens of a teacher's prompt; context is cut")
     max_new_tokens: int = Field(64, ge=1, description="most tokens that any model generates")
+    samples: int = Field(1, ge=1, description="rationales per question and teacher")
+    temperature: float = Field(0.0, ge=0, description="of the teachers' sampling; 0: greedy")
     max_refused: float = Field(0.05, ge=0, le=1, description="share a teacher may refuse for good")
-    cleaning: list[Cleaning] = Field(
-        [], description="of rationales: repair, drop-cut, drop-wrong, ..."
-    )
+    cleaning: list[Cleaning] = Field([], description="of rationales: repair, drop-cut, ...")
     learn_from: Part = Field(
         "answer", description="of a reasoning teacher: answer, thinking or both"
     )
-    servers: dict[str, Server] = Field(
-        {}, description="by URI: limit, temperature, system, extra, context"
-    )
+    learn_sample: Sample = Field("each-epoch", description="in turn, or one agreeing with gold")
+    servers: dict[str, Server] = Field({}, description="by URI: limit, temperature, system, ...")
     student: str = Field("micro-t5", min_length=1, description="alias, folder or hub id")
     task_prefix: Half = Field("encoder", description="who reads a task's prefix; paper: encoder")
     arms: list[str] = Field(
@@ -134,6 +135,9 @@ class Params(BaseModel):
         kinds = {arms.teacher(uri)[0] for uri in self.teachers}
         source, dataset = self.source, self.dataset
         asked = [uri for uri in self.teachers if uri.startswith("openai:")]
+        drawing = [uri for uri, server in self.servers.items() if server.temperature != 0]
+        drawing += self.teachers if self.temperature else []
+        same = [uri for uri in self.teachers if "release:" in uri or uri not in drawing]
         strangers = [re.sub("//.*@", "//***@", uri) for uri in self.servers if uri not in asked]
         problems = {
             f"servers: {strangers}: allowed are the URIs of openai: teachers": strangers != [],
@@ -143,6 +147,8 @@ class Params(BaseModel):
             "use release:, hf: or openai: teachers": "micro" in kinds and source != "micro",
             "teachers: release: teachers have recorded rationales for source 'release' only, but "
             f"source is {source!r}": "release" in kinds and source != "release",
+            f"samples: {self.samples}: {same} would repeat one text; set temperature above 0, and "
+            "take no release: teachers": self.samples > 1 and same != [],
             "teachers: 'release:llama2': the release holds no rationale of LLaMA 2 for piqa; use "
             "release:flan-t5 alone": dataset == "piqa" and "release:llama2" in self.teachers,
             f"dataset: {dataset!r}: source {source!r} has {', '.join(DATASETS)}": (

@@ -23,7 +23,7 @@ class Server(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: Annotated[float, Field(ge=0)] | None = 0  # None: not sent
+    temperature: Annotated[float, Field(ge=0)] | None = 0  # 0: the study's; None: not sent
     system: str = ""  # a system message before the prompt
     extra: dict[str, Any] = {}  # more fields of the request, as {reasoning_effort: low}
     context: int = Field(0, ge=0)  # tokens of prompt and completion together; 0: not known

@@ -22,8 +22,8 @@ def source(stage: str) -> str:
         value = getattr(micro, name)
         literal = json.dumps(value, ensure_ascii=False) if type(value) is not bool else value
         line = f"{name}: {type(value).__name__} = {literal}"
-        if len(line) > LINE:  # as ruff breaks a list that fits on a line of its own
-            line = f"{name}: list = [\n    {literal[1:-1]}\n]"
+        if len(line) > LINE:  # ruff would give each element a line
+            line = f"{name}: list = [\n    {literal[1:-1]}\n]  # fmt: skip"
         comment = f"{line}  # {Params.model_fields[name].description}"
         lines.append(comment if len(comment) <= LINE else line)
     return "\n".join(lines)

@@ -43,9 +43,10 @@ RULES = {
 }
 # What a teacher's rationales depend on beside the arms, whatever the name of the study.
 ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
-ASKED += " servers"
+ASKED += " temperature servers"
 # What all students of a study on a dataset share; the rest may differ from student to student.
 SHARED = f"{ASKED} teachers max_refused precision learn_from cleaning alpha curve"
+SHARED += " samples learn_sample"
 
 
 class Recipe(BaseModel):
@@ -207,7 +208,10 @@ def _rationales(params: Params) -> Iterator[str]:
         for variant in arms.variants(params):
             own = {name: one for name, one in variant.servers.items() if name == uri}
             asked = variant.model_copy(update={"servers": own})
-            yield runs.digest([uri, asked.spec(*ASKED.split(), "precision")])
+            spec = asked.spec(*ASKED.split(), "precision")
+            yield from (runs.digest([uri, spec, sample]) for sample in range(params.samples))
+            # Its own answers, which depend on neither of these.
+            yield runs.digest([uri, spec | {"teacher_forcing": True, "temperature": 0.0}])
         if arms.teacher(uri)[0] == "micro":
             yield runs.digest([uri, params.data_seed])
 

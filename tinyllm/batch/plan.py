@@ -156,12 +156,13 @@ def student(params: Params, name: str) -> Counter:
 def teacher(params: Params, uri: str) -> Counter:
     """Cost of a teacher's rationales for train, and of its answers to test, asked in two ways."""
     train, test = (splits(params)[split] for split in ("train", "test"))
-    generated = train["questions"] * math.prod(rationales(params, uri))
+    written = params.samples * train["questions"]
+    generated = written * math.prod(rationales(params, uri))
     if uri.startswith("release:"):
         return Counter(disk=ROW * train["questions"] + LETTERS * generated)
     blocks = 1 + int(params.examples.partition(":")[2] or 0)
     prompt = min(blocks * (train["text"] / LETTERS + 10), params.max_prompt)
-    read = prompt * (train["questions"] + 2 * test["questions"])
+    read = prompt * (written + 2 * test["questions"])
     size = 0.0 if uri.startswith("openai:") else parameters(uri)
     flops = 2 * size * (read + GENERATED * generated)
     disk = LETTERS * (read + generated)

@@ -74,8 +74,8 @@ def refuse_other(folder: Path, params: Params) -> None:
 
 
 def _whole(spec: dict[str, Any]) -> dict[str, Any]:
-    """A student's spec, with the part of its teachers' texts that it learned."""
-    return {"learn_from": "answer"} | spec if len(spec["tasks"]) > 1 else spec
+    """A student's spec, with how many texts its teachers wrote and the part that it learned."""
+    return {"learn_from": "answer", "samples": 1} | spec if _teachers(spec) else spec
 
 
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:

@@ -50,6 +50,8 @@ def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
     }
     if arm.teachers and params.learn_from != "answer":
         known["learn_from"] = params.learn_from
+    if arm.teachers and params.samples > 1:
+        known |= params.spec("samples", "learn_sample")
     if arm.lora:
         known["lora_rate"] = aliases.LORA_RATE
     if arm.scorers:

@@ -140,21 +140,22 @@ def _fit(
 ) -> tuple[checkpoint.State, dict[str, Any]]:
     """Train a model in place; returns where training ended, and facts for its manifest."""
     splits, tasks = data.read(params), targets.tasks(arm, params)
-    texts = targets.arm_texts(params, arm, splits["train"], seed)
-    if silent := [uri for uri, have in texts.items() if not have]:
+    turns = params.samples if arm.teachers and params.learn_sample == "each-epoch" else 1
+    texts = [targets.arm_texts(params, arm, splits["train"], seed, turn) for turn in range(turns)]
+    if silent := [uri for uri, have in texts[0].items() if not have]:
         raise ParameterError(
             f"arms: {arm.name!r}: {silent[0]!r} has no rationale for any training question of "
             f"{params.dataset!r}; leave that teacher or this arm out"
         )
     options = targets.arm_options(params, arm)
-    rows = training_rows(splits["train"], texts, tasks, encoding, options)
+    samples = [training_rows(splits["train"], have, tasks, encoding, options) for have in texts]
     batch = min(score.BATCH, params.batch_size)
     valid = partial(score.score_options, model, encoding, splits["valid"], batch=batch)
     started = time.perf_counter()
     state = train(
         model,
         tasks,
-        rows,
+        samples,
         params.model_copy(update={"epochs": params.epochs * arm.passes}),
         collator=Collator(encoding, tasks),
         score_valid=lambda: score.accuracy(valid()),
@@ -162,6 +163,7 @@ def _fit(
         seed=seed,
         say=say,
     )
+    rows = samples[0]
     known = [[row["targets"][t] is not None for row in rows] for t in range(len(tasks))]
     facts: dict[str, Any] = {}
     if arm.auto_alpha:

@@ -67,17 +67,17 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
 
 
 def arm_texts(
-    params: Params, arm: arms.Arm, questions: Sequence[Question], seed: int
+    params: Params, arm: arms.Arm, questions: Sequence[Question], seed: int, sample: int = 0
 ) -> dict[str, dict[str, str]]:
     """For each task of an arm: rationale by question id, moved about where the arm says so;
     FileNotFoundError, with the remedy, where a store that the arm needs is not finished."""
     asked = arms.asked(arm, params)
     asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
     if arm.routed:
-        return {ROUTED: choose.routed(asked, arm.teachers, arm.routed, seed)}
+        return {ROUTED: choose.routed(asked, arm.teachers, arm.routed, seed, sample)}
     texts = {}
     for teacher in arm.teachers:
-        have = ask.rationales(asked, teacher)
+        have = ask.rationales(asked, teacher, sample)
         ids = [question.id for question in questions if have.get(question.id, "").strip()]
         draw = random.Random(f"shuffle:{seed}:{teacher}")
         if arm.moved == "rationales":
@@ -88,7 +88,8 @@ def arm_texts(
         texts[teacher] = have
     if arm.gibberish:
         lengths = [len(text.split()) for have in texts.values() for text in have.values()]
-        texts[arms.GIBBERISH] = gibberish(questions, lengths, random.Random(f"gibberish:{seed}"))
+        draw = random.Random(f"gibberish:{seed}" + ":again" * sample)
+        texts[arms.GIBBERISH] = gibberish(questions, lengths, draw)
     return texts
 
 

@@ -59,7 +59,7 @@ def optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
 def train(
     model: PreTrainedModel,
     tasks: Sequence[Task],
-    rows: Sequence[dict[str, Any]],
+    samples: Sequence[Sequence[dict[str, Any]]],
     params: Params,
     *,
     collator: Collator,
@@ -70,7 +70,8 @@ def train(
 ) -> checkpoint.State:
     """Train a model in place and leave it with the weights that were best on valid.
 
-    rows: of `training_rows`. folder: for checkpoints; a stopped run goes on from the last one.
+    samples: of each sample its `training_rows`; an epoch learns one, in turn. folder: for
+        checkpoints; a stopped run goes on from the last one.
     say: is called with the share of the training that is done.
     Raises FloatingPointError on a loss that is not finite.
     """
@@ -87,15 +88,16 @@ def train(
     update = optimizer(model, params)
     state = checkpoint.restore(folder, model, update) or checkpoint.State()
     meter = Meter(accelerator, tasks)
+    rows, epoch, spoke = samples[0], -1, 0.0
     steps = total_steps(params, len(rows))
     evals = {math.ceil(steps * k / params.evals) for k in range(1, params.evals + 1)}
     per_step = params.batch_size * params.accumulation * params.nproc
     per_epoch = math.ceil(len(rows) / per_step)
-    lengths, epoch, spoke = [row["lengths"] for row in rows], -1, 0.0
     while state.step < steps and not 0 < params.patience <= state.without_gain:
         if state.step // per_epoch != epoch:
             epoch = state.step // per_epoch
-            groups = steps_of_epoch(lengths, per_step, seed, epoch)
+            rows = samples[epoch % len(samples)]
+            groups = steps_of_epoch([row["lengths"] for row in rows], per_step, seed, epoch)
         seed_dropout(seed, state.step, accelerator.process_index)
         module.train()
         batches = share_of(accelerator, groups[state.step % per_epoch], rows, collator, params)

@@ -3,8 +3,9 @@
     runs/rationales/DATASET/TEACHER/HASH/rationales.jsonl    why the gold answer is right: train
     runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
 
-HASH stands for all that the texts depend on (the manifest's spec). The files are stores
-(`teachers.store`): append-only, keyed, resumable. `cleaning` applies only to what students read.
+HASH stands for all that the texts depend on (the manifest's spec); a further sample has a folder of
+its own, so asking for more of them leaves what there is. The files are stores (`teachers.store`):
+append-only, keyed, resumable. `cleaning` applies only to what students read.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from tinyllm.models.extract import answer_named
 from tinyllm.params import Params
 from tinyllm.teachers import micro, quality, store
 from tinyllm.teachers.base import Teacher
-from tinyllm.teachers.hf import HFTeacher
-from tinyllm.teachers.openai import ServerTeacher
+from tinyllm.teachers.load import load_teacher
 from tinyllm.teachers.store import Record
 
 
@@ -34,13 +34,15 @@ from tinyllm.teachers.store import Record
 class Job:
     """One store to fill: what `params` ask one teacher about the questions of a split.
 
-    stage: `rationales`, or `answers` (its own ones; it never sees the gold answer then).
+    stage: `rationales`, or `answers` (its own ones, greedily; it never sees the gold answer then).
+    sample: number of the rationale, from 0.
     """
 
     params: Params
     uri: str
     stage: str = "rationales"
     split: str = "train"
+    sample: int = 0
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -55,7 +57,10 @@ class Job:
         }
         if kind != "release":
             spec |= self.params.spec("data_seed", "examples", "max_prompt", "max_new_tokens")
-            spec |= self.params.spec("teacher_forcing") if self.stage == "rationales" else {}
+            if self.stage == "rationales":
+                drawn = ["temperature"] if self.params.temperature else []
+                spec |= self.params.spec("teacher_forcing", *drawn)
+                spec |= {"sample": self.sample} if self.sample else {}
         if server := self.params.servers.get(self.uri):
             spec["server"] = server.model_dump(exclude_defaults=True, exclude={"context"})
         if kind in ("micro", "hf"):
@@ -80,7 +85,7 @@ class Job:
             shots = in_context(row)
             prompt = prompts.fitted(row, shots, render, teacher.tokens, params.max_prompt)
             options = None if self.stage == "rationales" else row.options
-            rows.append(store.request(teacher, self.uri, row.id, prompt, options))
+            rows.append(store.request(teacher, self.uri, row.id, prompt, options, self.sample))
         return rows
 
     def run(self, teacher: Teacher | None) -> None:
@@ -115,23 +120,6 @@ def _read(file: Path, content: str) -> list[Record]:
     return list({row.id: row for row in rows}.values())  # the last one, should one have two
 
 
-def load_teacher(params: Params, uri: str) -> Teacher | None:
-    """The teacher that a URI names, ready to write; None for recorded ones."""
-    kind, name = arms.teacher(uri)
-    sizes: dict[str, Any] = {"max_new_tokens": params.max_new_tokens, "batch": params.teacher_batch}
-    if kind == "release":
-        return None
-    sizes["max_prompt"] = params.max_prompt
-    if kind == "openai":
-        return ServerTeacher(name, server=params.servers.get(uri), **sizes)
-    sizes["dtype"] = models.precision(params.precision)
-    if kind == "hf":
-        revision = next(iter(models.content(name).values()), "")
-        return HFTeacher(name, revision=revision, **sizes)
-    folder, _ = micro.work(params, name)
-    return HFTeacher(str(folder / "model"), revision=runs.content(folder), **sizes)
-
-
 def askable(params: Params) -> list[str]:
     """The study's teachers that are not recorded."""
     return [uri for uri in params.teachers if arms.teacher(uri)[0] != "release"]
@@ -140,7 +128,8 @@ def askable(params: Params) -> list[str]:
 def jobs(params: Params) -> list[Job]:
     """All stores that a study needs: rationales in each way that an arm needs, answers to test, and
     answers to train from the teachers that `kd` learns from."""
-    needed = [Job(way, uri) for uri in params.teachers for way in arms.variants(params)]
+    ways, numbers = arms.variants(params), range(params.samples)
+    needed = [Job(w, uri, sample=n) for uri in params.teachers for w in ways for n in numbers]
     return needed + _tests(params) + [Job(params, uri, "answers") for uri in arms.scored(params)]
 
 
@@ -168,7 +157,7 @@ def ask_all(params: Params) -> dict[str, Path]:
 
 def answer_all(params: Params) -> None:
     """Have every teacher answer the questions itself. Raises as `ask_all`."""
-    _run(params, "answers")
+    _run(params.model_copy(update={"temperature": 0.0}), "answers")
 
 
 def _run(params: Params, stage: str) -> None:
@@ -186,29 +175,39 @@ def _run(params: Params, stage: str) -> None:
 
 def content(params: Params, uri: str, stage: str = "rationales") -> str:
     """What identifies a teacher's texts on train, as an input of a student that learns them."""
-    return runs.content(Job(params, uri, stage).file.parent)
+    numbers = range(params.samples if stage == "rationales" else 1)
+    stores = [Job(params, uri, stage, sample=number) for number in numbers]
+    return "+".join(runs.content(job.file.parent) for job in stores)
 
 
-def records(params: Params, uri: str) -> list[Record]:
-    """A teacher's rationales as it wrote them."""
-    return Job(params, uri).records()
+def records(params: Params, uri: str, sample: int = 0) -> list[Record]:
+    """A teacher's rationales as it wrote them: one per training question, of one sample."""
+    return Job(params, uri, sample=sample).records()
 
 
-def rationales(params: Params, uri: str, abstentions: bool = False) -> dict[str, str]:
+def rationales(
+    params: Params, uri: str, sample: int = 0, abstentions: bool = False
+) -> dict[str, str]:
     """Rationale by question id as students read them, after `learn_from` and `cleaning`.
 
-    Absent are questions whose rationale is missing, dropped or an abstention (unless asked for).
+    Absent are questions whose rationale is missing, dropped or (unless asked for) an abstention in
+    every sample.
+    sample: the one to take. Where it is absent the next one is, or with `learn_sample: agreeing`
+        the next that names the gold option alone (`quality.names`), if there is one.
     """
     questions = {row.id: row for row in data.read(params)["train"]}
-    kept = {}
-    for record in records(params, uri):
-        answer = record.text or ""
-        text = f"{record.thinking}\n{answer}" if params.learn_from == "both" else answer
-        if params.learn_from == "thinking" and answer:
-            text = record.thinking or answer  # of a teacher that does not think first
-        text = quality.cleaned(text if answer else "", questions[record.id], params.cleaning)
-        if text and (abstentions or not quality.abstains(text)):
-            kept[record.id] = text
+    kept, done = {}, set()
+    for number in range(sample, sample + params.samples):
+        for record in records(params, uri, number % params.samples):
+            if record.id in done:
+                continue
+            question = questions[record.id]
+            text = quality.as_read(record, question, params.learn_from, params.cleaning)
+            agrees = params.learn_sample != "agreeing" or quality.names(text, question) == "gold"
+            silent = not text or (quality.abstains(text) and not abstentions)
+            if not silent and (agrees or record.id not in kept):
+                kept[record.id] = text
+                done |= {record.id} if agrees else set()
     return kept
 
 

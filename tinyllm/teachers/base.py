@@ -90,8 +90,11 @@ class Teacher(Protocol):
     def tokens(self, prompt: str) -> int:
         """How many tokens the model reads for a prompt that is not yet rendered."""
 
-    def write(self, prompts: Sequence[str]) -> Replies:
-        """Complete rendered prompts, in whatever order the replies come."""
+    def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
+        """Complete rendered prompts, in whatever order the replies come.
+
+        seeds: of each prompt's text, where the teacher draws it; without them, all are 0.
+        """
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
         """Choose among each prompt's options, by log-probability or by what is written."""

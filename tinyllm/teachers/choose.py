@@ -30,13 +30,20 @@ Texts = Mapping[str, str]  # by teacher
 
 
 def choices(
-    params: Params, teachers: Sequence[str], how: str, seed: int, first: int | None = None
+    params: Params,
+    teachers: Sequence[str],
+    how: str,
+    seed: int,
+    *,
+    sample: int = 0,
+    first: int | None = None,
 ) -> dict[str, str]:
     """The chosen teacher of each training question that any of the teachers wrote for, by id.
 
-    how: see the module. seed: of the draws. first: only so many questions.
+    how: see the module. seed: of the draws. sample: of the rationales (`ask.rationales`). first:
+        only so many questions.
     """
-    written = {uri: ask.rationales(params, uri, abstentions=True) for uri in teachers}
+    written = {uri: ask.rationales(params, uri, sample, abstentions=True) for uri in teachers}
     rows, candidates = [], []
     for row in data.read(params)["train"][:first]:
         have = {uri: texts[row.id] for uri, texts in written.items() if row.id in texts}
@@ -74,10 +81,12 @@ def similarities(rows: Sequence[Question], candidates: Sequence[Texts]) -> list[
     ]
 
 
-def routed(params: Params, teachers: Sequence[str], how: str, seed: int) -> dict[str, str]:
+def routed(
+    params: Params, teachers: Sequence[str], how: str, seed: int, sample: int = 0
+) -> dict[str, str]:
     """Rationale by question id, each of its chosen teacher; none where that one abstained."""
-    kept = {uri: ask.rationales(params, uri) for uri in teachers}
-    chosen = choices(params, teachers, how, seed)
+    kept = {uri: ask.rationales(params, uri, sample) for uri in teachers}
+    chosen = choices(params, teachers, how, seed, sample=sample)
     return {name: kept[uri][name] for name, uri in chosen.items() if name in kept[uri]}
 
 

@@ -1,4 +1,4 @@
-"""Teachers that run here: any transformers model, decoded greedily."""
+"""Teachers that run here: any transformers model, decoded greedily or at a temperature."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ from itertools import islice
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor
 
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
 from tinyllm.teachers.base import Completion, Replies, apart, only_thinking
+
+
+class Draw(LogitsProcessor):
+    """Leaves of each row's logits [rows, V] one token, drawn at a temperature (no top-k or top-p).
+
+    A row draws by its own seed, so its text does not depend on the batch that it is in.
+    """
+
+    def __init__(self, seeds: Sequence[int], length: int, temperature: float):
+        rows = [torch.rand(length, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        # Rounding must not give 1: no token is left there.
+        self.draws, self.temperature = iter(torch.stack(rows, 1) * (1 - 1e-6)), temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        sums = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        draws = next(self.draws).to(sums.device)[:, None] * sums[:, -1:]
+        token = torch.searchsorted(sums, draws, right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 class HFTeacher:
@@ -22,6 +40,7 @@ class HFTeacher:
 
     name: as for `models.load.load`. revision: of its weights. batch: prompts per forward pass.
     max_prompt: tokens of the longest prompt; ParameterError if the model has fewer positions.
+    temperature: 0 for greedy decoding.
     """
 
     def __init__(
@@ -33,6 +52,7 @@ class HFTeacher:
         max_new_tokens: int,
         batch: int,
         dtype: torch.dtype,
+        temperature: float = 0.0,
     ):
         spread = "auto" if torch.cuda.device_count() > 1 else None
         model, self.tokenizer = load.load(name, dtype=dtype, device_map=spread)
@@ -50,6 +70,9 @@ class HFTeacher:
             )
         decoding = {"max_new_tokens": max_new_tokens, "do_sample": False}
         self.settings: dict[str, Any] = decoding | {"dtype": str(model.dtype)}
+        self.temperature = temperature
+        if temperature:
+            self.settings |= {"do_sample": True, "temperature": temperature}
         ends = model.generation_config.eos_token_id  # a chat model may end its turn by another one
         ends = ends if isinstance(ends, list) else [ends]
         self.ends = sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
@@ -102,14 +125,19 @@ class HFTeacher:
                 f"teacher_batch: {self.batch}: does not fit into the device's memory; lower it"
             ) from None
 
-    def write(self, prompts: Sequence[str]) -> Replies:
+    def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
         """Complete rendered prompts, batches of about equal length at a time."""
+        seeds = seeds or [0] * len(prompts)
         rows = [self._ids(prompt) for prompt in prompts]
         for batch in self._batches(rows):
             ids = {"input_ids": [rows[i] for i in batch]}
             padded = self.tokenizer.pad(ids, return_tensors="pt").to(self.model.device)
+            how = ([seeds[i] for i in batch], self.config.max_new_tokens, self.temperature)
+            draw = [Draw(*how)] if self.temperature else None
             with self._memory():
-                out = self.model.generate(**padded, generation_config=self.config)
+                out = self.model.generate(
+                    **padded, generation_config=self.config, logits_processor=draw
+                )
             skip = 1 if self.seq2seq else padded["input_ids"].shape[1]
             for i, written in zip(batch, out[:, skip:].tolist(), strict=True):
                 end = next((at for at, token in enumerate(written) if token in self.ends), None)

@@ -45,10 +45,11 @@ REMEDIES = {  # of a connection error: the first kind that is among its causes
 
 
 class ServerTeacher:
-    """A model behind an OpenAI-compatible server, asked greedily (temperature 0).
+    """A model behind an OpenAI-compatible server.
 
     name: `URL#MODEL`. batch: requests at a time. server: what this server takes that others do not
         (`servers.Server`); ParameterError where its context cannot hold prompt and completion.
+    temperature: where the server has none of its own; above 0, a seed is sent with each request.
     """
 
     revision = ""  # a server does not tell; what it wrote is the record
@@ -60,6 +61,7 @@ class ServerTeacher:
         max_new_tokens: int,
         batch: int,
         max_prompt: int = 0,
+        temperature: float = 0.0,
         server: Server | None = None,
     ):
         url, _, self.model = name.partition("#")
@@ -82,8 +84,9 @@ class ServerTeacher:
                 + (f"set max_prompt to at most {most}" if most > 0 else "lower max_new_tokens")
             )
         self.settings: dict[str, Any] = {server.limit: max_new_tokens}
-        if server.temperature is not None:
-            self.settings["temperature"] = server.temperature
+        self.seeded = temperature > 0 == server.temperature
+        if self.seeded or server.temperature is not None:
+            self.settings["temperature"] = temperature if self.seeded else server.temperature
         if server.extra:
             self.settings["extra_body"] = server.extra
         if server.system:
@@ -104,7 +107,7 @@ class ServerTeacher:
         signs = len(re.findall(r"[^A-Za-z \x80-\U0010ffff]", prompt))
         return words + signs + len(re.sub(r"[\x00-\x7f]", "", prompt).encode("utf-8", "replace"))
 
-    def write(self, prompts: Sequence[str]) -> Replies:
+    def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
         """Complete prompts, `batch` requests at a time; each reply is given as it comes.
 
         RuntimeError at once where the server would refuse every request (no such model, wrong key,
@@ -112,7 +115,8 @@ class ServerTeacher:
         if the first FIRST replies are final refusals.
         """
         pool = ThreadPoolExecutor(self.batch)
-        futures = {pool.submit(self._ask, prompt): i for i, prompt in enumerate(prompts)}
+        pairs = enumerate(zip(prompts, seeds or [0] * len(prompts), strict=True))
+        futures = {pool.submit(self._ask, *pair): i for i, pair in pairs}
         in_a_row, refused, answered = 0, 0, False
         try:
             for future in as_completed(futures):
@@ -142,13 +146,14 @@ class ServerTeacher:
                 reply = replace(reply, text=reply.text.split("\n\n")[0].strip())
             yield index, reply
 
-    def _ask(self, prompt: str) -> Completion | Refused:
+    def _ask(self, prompt: str, seed: int) -> Completion | Refused:
         create, asked = self.client.completions.create, {"prompt": prompt}
         if self.chat:
             create = self.client.chat.completions.create
             messages = [("system", self.settings.get("system")), ("user", prompt)]
             asked = {"messages": [{"role": r, "content": text} for r, text in messages if text]}
         asked |= {name: value for name, value in self.settings.items() if name != "system"}
+        asked |= {"seed": seed} if self.seeded else {}
         try:
             return self._read(create(model=self.model, **asked))
         except openai.APIStatusError as error:

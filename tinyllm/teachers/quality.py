@@ -1,7 +1,7 @@
 """What can be counted about rationales by plain rules; no model judges them.
 
 facts(record, question)       one rationale
-cleaned(text, question, [..]) a rationale as students read it (parameter `cleaning`)
+as_read(record, question, ..) a rationale as students read it (`learn_from` and `cleaning`)
 """
 
 from __future__ import annotations
@@ -113,6 +113,15 @@ def holds(text: str, question: Question) -> int:
         return 0
     whole = not (cut_off(text) or invented(text))
     return 1 + whole + (not repeated(text)) + (names(text, question) == "gold")
+
+
+def as_read(record: Record, question: Question, part: str, cleaning: Sequence[str]) -> str:
+    """A rationale after `learn_from` (part) and `cleaning`; empty if there is nothing to learn."""
+    answer = record.text or ""
+    text = f"{record.thinking}\n{answer}" if part == "both" else answer
+    if part == "thinking":
+        text = record.thinking or answer  # of a teacher that does not think first
+    return cleaned(text, question, cleaning) if answer else ""
 
 
 def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:

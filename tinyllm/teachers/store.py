@@ -1,8 +1,9 @@
 """The store of what teachers wrote: append-only JSON Lines, one record per question.
 
 A record is found by question and request: a hash of the question's id, teacher and revision,
-rendered prompt, decoding settings and, where they are scored, the options. A process killed at any
-point leaves at most one torn last line, which is dropped; `fill` then asks for what is missing.
+rendered prompt, decoding settings and, where they are scored, the options; of a further sample its
+number too. What is drawn is drawn by a seed from that key. A process killed at any point leaves at
+most one torn last line, which is dropped; `fill` then asks for what is missing.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ class Record:
 
 
 def request(
-    teacher: Teacher, uri: str, name: str, prompt: Fitted, options: Sequence[str] | None = None
+    teacher: Teacher,
+    uri: str,
+    name: str,
+    prompt: Fitted,
+    options: Sequence[str] | None = None,
+    sample: int = 0,
 ) -> Record:
     """The record, still without a reply, of question `name`.
 
@@ -62,6 +68,7 @@ def request(
     """
     rendered = teacher.rendered(prompt.text)
     key = [name, uri, teacher.revision, rendered, teacher.settings, options]
+    key += [sample] if sample else []
     return Record(runs.digest(key), name, uri, rendered, shots=prompt.shots, cut=prompt.cut)
 
 
@@ -87,7 +94,7 @@ def fill(
     if options:
         replies = teacher.answer(asked, [options[record.id] for record in todo])
     else:
-        replies = teacher.write(asked)
+        replies = teacher.write(asked, [int(record.key[:7], 16) for record in todo])
     answered = any(record.text is not None for record in known.values())
     refused: list[Record] = []
     failed: list[str] = []
