@@ -11,7 +11,15 @@ The same prompts (the study's own, from the paper's release) go to the same mode
 turn, because the machine is noisy; what counts are the ratios. Tokens are those read and written,
 padding excluded.
 
-MEASURED
+Refilled against sorted, SmolLM2 on one busy CPU core, OpenBookQA, prompts of about equal length
+(--dataset obqa --examples none --rounds 1 --ways sorted refilled), by CPU time; all texts equal:
+
+    --questions 96 --new-tokens 128   1.29 (1.27 by wall time); texts of 7 to 128 tokens, mean 76
+    --questions 32 --new-tokens 64    1.00; half of the texts are cut, and 2 batches leave no queue
+
+The gain grows with the spread of the lengths and the number of batches. transformers' own
+`generate_batch` (5.23) gave the same texts on this CPU at 0.74 times the speed of sorted batches
+(32 questions, 64 tokens, one run); neither way was measured on a GPU.
 """
 
 import argparse
