@@ -4,13 +4,14 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from transformers import LlamaConfig, MistralConfig
 
 from tinyllm import prompts
 from tinyllm.data import micro as world
 from tinyllm.models import load
 from tinyllm.models import micro as models
 from tinyllm.params import ParameterError, Params
-from tinyllm.teachers import micro, store
+from tinyllm.teachers import decode, micro, store
 from tinyllm.teachers.hf import Draw, HFTeacher
 
 
@@ -72,6 +73,30 @@ def test_tokens_are_drawn_as_often_as_the_temperature_says():
     draw = Draw([0, 0], 1, 1.0)
     draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # the ends: no token of probability 0
     assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20, 33])
+def test_prompts_that_take_others_places_get_the_texts_of_whole_batches(tmp_path, asked, limit):
+    """Rows end at very different lengths, since one word in nine ends a text here."""
+    models.save(models.untrained("llama", 0, layers=2), "llama", tmp_path / "m")
+    texts = [prompts.teacher_prompt(q, s, forcing=True) for q, s in zip(*asked, strict=True)]
+    one = HFTeacher(str(tmp_path / "m"), max_new_tokens=limit, batch=4, dtype=torch.float32)
+    one.ends = one.config.eos_token_id = [1, *range(3, len(one.tokenizer), 9)]
+    whole = dict(one._in_batches([one._ids(text) for text in texts]))
+    written = dict(one.write(texts))
+    assert sorted(written) == list(range(30))
+    for i, ids in whole.items():
+        end = next((at + 1 for at, token in enumerate(ids) if token in one.ends), limit)
+        assert written[i].text == one.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        assert written[i].tokens[1] == end
+    lengths = {reply.tokens[1] for reply in written.values()}
+    assert len(lengths) >= min(limit, 5), lengths
+
+
+def test_only_caches_of_full_attention_have_rows_that_can_be_exchanged():
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "sliding_window": 8}
+    assert decode.supported(Mock(config=LlamaConfig(num_hidden_layers=2)))
+    assert not decode.supported(Mock(config=MistralConfig(**sizes)))
 
 
 def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):

@@ -1,4 +1,8 @@
-"""Teachers that run here: any transformers model, decoded greedily or at a temperature."""
+"""Teachers that run here: any transformers model, decoded greedily or at a temperature.
+
+Decoder-only models decode greedily in a batch that is refilled (`teachers.decode`). The others,
+models whose cache has other layers than full attention, and drawn texts go a batch at a time.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
+from tinyllm.teachers import decode
 from tinyllm.teachers.base import Completion, Replies, apart, only_thinking
 
 
@@ -126,29 +131,52 @@ class HFTeacher:
             ) from None
 
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
-        """Complete rendered prompts, batches of about equal length at a time."""
+        """Complete rendered prompts, those of about equal length together.
+
+        seeds: of each prompt's draws, where the temperature is above 0; without them, all are 0.
+        """
         seeds = seeds or [0] * len(prompts)
         rows = [self._ids(prompt) for prompt in prompts]
+        refill = not (self.seq2seq or self.temperature) and decode.supported(self.model)
+        replies = self._refilled(rows) if refill else self._in_batches(rows, seeds)
+        while True:
+            with self._memory():
+                i, written = next(replies, (None, []))
+            if i is None:
+                return
+            end = next((at for at, token in enumerate(written) if token in self.ends), None)
+            length = len(written) if end is None else end + 1
+            text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
+            thinking, text = apart(text, prompts[i])
+            finish = "length" if end is None else "stop"
+            reply = Completion(text, finish, (len(rows[i]), length), thinking=thinking)
+            if thinking and not text:
+                reply = only_thinking(thinking, finish, self.settings["max_new_tokens"])
+            yield i, reply
+
+    def _refilled(self, rows: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+        """Index and new tokens of each row, as they end."""
+        order = [i for batch in self._batches(rows) for i in batch]
+        ordered = [rows[i] for i in order]
+        for place, written in decode.refilled(self.model, ordered, self.batch, self.config):
+            yield order[place], written
+
+    def _in_batches(
+        self, rows: Sequence[list[int]], seeds: Sequence[int]
+    ) -> Iterator[tuple[int, list[int]]]:
+        """The same, a batch at a time, with what pads a row after its end."""
         for batch in self._batches(rows):
             ids = {"input_ids": [rows[i] for i in batch]}
             padded = self.tokenizer.pad(ids, return_tensors="pt").to(self.model.device)
-            how = ([seeds[i] for i in batch], self.config.max_new_tokens, self.temperature)
-            draw = [Draw(*how)] if self.temperature else None
-            with self._memory():
-                out = self.model.generate(
-                    **padded, generation_config=self.config, logits_processor=draw
-                )
+            draw = None
+            if self.temperature:
+                how = ([seeds[i] for i in batch], self.config.max_new_tokens, self.temperature)
+                draw = [Draw(*how)]
+            out = self.model.generate(
+                **padded, generation_config=self.config, logits_processor=draw
+            )
             skip = 1 if self.seq2seq else padded["input_ids"].shape[1]
-            for i, written in zip(batch, out[:, skip:].tolist(), strict=True):
-                end = next((at for at, token in enumerate(written) if token in self.ends), None)
-                length = len(written) if end is None else end + 1
-                text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
-                thinking, text = apart(text, prompts[i])
-                finish = "length" if end is None else "stop"
-                reply = Completion(text, finish, (len(rows[i]), length), thinking=thinking)
-                if thinking and not text:
-                    reply = only_thinking(thinking, finish, self.settings["max_new_tokens"])
-                yield i, reply
+            yield from zip(batch, out[:, skip:].tolist(), strict=True)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
         """The option with the highest log-probability per token (no end token is counted)."""
