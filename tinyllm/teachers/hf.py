@@ -162,7 +162,7 @@ class HFTeacher:
             yield order[place], written
 
     def _in_batches(
-        self, rows: Sequence[list[int]], seeds: Sequence[int]
+        self, rows: Sequence[list[int]], seeds: Sequence[int] = ()
     ) -> Iterator[tuple[int, list[int]]]:
         """The same, a batch at a time, with what pads a row after its end."""
         for batch in self._batches(rows):
