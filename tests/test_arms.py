@@ -66,15 +66,25 @@ def test_what_is_no_arm_is_named_with_what_is_allowed(name, words):
     assert all(word in str(caught.value) for word in words)
 
 
+def test_a_model_may_be_called_as_passes_are_written():
+    uri = "openai:http://h/v1#m:x2"
+    assert arms.resolve(f"dss:{uri}", [uri, A]) == Arm(f"dss:{uri}", teachers=(uri,))
+    assert arms.resolve(f"dss:{uri}:x3", [uri, A]).passes == 3
+
+
 def test_recorded_teachers_can_be_neither_asked_anew_nor_scored_and_an_arm_of_teachers_needs_one():
     recorded = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
     for name in ("tinyllm:no-examples", "kd:2+lora"):
         with pytest.raises(ParameterError, match=r"recorded .*hf:MODEL"):
             Params.checked(**recorded, arms=["finetune", name])
     Params.checked(**recorded, arms=["finetune", "tinyllm", "tinyllm:gibberish+lora"])
-    bad = [([A], "tinyllm-a"), ([], "kd"), ([], "tinyllm:shuffled"), ([A], "tinyllm:routed-random")]
-    for teachers, name in bad:
-        with pytest.raises(ParameterError, match=r"finetune|at least one teacher|no choice"):
+    for teachers, name, words in (
+        ([A], "tinyllm-a", "leaves no teacher"),
+        ([], "kd", "at least one teacher"),
+        ([], "tinyllm:shuffled", "at least one teacher"),
+        ([A], "tinyllm:routed-random", "there is no choice"),
+    ):
+        with pytest.raises(ParameterError, match=words):
             Params.checked(teachers=teachers, arms=[name])
 
 

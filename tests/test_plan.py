@@ -120,6 +120,14 @@ def test_several_samples_cost_so_many_times_the_tokens_of_rationales_not_of_answ
     assert plan.student(thrice, "tinyllm") == plan.student(once, "tinyllm")
 
 
+def test_an_arm_that_chooses_learns_one_rationale_per_question():
+    params = released(teachers=["release:flan-t5", "release:llama2"])
+    arms = ("finetune", "dss:flan-t5", "dss:llama2", "tinyllm", "tinyllm:routed-random:x2")
+    answers, one, other, both, twice = (plan.student(params, arm)["trained"] for arm in arms)
+    assert both == pytest.approx(one + other - answers)
+    assert twice == pytest.approx(one + other, rel=0.02) and twice > 1.05 * both
+
+
 def test_own_questions_are_counted(tmp_path):
     file = tmp_path / "own.jsonl"
     row = '{{"id": "{0}", "question": "What is {0}?", "options": ["a", "bcd"], "answer": "bcd"}}'

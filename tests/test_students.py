@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import warnings
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tiny import saved_model, study
 from tinyllm import arms, paths, runs
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
+from tinyllm.evaluation import results
 from tinyllm.models import aliases, score
 from tinyllm.params import SPLITS, ParameterError, Params
 from tinyllm.students import loss, predictions, run, student, targets
@@ -95,6 +97,26 @@ def test_every_student_records_its_size_cost_and_curves(params, facts):
 def test_longer_fine_tuning_makes_so_many_times_the_passes(facts):
     assert facts.steps["lora"] == 3 and facts.steps["finetune:x3"] == 9
     assert facts.train_tokens["finetune:x3"] == 3 * facts.train_tokens["lora"]
+
+
+def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
+    two = ["hf:" + saved_model(tmp_path / name) for name in ("one", "two")]
+    arms_of = ["tinyllm:routed-random:x2", "tinyllm:alpha-auto"]
+    changes = {"study": "routed", "teachers": two, "arms": arms_of, "alpha": [0.5, 2.5]}
+    chosen = study(folder, **changes)
+    run.train_all(chosen)
+    assert len(results.collect(chosen)[0]) == 24 and len(results.store(chosen)) == 2
+    random, auto = (runs.read_manifest(paths.student(chosen, arm, 0)) for arm in arms_of)
+    assert random["spec"]["tasks"][1][::2] == ["routed", 1.5] and random["facts"]["steps"] == 6
+    shares = re.findall(r"(\d+)%", random["facts"]["chosen"])
+    assert len(shares) == 2 and 99 <= sum(map(int, shares)) <= 101
+    assert len(auto["facts"]["final_alpha"]) == 2
+    assert list(results.facts("routed")["teachers"]) == [2, 2]
+    with pytest.raises(runs.StaleRun, match="alpha"):
+        results.collect(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
 
 
 def test_inference_scores_the_student_as_it_is(params, facts):

@@ -9,7 +9,7 @@ from tiny import questions, rationales
 from tinyllm import arms
 from tinyllm.data import load as data
 from tinyllm.data.micro import ABSTAINS
-from tinyllm.models import aliases
+from tinyllm.models import aliases, embed
 from tinyllm.params import Params
 from tinyllm.students import targets
 from tinyllm.teachers import ask, choose
@@ -142,7 +142,7 @@ def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embed
     both[B] = dict.fromkeys(both[B], "The stock market closed higher on Friday.")
     chosen = choose.choices(Params(), TEACHERS, "similar", 0)
     assert set(chosen.values()) == {A}
-    monkeypatch.setattr(aliases, "source", None)  # embedding again would need it
+    monkeypatch.setattr(embed, "source", None)  # embedding again would need it
     assert choose.choices(Params(), TEACHERS, "similar", 1) == chosen
 
 

@@ -293,7 +293,9 @@ def test_weights_that_follow_the_losses_are_the_answers_mean_loss_over_the_tasks
     counts = torch.tensor([2, 4, 0])
     means = running([], torch.tensor([6.0, 4.0, 0.0]), counts)
     assert means == [3.0, 1.0, 0.0] and task_weights(auto, means) == [1.0, 3.0, 2.0]
-    assert running(means, torch.tensor([0.0, 8.0, 0.0]), counts) == pytest.approx([2.7, 1.1, 0.0])
+    assert running(means, torch.tensor([3.0, 8.0, 0.0]), counts) == pytest.approx([2.85, 1.1, 0.0])
+    later = running(means, torch.tensor([6.0, 0.0, 5.0]), torch.tensor([2, 0, 1]))
+    assert later == pytest.approx([3.0, 1.0, 5.0])  # the last one starts at its first loss
     assert task_weights(TASKS, means) == [task.weight for task in TASKS]
     options = EIGHT | {"epochs": 2.0, "evals": 2, "tasks": auto}
     whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)

@@ -2,7 +2,7 @@
 
 An arm is a few fields of data; `students/` trains it.
 
-    ARM = METHOD | METHOD:xN | METHOD+lora | METHOD+lora:RANK
+    ARM = METHOD[:xN][+lora[:RANK]]
 
 | METHOD | what the student learns |
 |---|---|
@@ -62,7 +62,7 @@ class Arm:
     teachers: whose rationales are targets, in the order of the parameter `teachers`.
     moved: what is permuted among the training questions: nothing, whole `rationales` or `words`.
     gibberish: one more teacher writes random words.
-    routed: how one teacher is chosen for each question (`teachers.choose`); nothing: all are heard.
+    routed: how one teacher is chosen for each question (`teachers.choose`); nothing: all.
     auto_alpha: the weights of the teachers' losses follow the losses.
     asked: parameters that are other than the study's when the teachers are asked.
     cleaning: steps of the parameter `cleaning` that this arm adds to the study's.
@@ -150,6 +150,8 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     adapters = re.fullmatch(r"(?:lora|(.+)\+lora)(?::(.*))?", name)
     method = (adapters[1] or "finetune") if adapters else name
     longer = re.fullmatch(r"(.+):x([1-9]\d*)", method)
+    if any(method.endswith(uri) for uri in teachers):  # a model may be called so
+        longer = None
     arm = _method(name, longer[1] if longer else method, tuple(teachers))
     if longer:
         if not arm.trained:
@@ -158,7 +160,10 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     if adapters:
         rank = str(LORA_RANK) if adapters[2] is None else adapters[2]
         if not re.fullmatch(r"[1-9]\d*", rank):
-            raise ValueError(f"{name!r}: expected +lora or +lora:RANK, a whole number from 1")
+            raise ValueError(
+                f"{name!r}: expected +lora or +lora:RANK, a whole number from 1; passes come "
+                "first, as in finetune:x2+lora"
+            )
         if not arm.trained:
             raise ValueError(f"{name!r}: {adapters[1]!r} trains nothing, so it has no adapters")
         arm = replace(arm, lora=int(rank))

@@ -137,7 +137,7 @@ class Params(BaseModel):
         asked = [uri for uri in self.teachers if uri.startswith("openai:")]
         drawing = [uri for uri, server in self.servers.items() if server.temperature != 0]
         drawing += self.teachers if self.temperature else []
-        same = [uri for uri in self.teachers if "release:" in uri or uri not in drawing]
+        same = [uri for uri in self.teachers if uri.startswith("release:") or uri not in drawing]
         strangers = [re.sub("//.*@", "//***@", uri) for uri in self.servers if uri not in asked]
         problems = {
             f"servers: {strangers}: allowed are the URIs of openai: teachers": strangers != [],

@@ -140,7 +140,10 @@ def student(params: Params, name: str) -> Counter:
     """Cost of training one student, and of the files that stay."""
     arm, train = arms.resolve(name, params.teachers), splits(params)["train"]
     text, answer = min(train["text"] / LETTERS + 3, params.max_input), train["answer"] / LETTERS + 1
-    targets = [(1.0, answer), *(rationales(params, uri) for uri in arm.teachers)]
+    learned = [rationales(params, uri) for uri in arm.teachers]
+    if arm.routed:  # one of them per question
+        learned = [tuple(map(fmean, zip(*learned, strict=True)))]
+    targets = [(1.0, answer), *learned]
     targets += [(train["options"], answer)] if arm.scorers else []
     # An encoder reads a question once per prefix, or once; a decoder-only student once per target.
     once = params.task_prefix == "decoder" and not DECODER_ONLY.search(params.student)

@@ -15,6 +15,7 @@ Accuracies and differences are fractions of 1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from tinyllm.evaluation.accuracy import matrix, wilson
 
 MARGIN = 0.025  # arms that differ by less are equivalent; named after laptop's first runs
 LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
-BASELINE, OURS, DRAWN = "finetune", "tinyllm", "tinyllm:routed-random"
+BASELINE, OURS = "finetune", "tinyllm"
 
 
 class Estimate(NamedTuple):
@@ -165,14 +166,16 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, flo
 
 
 def singles(arms: Sequence[str]) -> list[str]:
-    """The arms that learn from one teacher alone, whole models only."""
-    return [arm for arm in arms if arm.startswith("dss:") and "+lora" not in arm]
+    """The arms that learn from one teacher alone: whole models, the study's number of passes."""
+    more = re.compile(r".*(\+lora.*|:x\d+)")
+    return [arm for arm in arms if arm.startswith("dss:") and not more.fullmatch(arm)]
 
 
 def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
     """What is compared: each arm with fine-tuning, and TinyLLM with its ablations and controls.
 
-    Arms that choose or weigh teachers also with each single teacher and with a choice by chance.
+    Arms that choose or weigh teachers also with each single teacher, and a choice with a choice by
+    chance of as many passes.
     """
     pairs = [(arm, BASELINE) for arm in arms if arm != BASELINE and BASELINE in arms]
     parts = [arm for arm in arms if arm.startswith((f"{OURS}:", f"{OURS}-")) and "+lora" not in arm]
@@ -180,8 +183,8 @@ def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
     for arm in parts:
         if arm.startswith((f"{OURS}:routed", f"{OURS}:alpha")):
             pairs += [(arm, single) for single in singles(arms)]
-        if arm in (f"{OURS}:routed-similar", f"{OURS}:routed-quality") and DRAWN in arms:
-            pairs.append((arm, DRAWN))
+        drawn = re.sub("routed-(similar|quality)", "routed-random", arm)
+        pairs += [(arm, drawn)] if drawn != arm and drawn in arms else []
     return pairs
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -65,9 +66,11 @@ def refuse_other(folder: Path, params: Params) -> None:
     old, new = {name: spec[name] for name in names}, params.spec(*names)
     if "teachers" in named:
         learned, weights = dict(_teachers(spec)), params.weights()
-        teachers = arms.resolve(spec["arm"], params.teachers).teachers
+        arm = arms.resolve(spec["arm"], params.teachers)
         known = weights if "alpha" in named else weights | learned
-        old["alpha"], new["alpha"] = learned, {uri: known[uri] for uri in teachers}
+        old["alpha"], new["alpha"] = learned, {uri: known[uri] for uri in arm.teachers}
+        if arm.routed:  # one task for all teachers
+            new["alpha"] = dict.fromkeys(arm.teachers, fmean(new["alpha"].values()))
     if runs.read_manifest(paths.data(params)) is not None:
         old["data"], new["data"] = spec["data"], runs.content(paths.data(params))
     runs.refuse_other(folder, old, new)
@@ -81,7 +84,9 @@ def _whole(spec: dict[str, Any]) -> dict[str, Any]:
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
     """(URI, weight) of the teachers whose rationales a student learned."""
     own = ("answer", "options", arms.GIBBERISH)
-    return [(name, weight) for name, _, weight in spec["tasks"] if name not in own]
+    tasks = [(name, weight) for name, _, weight in spec["tasks"] if name not in own]
+    routed = [(uri, weight) for name, weight in tasks for uri in spec["rationales"]]
+    return routed if "routed" in dict(tasks) else tasks
 
 
 def store(params: Params) -> list[Path]:

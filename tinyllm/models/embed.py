@@ -15,25 +15,33 @@ from transformers import AutoModel, AutoTokenizer
 from tinyllm.models.aliases import ALIASES, source
 from tinyllm.models.load import device
 
-LONGEST = 256  # tokens that the model was trained on; a longer text is cut
 BATCH = 64
 
 
-@torch.inference_mode()
-def embeddings(texts: Sequence[str]) -> np.ndarray:
-    """One vector of length 1 per text: [texts, 384], float32."""
+def embeddings(texts: Sequence[str], longest: int = 256) -> np.ndarray:
+    """One vector of length 1 per text: [texts, 384], float32.
+
+    longest: tokens of a text; the rest is cut. ValueError, with the remedy, without the model.
+    """
     where = source(ALIASES["minilm-ed"])
-    tokenizer = AutoTokenizer.from_pretrained(where)
-    model = AutoModel.from_pretrained(where, use_safetensors=True).to(device()).eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        model = AutoModel.from_pretrained(where, use_safetensors=True).to(device()).eval()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{where!r} cannot be read ({str(error).splitlines()[0]}); it chooses for "
+            "tinyllm:routed-similar. Without a network run `make models`"
+        ) from error
     vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
     order = np.argsort([len(text) for text in texts])
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         given = tokenizer(
             [texts[i] for i in rows],
-            truncation=True, max_length=LONGEST, padding=True, return_tensors="pt",
+            truncation=True, max_length=longest, padding=True, return_tensors="pt",
         ).to(device())  # fmt: skip
         mask = given["attention_mask"].unsqueeze(-1)
-        states = (model(**given).last_hidden_state * mask).sum(1)  # a mean but for its length
+        with torch.inference_mode():
+            states = (model(**given).last_hidden_state * mask).sum(1)  # a mean but for its length
         vectors[rows] = torch.nn.functional.normalize(states, dim=1).cpu().numpy()
     return vectors

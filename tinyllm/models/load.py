@@ -203,14 +203,14 @@ def _minilm_encoder_decoder(source: str, dtype: torch.dtype) -> Loaded:
 
 
 def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> None:
-    """Have an encoder-decoder model attend by plain matrix products, not PyTorch's fused kernel.
+    """Have `minilm-ed` attend by plain matrix products, not PyTorch's fused kernel.
 
     For training in bf16 on a CPU, where the fused kernel takes 8 times as long backwards at 64
     tokens; from about 400 on it is faster, and takes less memory (PyTorch 2.13).
     longest: tokens that the encoder may read.
     """
     model = bare(model)
-    if model.config.is_encoder_decoder:
+    if model.config.model_type == "encoder-decoder":
         model.get_decoder().set_attn_implementation("eager")
         if longest <= 256:
             model.get_encoder().set_attn_implementation("eager")

@@ -138,10 +138,11 @@ MEMORY = 0.9  # of the running means
 
 
 def running(means: list[float], sums: torch.Tensor, counts: torch.Tensor) -> list[float]:
-    """Running mean of each task's loss after a step; a task without targets keeps its own."""
+    """Running mean of each task's loss after a step: 0 before its first target, else kept."""
     new = (sums / counts.clamp(min=1)).tolist()
-    pairs = zip(means or new, new, counts.tolist(), strict=True)
-    return [MEMORY * old + (1 - MEMORY) * loss if count else old for old, loss, count in pairs]
+    pairs = zip(means or [0.0] * len(new), new, strict=True)
+    mixed = MEMORY, 1 - MEMORY
+    return [mixed[0] * old + mixed[1] * now if old and now else old or now for old, now in pairs]
 
 
 def task_weights(tasks: Sequence[Task], means: Sequence[float]) -> list[float]:

@@ -144,7 +144,7 @@ def _fit(
     texts = [targets.arm_texts(params, arm, splits["train"], seed, turn) for turn in range(turns)]
     if silent := [uri for uri, have in texts[0].items() if not have]:
         raise ParameterError(
-            f"arms: {arm.name!r}: {silent[0]!r} has no rationale for any training question of "
+            f"arms: {arm.name!r}: no rationale of {silent[0]!r} for any training question of "
             f"{params.dataset!r}; leave that teacher or this arm out"
         )
     options = targets.arm_options(params, arm)
@@ -163,7 +163,7 @@ def _fit(
         seed=seed,
         say=say,
     )
-    rows = samples[0]
+    rows, seconds = samples[0], round(time.perf_counter() - started, 1)
     known = [[row["targets"][t] is not None for row in rows] for t in range(len(tasks))]
     facts: dict[str, Any] = {}
     if arm.auto_alpha:
@@ -171,7 +171,7 @@ def _fit(
     if arm.routed:
         facts["chosen"] = choose.shares(params, arm.teachers, arm.routed, seed)
     return state, facts | {
-        "train_seconds": round(time.perf_counter() - started, 1),
+        "train_seconds": seconds,
         "train_questions": len(rows),
         "targets": {task.name: sum(row) for task, row in zip(tasks, known, strict=True)},
     }

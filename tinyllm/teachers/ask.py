@@ -20,6 +20,7 @@ import pandas as pd
 from tinyllm import arms, paths, prompts, runs
 from tinyllm.data import load as data
 from tinyllm.data import micro as world
+from tinyllm.data.micro import ABSTAINS
 from tinyllm.data.question import DataError, Question
 from tinyllm.models import load as models
 from tinyllm.models.extract import answer_named
@@ -55,13 +56,15 @@ class Job:
             "data": runs.content(paths.data(self.params)),
             "split": self.split,
         }
+        server = self.params.servers.get(self.uri)
         if kind != "release":
             spec |= self.params.spec("data_seed", "examples", "max_prompt", "max_new_tokens")
             if self.stage == "rationales":
-                drawn = ["temperature"] if self.params.temperature else []
+                own = server and server.temperature != 0  # then the study's is not sent
+                drawn = ["temperature"] if self.params.temperature and not own else []
                 spec |= self.params.spec("teacher_forcing", *drawn)
                 spec |= {"sample": self.sample} if self.sample else {}
-        if server := self.params.servers.get(self.uri):
+        if server:
             spec["server"] = server.model_dump(exclude_defaults=True, exclude={"context"})
         if kind in ("micro", "hf"):
             spec["precision"] = self.params.precision
@@ -204,8 +207,10 @@ def rationales(
             question = questions[record.id]
             text = quality.as_read(record, question, params.learn_from, params.cleaning)
             agrees = params.learn_sample != "agreeing" or quality.names(text, question) == "gold"
-            silent = not text or (quality.abstains(text) and not abstentions)
-            if not silent and (agrees or record.id not in kept):
+            if quality.abstains(text):  # taken only while there is nothing better
+                if abstentions:
+                    kept.setdefault(record.id, text)
+            elif text and (agrees or quality.abstains(kept.get(record.id, ABSTAINS))):
                 kept[record.id] = text
                 done |= {record.id} if agrees else set()
     return kept

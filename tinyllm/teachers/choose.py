@@ -91,6 +91,6 @@ def routed(
 
 
 def shares(params: Params, teachers: Sequence[str], how: str, seed: int) -> str:
-    """How often each teacher was chosen, in words: `micro:a 52%, micro:b 48%`."""
+    """How often each teacher was chosen (in the first sample): `micro:a 52%, micro:b 48%`."""
     counts = Counter(choices(params, teachers, how, seed).values())
     return ", ".join(f"{uri} {100 * counts[uri] / counts.total():.0f}%" for uri in teachers)

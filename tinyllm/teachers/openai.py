@@ -84,7 +84,7 @@ class ServerTeacher:
                 + (f"set max_prompt to at most {most}" if most > 0 else "lower max_new_tokens")
             )
         self.settings: dict[str, Any] = {server.limit: max_new_tokens}
-        self.seeded = temperature > 0 == server.temperature
+        self.seeded = temperature > 0 and server.temperature == 0
         if self.seeded or server.temperature is not None:
             self.settings["temperature"] = temperature if self.seeded else server.temperature
         if server.extra:
