@@ -164,7 +164,7 @@ def readme(args: argparse.Namespace) -> int:
     names = ", ".join(map(style.dataset_name, whole))
     confounds = [
         f"With whole rationales and the paper's task prefix ({names}, `laptop-whole`):",
-        summary.findings("laptop-whole", "finetune"),
+        summary.findings("laptop-whole", *summary.PAIRS),
     ]
     head, rest = args.file.read_text(encoding="utf-8").split(BEGIN)
     blocks = [
