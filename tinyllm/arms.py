@@ -31,16 +31,17 @@ to every linear layer but the output layer, whatever the method, so `tinyllm+lor
 TinyLLM that is too large to train whole.
 
 The controls have equal words, lengths and cost. `all` alone stands for the paper's arms and the
-controls once (LoRA for fine-tuning only), as far as the teachers allow. A further arm
-is one more line in METHODS or TINYLLM.
+controls once (LoRA for fine-tuning only), as far as the teachers allow. A further arm is one more
+line in METHODS or TINYLLM.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -149,9 +150,8 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     """
     adapters = re.fullmatch(r"(?:lora|(.+)\+lora)(?::(.*))?", name)
     method = (adapters[1] or "finetune") if adapters else name
-    longer = re.fullmatch(r"(.+):x([1-9]\d*)", method)
-    if any(method.endswith(uri) for uri in teachers):  # a model may be called so
-        longer = None
+    whole = any(method.endswith(uri) for uri in teachers)  # a model may be called m:x2
+    longer = None if whole else re.fullmatch(r"(.+):x([1-9]\d*)", method)
     arm = _method(name, longer[1] if longer else method, tuple(teachers))
     if longer:
         if not arm.trained:
@@ -220,9 +220,8 @@ def everything(teachers: Sequence[str]) -> list[str]:
     A teacher is left out only where more than one remains (else that is a `dss` arm).
     """
     short = [teacher(uri)[1] for uri in teachers]
-    own = [
-        name if short.count(name) == 1 else uri for uri, name in zip(teachers, short, strict=True)
-    ]
+    pairs = zip(teachers, short, strict=True)
+    own = [name if short.count(name) == 1 else uri for uri, name in pairs]
     names = [*METHODS, "lora", "kd", *(f"dss:{name}" for name in own), "tinyllm"]
     names += [f"tinyllm-{name}" for name in own if len(own) > 2]
     names += [f"tinyllm:{name}" for name in TINYLLM if name not in BEYOND]
@@ -231,6 +230,13 @@ def everything(teachers: Sequence[str]) -> list[str]:
         with contextlib.suppress(ValueError):
             possible.append(resolve(name, teachers).name)
     return possible
+
+
+def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:
+    """Of a study's weights those of an arm's teachers; their mean where one of them is chosen."""
+    arm = resolve(name, list(weights))
+    own = {uri: weights[uri] for uri in arm.teachers}
+    return dict.fromkeys(own, fmean(own.values())) if arm.routed else own
 
 
 def asked(arm: Arm, params: Params) -> Params:

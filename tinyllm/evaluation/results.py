@@ -4,7 +4,7 @@
     results/STUDY/DATASET/teachers.parquet              the teachers' own answers to test
     results/STUDY/DATASET/baselines.csv                 chance and majority of each split
 
-Storing and restoring copy folders. README and figures report these. Nothing here imports torch.
+Storing and restoring copy folders. README and figures report these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import shutil
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -66,11 +65,8 @@ def refuse_other(folder: Path, params: Params) -> None:
     old, new = {name: spec[name] for name in names}, params.spec(*names)
     if "teachers" in named:
         learned, weights = dict(_teachers(spec)), params.weights()
-        arm = arms.resolve(spec["arm"], params.teachers)
         known = weights if "alpha" in named else weights | learned
-        old["alpha"], new["alpha"] = learned, {uri: known[uri] for uri in arm.teachers}
-        if arm.routed:  # one task for all teachers
-            new["alpha"] = dict.fromkeys(arm.teachers, fmean(new["alpha"].values()))
+        old["alpha"], new["alpha"] = learned, arms.alpha(spec["arm"], known)
     if runs.read_manifest(paths.data(params)) is not None:
         old["data"], new["data"] = spec["data"], runs.content(paths.data(params))
     runs.refuse_other(folder, old, new)
@@ -85,8 +81,9 @@ def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
     """(URI, weight) of the teachers whose rationales a student learned."""
     own = ("answer", "options", arms.GIBBERISH)
     tasks = [(name, weight) for name, _, weight in spec["tasks"] if name not in own]
-    routed = [(uri, weight) for name, weight in tasks for uri in spec["rationales"]]
-    return routed if "routed" in dict(tasks) else tasks
+    if "routed" not in dict(tasks):
+        return tasks
+    return [(uri, weight) for _, weight in tasks for uri in spec["rationales"]]
 
 
 def store(params: Params) -> list[Path]:
@@ -226,11 +223,10 @@ def facts(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
     rows = []
     for folder in _students(study, dataset):
         manifest = runs.read_manifest(folder)
-        weights = [weight for _, weight in _teachers(manifest["spec"])]
-        alpha = weights[0] if len(set(weights)) == 1 else None
+        own = [weight for _, weight in _teachers(manifest["spec"])]
+        alpha = own[0] if len(set(own)) == 1 else None
         row = {"study": folder.parents[4].name, "dataset": folder.parents[3].name, "curve": False}
-        known = row | {"teachers": len(weights), "alpha": alpha}
-        known |= manifest["spec"] | manifest["facts"]
+        known = row | {"teachers": len(own), "alpha": alpha} | manifest["spec"] | manifest["facts"]
         rows.append({name: v for name, v in known.items() if not isinstance(v, list | dict)})
     table = pd.DataFrame(rows)  # of untrained students alone some columns are missing
     return table.reindex(columns=list(dict.fromkeys([*STUDENT, *FACTS, *table.columns])))

@@ -51,8 +51,8 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
     alpha = params.weights()
     learned = [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0)]
     if arm.routed:
-        mean = fmean(alpha[teacher] for teacher in arm.teachers)
-        return [*learned, Task(ROUTED, prompts.rationale_prefix(0), mean)]
+        (weight,) = set(arms.alpha(arm.name, alpha).values())
+        return [*learned, Task(ROUTED, prompts.rationale_prefix(0), weight)]
     for index, teacher in enumerate(params.teachers):
         if teacher in arm.teachers:
             prefix = prompts.rationale_prefix(index)

@@ -20,7 +20,6 @@ import pandas as pd
 from tinyllm import arms, paths, prompts, runs
 from tinyllm.data import load as data
 from tinyllm.data import micro as world
-from tinyllm.data.micro import ABSTAINS
 from tinyllm.data.question import DataError, Question
 from tinyllm.models import load as models
 from tinyllm.models.extract import answer_named
@@ -35,8 +34,8 @@ from tinyllm.teachers.store import Record
 class Job:
     """One store to fill: what `params` ask one teacher about the questions of a split.
 
-    stage: `rationales`, or `answers` (its own ones, greedily; it never sees the gold answer then).
-    sample: number of the rationale, from 0.
+    stage: `rationales`, or `answers` (its own, greedily, without the gold answer). sample: number
+        of the rationale, from 0.
     """
 
     params: Params
@@ -193,8 +192,7 @@ def rationales(
 ) -> dict[str, str]:
     """Rationale by question id as students read them, after `learn_from` and `cleaning`.
 
-    Absent are questions whose rationale is missing, dropped or (unless asked for) an abstention in
-    every sample.
+    Absent are questions without one in any sample, and (unless asked for) with abstentions alone.
     sample: the one to take. Where it is absent the next one is, or with `learn_sample: agreeing`
         the next that names the gold option alone (`quality.names`), if there is one.
     """
@@ -210,7 +208,7 @@ def rationales(
             if quality.abstains(text):  # taken only while there is nothing better
                 if abstentions:
                     kept.setdefault(record.id, text)
-            elif text and (agrees or quality.abstains(kept.get(record.id, ABSTAINS))):
+            elif text and (agrees or quality.abstains(kept.get(record.id, world.ABSTAINS))):
                 kept[record.id] = text
                 done |= {record.id} if agrees else set()
     return kept
