@@ -19,7 +19,6 @@ ARMS = {  # rows of the README's table
 PAIRS = {  # what the README says in words of TinyLLM against an arm
     "finetune": "TinyLLM against fine-tuning",
     "single": "TinyLLM against the best single teacher",
-    "finetune:x5": "TinyLLM against fine-tuning with about as many FLOPs",
     "tinyllm:shuffled": "TinyLLM against itself with other questions' rationales",
 }
 
