@@ -206,7 +206,7 @@ def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> No
     """Have `minilm-ed` attend by plain matrix products, not PyTorch's fused kernel.
 
     For training in bf16 on a CPU, where the fused kernel takes 8 times as long backwards at 64
-    tokens; from about 400 on it is faster, and takes less memory (PyTorch 2.13).
+    tokens; at 320 it is the faster one (PyTorch 2.13).
     longest: tokens that the encoder may read.
     """
     model = bare(model)

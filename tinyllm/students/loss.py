@@ -78,7 +78,7 @@ class TokenLosses(torch.autograd.Function):
 
     torch's own numbers, a few rows at a time: only the logits and their gradient are ever held
     whole, in the model's precision. For 30,000 words and bf16 on a CPU, output layer and loss take
-    0.6 of the time and a third of the memory.
+    0.6 of the time.
     """
 
     @staticmethod
