@@ -36,12 +36,12 @@ outputs: parameters  ## run the notebooks in place on the micro study, and refre
 	@for name in $(NOTEBOOKS); do \
 	  $(BIN)/papermill --log-level ERROR notebooks/$$name.ipynb notebooks/$$name.ipynb || exit 1; \
 	done
-	@$(TINYLLM) cells notebooks/*.ipynb
+	@$(BIN)/python docs/parameter_cells.py notebooks/*.ipynb
 	@$(BIN)/ruff format --quiet notebooks
-	@$(TINYLLM) readme README.md
+	@$(BIN)/python docs/readme.py
 
 parameters: install  ## rewrite the notebooks' parameters cells after a change in tinyllm/params.py
-	@$(TINYLLM) cells notebooks/*.ipynb
+	@$(BIN)/python docs/parameter_cells.py notebooks/*.ipynb
 	@$(BIN)/ruff format --quiet notebooks
 
 # Test files run side by side; then the notebooks, one after the other, each once and with one seed.

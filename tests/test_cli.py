@@ -4,12 +4,11 @@ import json
 import subprocess
 import threading
 
-import nbformat
 import pytest
 from filelock import FileLock
 
 from tinyllm import paths
-from tinyllm.batch import cells, cli, kubernetes
+from tinyllm.batch import cli, kubernetes
 
 
 @pytest.fixture
@@ -100,17 +99,6 @@ def test_results_of_a_study_are_those_of_runs_or_stored_ones_or_an_error(
     assert cli.main(["status", obqa]) == 0
     line = capsys.readouterr().out.splitlines()[1].split()
     assert line[:3] == ["laptop", "obqa", "minilm-ed"] and line[5:9] == ["27", "27", "0", "0"]
-
-
-def test_the_parameters_cell_of_a_notebook_is_rewritten_for_its_stage(tmp_path):
-    file = tmp_path / "03_distillation.ipynb"
-    cell = nbformat.v4.new_code_cell("lr = 1", metadata={"tags": ["parameters"], "papermill": {}})
-    other = nbformat.v4.new_code_cell("lr = 1", metadata={"papermill": {}})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell, other]), file)
-    assert cli.main(["cells", str(file)]) == 0
-    first, second = nbformat.read(file, as_version=4).cells
-    assert first.source == cells.source("students") and second.source == "lr = 1"
-    assert (first.metadata, second.metadata) == ({"tags": ["parameters"]}, {})
 
 
 def test_the_state_of_a_kubernetes_job(monkeypatch, capsys):

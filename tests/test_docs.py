@@ -4,6 +4,8 @@ import json
 import re
 from functools import cache
 
+import nbformat
+import parameter_cells
 import pytest
 import yaml
 
@@ -77,3 +79,14 @@ def test_pins_of_the_site_are_whole_and_hooks_and_container_files_can_be_read():
     assert lines and all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())["image"]
+
+
+def test_the_parameters_cell_of_a_notebook_is_rewritten_for_its_stage(tmp_path):
+    file = tmp_path / "03_distillation.ipynb"
+    cell = nbformat.v4.new_code_cell("lr = 1", metadata={"tags": ["parameters"], "papermill": {}})
+    other = nbformat.v4.new_code_cell("lr = 1", metadata={"papermill": {}})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, other]), file)
+    parameter_cells.rewrite(file)
+    first, second = nbformat.read(file, as_version=4).cells
+    assert first.source == parameter_cells.source("students") and second.source == "lr = 1"
+    assert (first.metadata, second.metadata) == ({"tags": ["parameters"]}, {})

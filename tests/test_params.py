@@ -3,12 +3,12 @@
 import json
 import os
 
+import parameter_cells
 import pytest
 import yaml
 
 from tinyllm import params as module
 from tinyllm import paths
-from tinyllm.batch import cells
 from tinyllm.data import files
 from tinyllm.params import STAGES, ParameterError, Params
 
@@ -20,8 +20,8 @@ LLAMA = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values(stage):
-    source, namespace = cells.source(stage), {}
-    assert max(map(len, source.split("\n"))) <= cells.LINE
+    source, namespace = parameter_cells.source(stage), {}
+    assert max(map(len, source.split("\n"))) <= parameter_cells.LINE
     exec(source, namespace)
     types = namespace.pop("__annotations__")
     namespace.pop("__builtins__")

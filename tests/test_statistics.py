@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import readme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as distributions
@@ -276,7 +277,7 @@ def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypat
     assert best == ["dss:b", "dss:a", None, "dss:a"]
     monkeypatch.setattr(results, "facts", lambda study: facts)
     monkeypatch.setattr(results, "whole", lambda: frame)
-    lines = summary.readme_table("simulated").splitlines()
+    lines = readme.table("simulated").splitlines()
     assert lines[0].startswith("| Accuracy, % | obqa | arc | minus fine-tuning, points |")
     assert "`dss:b`" in lines[3] and len(lines) == 5
     line = paired.paired(frame, "tinyllm", "finetune")

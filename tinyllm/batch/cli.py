@@ -17,7 +17,6 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from tinyllm import paths, runs
-from tinyllm.batch import cells as notebook_cells
 from tinyllm.batch import grid as grids
 from tinyllm.batch import kubernetes as pods
 from tinyllm.batch import plan as costs
@@ -29,7 +28,6 @@ from tinyllm.students.predictions import read
 
 PROFILES = paths.ROOT / "profiles"
 EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -154,42 +152,10 @@ def figures(args: argparse.Namespace) -> int:
     return 0
 
 
-def readme(args: argparse.Namespace) -> int:
-    """Write the table and the findings of the stored studies between the markers of a README."""
-    from tinyllm.evaluation import summary
-    from tinyllm.figures import style
-
-    rows = evaluation.whole()
-    whole = style.datasets_in_order(rows.loc[rows["study"] == "laptop-whole", "dataset"])
-    names = ", ".join(map(style.dataset_name, whole))
-    confounds = [
-        f"With whole rationales and the paper's task prefix ({names}, `laptop-whole`):",
-        summary.findings("laptop-whole", *summary.PAIRS),
-    ]
-    head, rest = args.file.read_text(encoding="utf-8").split(BEGIN)
-    blocks = [
-        summary.readme_table("laptop"),
-        summary.findings("laptop", "single", "tinyllm:shuffled"),
-        *(confounds if whole else []),
-        "In the micro study, the positive control:",
-        summary.findings("micro", "finetune", "single"),
-    ]
-    text = "\n\n".join([head + BEGIN, *blocks, END + rest.split(END)[1]])
-    args.file.write_text(text, encoding="utf-8")
-    return 0
-
-
 def check(args: argparse.Namespace) -> int:
     """Check parameter files and grid files."""
     for file in args.files:
         print(f"{file}: {len(grids.load(file).jobs)} jobs")
-    return 0
-
-
-def cells(args: argparse.Namespace) -> int:
-    """Rewrite the parameters cell of notebooks after a change in tinyllm/params.py."""
-    for file in args.notebooks:
-        notebook_cells.rewrite(file)
     return 0
 
 
@@ -204,7 +170,7 @@ def kubernetes(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (run, plan, status, results, store, restore, figures, readme, check, cells, kubernetes)
+COMMANDS = (run, plan, status, results, store, restore, figures, check, kubernetes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -227,9 +193,7 @@ def parser() -> argparse.ArgumentParser:
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
     add["run"]("--wait", action="store_true", help="wait for another run of the same study")
     add["plan"]("--device", help=f"{', '.join(costs.DEVICES)}; default by the student's size")
-    add["readme"]("file", metavar="FILE", type=Path, help="a README with the two markers")
     add["check"]("files", nargs="+", metavar="FILE")
-    add["cells"]("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:
         add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")

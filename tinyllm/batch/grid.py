@@ -5,7 +5,7 @@
         points:                                     each file is run with each of these changes
           - {student: google/flan-t5-small}
           - {student: google/flan-t5-large, checkpointing: true}
-        students_a_job: one                         students per job: one, arm, seed or all
+        students_a_job: one                         students per job: one or all
         teachers_a_job: one                         teachers per job: one or all
 
 A parameter file alone is a grid of one study, with all students in one job. A job is one execution
@@ -56,7 +56,7 @@ class Recipe(BaseModel):
 
     params: list[str] = Field(min_length=1)
     points: list[dict[str, Any]] = Field([{}], min_length=1)
-    students_a_job: Literal["one", "arm", "seed", "all"] = "one"
+    students_a_job: Literal["one", "all"] = "one"
     teachers_a_job: Literal["one", "all"] = "one"
 
 
@@ -173,18 +173,16 @@ class Grid:
 
     def _students(self, params: Params, end: str, prepare: Job, asking: list[Job]) -> Iterator[Job]:
         """The jobs that train the students of one name."""
-        by_arm = self.students_a_job in ("one", "arm")
-        by_seed = self.students_a_job in ("one", "seed")
-        for names in [[arm] for arm in params.arms] if by_arm else [params.arms]:
+        one = self.students_a_job == "one"
+        for names in [[arm] for arm in params.arms] if one else [params.arms]:
             resolved = [arms.resolve(arm, params.teachers) for arm in names]
             uris = {uri for arm in resolved for uri in (*arm.teachers, *arm.scorers)}
             needs = (prepare, *(job for job in asking if uris & set(job.params.teachers)))
-            for seeds in [[seed] for seed in params.seeds] if by_seed else [params.seeds]:
-                name = RULES["distill"] + (f"_{paths.slug(names[0])}" if by_arm else "") + end
-                name += f"_seed{seeds[0]}" if by_seed else ""
+            for seeds in [[seed] for seed in params.seeds] if one else [params.seeds]:
+                own = f"_{paths.slug(names[0])}{end}_seed{seeds[0]}" if one else end
                 changed = params.model_copy(update={"arms": list(names), "seeds": list(seeds)})
-                whole = not (by_arm or by_seed or end or params.curve)
-                yield Job("distill", name, changed, needs, whole)
+                whole = not (one or end or params.curve)
+                yield Job("distill", RULES["distill"] + own, changed, needs, whole)
 
 
 def _only(params: Params, names: str) -> Params:

@@ -1,8 +1,12 @@
-"""The notebooks' `parameters` cells, written from `tinyllm/params.py`."""
+"""Writes the notebooks' `parameters` cells from `tinyllm/params.py`: `make parameters`.
+
+python docs/parameter_cells.py notebooks/*.ipynb
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nbformat
@@ -40,3 +44,8 @@ def rewrite(file: Path) -> None:
             cell.source = source(stages[file.stem])
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     nbformat.write(notebook, file)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        rewrite(Path(name))

@@ -1,0 +1,95 @@
+"""Writes the results between the markers of README.md, from results/.
+
+python docs/readme.py
+"""
+
+from __future__ import annotations
+
+from tinyllm import paths
+from tinyllm.evaluation import paired, results, summary
+from tinyllm.figures import style
+from tinyllm.params import DATASETS
+
+README = paths.ROOT / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+ARMS = {  # rows of the table
+    "finetune": "Fine-tuning on answers",
+    "finetune:x3": "Fine-tuning, 3x epochs",
+    "single": "Best single teacher",
+    "tinyllm": "TinyLLM, all teachers",
+    "tinyllm:shuffled": "TinyLLM, shuffled rationales",
+}
+PAIRS = {  # what is said of TinyLLM against an arm
+    "finetune": "TinyLLM against fine-tuning",
+    "single": "TinyLLM against the best single teacher",
+    "tinyllm:shuffled": "TinyLLM against itself with other questions' rationales",
+}
+
+
+def table(study: str) -> str:
+    """Accuracies of five arms, and their differences from fine-tuning, as a Markdown table.
+
+    Columns: each dataset's accuracy in percent, the mean difference over datasets in points with
+    its 95% interval over questions and seeds, and the verdict (`paired.verdict`).
+    """
+    rows = results.whole()
+    rows = rows[rows["study"] == study]
+    compared = paired.compare(rows)
+    compared = compared[compared["baseline"] == paired.BASELINE].set_index(["dataset", "arm"])
+    accuracies = paired.accuracies(rows).set_index(["dataset", "arm"])["estimate"]
+    datasets = sorted(set(rows["dataset"]), key=[*DATASETS, *rows["dataset"]].index)
+    total = "mean" if len(datasets) > 1 else datasets[0]
+    lines = [f"| Accuracy, % | {' | '.join(datasets)} | minus fine-tuning, points | verdict |"]
+    lines.append("|---|" + "---|" * (len(datasets) + 2))
+    for arm, name in ARMS.items():
+        if arm == "single":
+            arm = summary.best_single(study)
+            name += f" (`{arm}`)"
+        if arm not in rows["arm"].unique():
+            continue
+        cells = [f"{100 * accuracies[data, arm]:.1f}" for data in datasets]
+        if (total, arm) in compared.index:
+            line = compared.loc[(total, arm)].to_dict()
+            cells += [summary.interval(line, "difference"), line["verdict"]]
+        else:
+            cells += ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def findings(study: str, *baselines: str) -> str:
+    """TinyLLM against some of PAIRS as Markdown bullets: verdict, difference, interval."""
+    rows = results.whole()
+    compared = paired.compare(rows[rows["study"] == study])
+    if compared["dataset"].eq("mean").any():
+        compared = compared[compared["dataset"] == "mean"]
+    known = {(row["arm"], row["baseline"]): row for row in compared.to_dict("records")}
+    lines = []
+    for baseline in baselines:
+        arm = summary.best_single(study) if baseline == "single" else baseline
+        if row := known.get((paired.OURS, arm)):
+            points = summary.interval(row, "difference")
+            lines.append(f"- {PAIRS[baseline]}: **{row['verdict']}**, {points} points.")
+    return "\n".join(lines)
+
+
+def section() -> str:
+    """The table and the findings of the stored studies."""
+    rows = results.whole()
+    whole = style.datasets_in_order(rows.loc[rows["study"] == "laptop-whole", "dataset"])
+    blocks = [
+        table("laptop"),
+        findings("laptop", "single", "tinyllm:shuffled"),
+        f"With whole rationales and the paper's task prefix "
+        f"({', '.join(map(style.dataset_name, whole))}, `laptop-whole`):",
+        findings("laptop-whole", *PAIRS),
+        "In the micro study, the positive control:",
+        findings("micro", "finetune", "single"),
+    ]
+    return "\n\n".join(blocks)
+
+
+if __name__ == "__main__":
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    text = "\n\n".join([before + BEGIN, section(), END + rest.split(END)[1]])
+    README.write_text(text, encoding="utf-8")
