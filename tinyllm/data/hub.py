@@ -1,7 +1,6 @@
 """Public datasets from the Hugging Face hub.
 
-The hub was not reachable where this was written: it was tested on rows of the hub's schemas, but
-`datasets.load_dataset` itself was not run.
+Tested on rows of the hub's schemas, but never on the hub itself, which was not reachable.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from tinyllm.data import rows
+from tinyllm.data import files
 from tinyllm.data.question import DataError, Question, Splits, drawn, listed
 
 # Repository, configuration and revision. Without a revision it is the default branch; the hub's own
@@ -36,10 +35,9 @@ def origin(dataset: str) -> tuple[str, str | None, str | None]:
 def questions(dataset: str) -> Splits:
     """Train, valid and test of a public dataset; warns of rows that are left out.
 
-    The test labels of PIQA and RiddleSense are not public. As in the paper's release, half of their
-    validation split is valid, half is test. PubMedQA has one split, which is shared out 500/100/400
-    as in the release. Who goes where is drawn once with a fixed seed, so these are other questions
-    than the release's; to compare with the paper's numbers use `source: release`.
+    The test labels of PIQA and RiddleSense are not public, so half of their validation split is
+    valid, half is test. PubMedQA has one split, shared out 500/100/400. Who goes where is drawn, so
+    these are other questions than the release's.
 
     Raises DataError where the hub is not reached.
     """
@@ -69,7 +67,7 @@ def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
             "answer": row["final_decision"],
             "rationale": row["long_answer"],
         }
-    return rows.question_of(row, name, {})
+    return files.question_of(row, name, {})
 
 
 def _rows(dataset: str, split: str) -> list[Question]:
@@ -80,8 +78,8 @@ def _rows(dataset: str, split: str) -> list[Question]:
         table = datasets.load_dataset(repository, config, split=split, revision=revision)
     except OSError as error:  # ConnectionError and the hub's own errors are OSErrors
         raise DataError(
-            f"{repository}: cannot be loaded from the hub ({error}). Without a network use "
-            "`source: release` with a mirror (TINYLLM_RELEASE_DIR) or `source: file:PATH`"
+            f"{repository}: cannot be loaded from the hub ({error}); without a network use "
+            "`source: release` or `source: file:PATH`"
         ) from error
     good, bad = [], []
     for index, row in enumerate(table):

@@ -7,10 +7,9 @@ train, every entity has ONE of its six attributes; valid and test ask for the ot
 there has to be worked out through the kind, which only rationales name.
 
 The world is a positive control (a gain must show here, or the pipeline is broken), not evidence for
-the paper. Its two teachers are small language models that the study trains itself, one T5-like and
-one Llama-like. Each knows the kinds of half of the entities, the other teacher of the other half,
-and each says so where it does not know one: no target there. (Teachers that invent a kind instead
-contradict each other.)
+the paper. Its two teachers are small language models that the study trains itself. Each knows the
+kinds of one half of the entities, and says so where it does not know one: no target there.
+(Teachers that invent a kind instead contradict each other.)
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ def world(seed: int) -> World:
     draw = random.Random(f"world:{seed}")
     value: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     for attribute, (_, words) in ATTRIBUTES.items():
-        values = words.split()
-        for kind, word in zip(KINDS, draw.sample(values, len(values)), strict=True):
+        for kind, word in zip(KINDS, draw.sample(words.split(), len(KINDS)), strict=True):
             value[kind][attribute] = word
     return World({name: kind for kind, names in KINDS.items() for name in names.split()}, value)
 
@@ -111,15 +109,13 @@ def _split(
     places = [index % OPTIONS for index in range(ROWS[split])]
     draw.shuffle(asked)
     draw.shuffle(places)
-    rows: list[Question] = []
-    seen = set()
-    for index, (pair, place) in enumerate(zip(asked, places, strict=True)):
-        row = ask(museum, *pair, place, draw, f"{split}-{index:04d}")
-        while (row.question, *row.options) in seen:
-            row = ask(museum, *pair, place, draw, row.id)
-        seen.add((row.question, *row.options))
-        rows.append(row)
-    return rows
+    rows: dict[tuple[str, ...], Question] = {}
+    for pair, place in zip(asked, places, strict=True):
+        name, size = f"{split}-{len(rows):04d}", len(rows)
+        while len(rows) == size:
+            row = ask(museum, *pair, place, draw, name)
+            rows.setdefault((row.question, *row.options), row)
+    return list(rows.values())
 
 
 def ask(
@@ -144,19 +140,13 @@ def pair(row: Question) -> tuple[str, str]:
 
 
 def reference_rationale(row: Question) -> str:
-    """What a perfect teacher writes: `It is a bird.`
-
-    It names no value, so a rationale moved to another question (`tinyllm:shuffled`) says nothing
-    that is true of any entity.
-    """
+    """What a perfect teacher writes: `It is a bird.`"""
     return f"It is {_a(world(0).kind[pair(row)[0]])}."  # kinds are the same in every museum
 
 
 @cache
 def known(letter: str) -> frozenset[str]:
-    """The entities whose kind teacher `letter` knows; ValueError if there is no such teacher."""
-    if letter not in KNOWN:
-        raise ValueError(f"micro:{letter} is no teacher; allowed are micro:a and micro:b")
+    """The entities whose kind teacher `letter` (a or b) knows."""
     return frozenset(name for names in KINDS.values() for name in names.split()[KNOWN[letter]])
 
 
