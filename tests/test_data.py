@@ -103,7 +103,7 @@ def test_changed_sources_parameters_questions_and_files_are_refused(stored):
         load.save({**splits, "test": [replace(splits["test"][0], answer=0)]}, stored)
     file = paths.data(stored) / "test.parquet"
     pd.read_parquet(file).assign(answer=0).to_parquet(file)
-    with pytest.raises(DataError, match=r"test\.parquet: missing or changed"):
+    with pytest.raises(DataError, match=r"test\.parquet is missing or changed"):
         load.read(stored)
     with open(stored.source.removeprefix("file:"), "a", encoding="utf-8") as source:
         source.write('{"question": "new", "options": ["x", "y"], "answer": "y"}\n')
@@ -175,22 +175,12 @@ def test_hub_validation_is_shared_out_where_test_has_no_labels(monkeypatch):
 
 
 def test_hub_says_where_bioasq_is_and_what_to_do_without_a_network(monkeypatch):
-    with pytest.raises(DataError, match=r"registration.*source: release"):
+    with pytest.raises(DataError, match=r"bioasq is not on the hub.*source: release"):
         load.load(params("hub", dataset="bioasq"))
 
     def unreached(*args, **kwargs):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", unreached)
-    with pytest.raises(DataError, match=r"openbookqa: .*no route.*source: release"):
+    with pytest.raises(DataError, match=r"openbookqa: no route.*source: release"):
         load.load(params("hub", dataset="obqa"))
-
-
-def test_every_file_is_read_and_hashed_once_per_process(stored, monkeypatch):
-    hashed = []
-    sha256 = runs.sha256
-    monkeypatch.setattr(runs, "sha256", lambda file: hashed.append(file.name) or sha256(file))
-    load.read(stored)["train"].clear()  # what a caller does to its copy does not matter
-    assert len(load.read(stored)["train"]) == 8
-    parquet = [name for name in hashed if name.endswith(".parquet")]
-    assert sorted(parquet) == ["test.parquet", "train.parquet", "valid.parquet"]

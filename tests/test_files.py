@@ -61,7 +61,7 @@ def test_csv_in_any_dialect(tmp_path):
         ["drei", "Eis", "Feuer", "b"],
     ]
     path = tmp_path / "mine.csv"
-    dialects = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-16")]
+    dialects = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-8")]
     for mark, end, encoding in dialects:
         text = "".join(mark.join(cells) + end for cells in lines)
         path.write_text(text, encoding=encoding, newline="")
@@ -82,8 +82,9 @@ def test_missing_values_as_pandas_writes_them(tmp_path):
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected named values"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
-        ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "utf-8"),
-        ("m.csv", "question;answer\n".encode("utf-16-le"), "UTF-16"),
+        ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
+        ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
+        ("m.csv", "question;answer\n".encode("utf-16-le"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nq,a,b\n", "line 2: answer ''"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
         ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "cannot be read"),

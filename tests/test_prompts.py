@@ -56,7 +56,7 @@ def test_context_goes_first_then_examples_and_both_are_counted():
     assert "one two three four five\nIs it so?" in short.text
     none = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 9)
     assert none.cut == (0, 1) and none.shots == ("t0",)  # there is room for the context again
-    with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* 17 "):
+    with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* 17 tokens"):
         prompts.fitted(LONG, TRAIN[:2], rationale, words, 5)
 
 

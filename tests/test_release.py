@@ -104,9 +104,9 @@ def test_a_changed_byte_in_the_mirror_is_an_error(mirror, tmp_path, monkeypatch)
     assert release.release_file(PATH) == copy
     content[1000] ^= 1
     copy.write_bytes(content)
-    with pytest.raises(DataError, match=r"arc_valid\.json: missing or changed.* copy it from"):
+    with pytest.raises(DataError, match=r"arc_valid\.json is missing or changed"):
         release.release_file(PATH)
-    with pytest.raises(DataError, match=r"arc_test\.json: missing or changed"):
+    with pytest.raises(DataError, match=r"arc_test\.json is missing or changed"):
         release.release_file("datasets/arc/arc_test.json")
 
 
@@ -129,6 +129,6 @@ def test_without_a_mirror_files_are_downloaded_once_and_checked(mirror, tmp_path
     served.unlink()
     assert release.release_file(PATH) == file  # not downloaded again
     file.write_text("[]")  # and never used if it is another
-    with pytest.raises(DataError, match=r"cannot be downloaded .*TINYLLM_RELEASE_DIR"):
+    with pytest.raises(DataError, match="TINYLLM_RELEASE_DIR"):
         release.release_file(PATH)
     server.shutdown()

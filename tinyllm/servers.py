@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
 _OWN |= {"max_completion_tokens", "max_new_tokens"}
-_SECRET = re.compile(  # a field's name, or the start of a value
-    r"(?i)^(x[_-])?((api|access|auth|secret|private|bearer)[_-]?)?"
-    r"(keys?|token|secret|passw(or)?d|auth(orization)?|credentials?|bearer)$|^(sk-|bearer )"
+_SECRET = re.compile(  # a field's name, or the start of a value, in JSON
+    r'(?i)"(x[-_])?((api|access|auth|secret)[-_]?)?(key|token|secret|password|authorization)": '
+    r'|"(sk-|bearer )'
 )
 
 
@@ -31,26 +30,15 @@ class Server(BaseModel):
     @field_validator("extra")
     @classmethod
     def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if any(_SECRET.search(text) for text in _texts(value)):
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except TypeError as error:
+            raise ValueError(f"it is sent as JSON: {error}") from None
+        if _SECRET.search(text):
             raise ValueError(
                 "every manifest would hold this key or password; set the environment variable "
                 "OPENAI_API_KEY instead"
             )
         if own := _OWN & set(value):
             raise ValueError(f"{min(own)!r} is set by the study, or a setting beside extra")
-        try:
-            json.dumps(value, allow_nan=False)
-        except TypeError as error:
-            raise ValueError(f"it is sent as JSON: {error}") from None
         return value
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All names and texts in a value as YAML has it."""
-    if isinstance(value, dict):
-        yield from map(str, value)
-        value = list(value.values())
-    for inner in value if isinstance(value, list) else []:
-        yield from _texts(inner)
-    if isinstance(value, str):
-        yield value

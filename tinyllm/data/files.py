@@ -5,10 +5,10 @@ as `my_{split}.jsonl`. Splits are called train, valid (or validation, dev, val) 
 file's name or in a column `split`. A single file without that column is split 80/10/10 by the seed.
 
 Formats: JSON (an array of objects), JSON Lines, parquet, and CSV with a header and `,` `;` or tabs;
-text in UTF-8, or in UTF-16 with a byte order mark. NAMES has the columns, in upper or lower case;
-others are ignored. Options are a list of texts, {text: [...], label: [...]} or [{text, label}, ...]
-(in CSV as JSON), or one column per option: A, B, ... or option_1, ... or choice1, ...
-A question may be an object {stem, choices}. `question.gold_index` says how an answer is read.
+text in UTF-8. NAMES has the columns, in upper or lower case; others are ignored. Options are a list
+of texts, {text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column per
+option: A, B, ... or option_1, ... or choice1, ... A question may be an object {stem, choices}.
+`question.gold_index` says how an answer is read.
 """
 
 from __future__ import annotations
@@ -120,16 +120,14 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
         if file.suffix.lower() == ".parquet":
             content = pq.read_table(file).to_pylist()
         else:
-            binary = file.read_bytes()
-            utf16 = binary[:2] in (b"\xff\xfe", b"\xfe\xff")
-            text = binary.decode("utf-16" if utf16 else "utf-8-sig")
-            lines = re.split(r"\r\n?|\n", text)  # not splitlines: U+2028 ends no line
+            text = file.read_text(encoding="utf-8-sig")
+            lines = text.split("\n")  # not splitlines: U+2028 ends no line
             if "\0" in text:
-                raise ValueError("it has NUL characters (UTF-16 without a mark?); save it as UTF-8")
+                raise UnicodeError("it has NUL characters, as UTF-16 has")
             if file.suffix.lower() in (".csv", ".tsv"):
                 mark = max(",;\t", key=lines[0].count)
                 how = {"delimiter": mark, "strict": True, "skipinitialspace": True}
-                reader = csv.DictReader(io.StringIO(text, newline=""), **how)
+                reader = csv.DictReader(io.StringIO(text), **how)
                 return [(f"line {reader.line_num}", row) for row in reader]
             if not text.lstrip().startswith("["):
                 content = []
@@ -139,6 +137,8 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
                         content.append((place, json.loads(line)))
                 return content
             content = json.loads(text)
+    except UnicodeError as error:
+        raise DataError(f"{file}: save it as UTF-8 ({error})") from None
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{file}: {place} cannot be read: {error}") from None
     return [(f"row {number}", row) for number, row in enumerate(content, start=1)]

@@ -1,13 +1,7 @@
-"""A study's questions: loaded from their source, stored once, read by all later stages.
-
-splits = load(params)     from the source: train, valid and test
-save(splits, params)      parquet files and a manifest in the study's data folder
-splits = read(params)     from that folder
-"""
+"""A study's questions: loaded from their source, stored once, read by all later stages."""
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -94,29 +88,22 @@ def save(splits: Splits, params: Params) -> None:
 
 
 def read(params: Params) -> Splits:
-    """What `save` wrote; each file is read and hashed once per process.
+    """What `save` wrote.
 
     Raises FileNotFoundError where nothing is stored yet, runs.StaleRun for other parameters or
     files, DataError where a stored file was changed since.
     """
     folder, wanted = paths.data(params), spec(params)
-    manifest = runs.read_manifest(folder)
+    manifest, splits = runs.read_manifest(folder), {}
     if manifest is None:
         raise FileNotFoundError(f"{paths.shown(folder)}: no data yet; run notebook 01 first")
     # A later notebook does not name these two, and takes them as they are.
     unnamed = {"columns", "limit"} - params.model_fields_set
     wanted |= {name: manifest["spec"].get(name) for name in unnamed & set(wanted)}
     runs.refuse_other(folder, manifest["spec"], wanted)
-    splits = _read(folder, (folder / runs.MANIFEST).stat().st_mtime_ns)
-    return {split: list(rows) for split, rows in splits.items()}
-
-
-@functools.cache
-def _read(folder: Path, written: int) -> Splits:
-    outputs, splits = runs.read_manifest(folder)["outputs"], {}
     for split in SPLITS:
         file = folder / f"{split}.parquet"
-        if not file.is_file() or runs.sha256(file) != outputs[file.name]:
+        if not file.is_file() or runs.sha256(file) != manifest["outputs"][file.name]:
             raise DataError(f"{paths.shown(file)} is missing or changed; run notebook 01 again")
         splits[split] = [Question(**row) for row in pq.read_table(file).to_pylist()]
     return splits

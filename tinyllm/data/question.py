@@ -18,21 +18,14 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question.
+    """One multiple-choice question."""
 
-    id: unique within its split.
-    context: what is to be read before the question (an abstract, say); may be empty.
-    options: 2 to 26 texts; the gold one differs from all others.
-    answer: index of the gold option, from 0.
-    rationale: an explanation that the dataset itself ships; mostly empty.
-    """
-
-    id: str
-    context: str
+    id: str  # unique within its split
+    context: str  # what is to be read before the question (an abstract, say); may be empty
     question: str
-    options: list[str]
-    answer: int
-    rationale: str = ""
+    options: list[str]  # 2 to 26 texts; the gold one differs from all others
+    answer: int  # index of the gold option, from 0
+    rationale: str = ""  # an explanation that the dataset itself ships
 
     @property
     def gold(self) -> str:

@@ -63,15 +63,12 @@ def _registry() -> dict[str, str]:
 
 
 def release_file(path: str) -> Path:
-    """A file of the release, from the mirror or downloaded; DataError if it is another one."""
+    """A file of the release, from the mirror or downloaded; DataError if it differs."""
     if mirror := paths.release_mirror():
         file = mirror / path
         if file.is_file() and runs.sha256(file) == _registry()[path]:
             return file
-        raise DataError(
-            f"{file}: missing or changed; copy it from {URL}{path}, or unset TINYLLM_RELEASE_DIR "
-            "to download the release"
-        )
+        raise DataError(f"{file} is missing or changed; copy it from {URL}{path}")
     folder = paths.cache() / "release"
     store = pooch.create(folder, URL, registry=_registry(), retry_if_failed=RETRIES)
     pooch.get_logger().setLevel("WARNING")  # else one line per file, and there are dozens
@@ -79,8 +76,7 @@ def release_file(path: str) -> Path:
         return Path(store.fetch(path))
     except (OSError, ValueError) as error:  # no network; another SHA-256 than expected
         raise DataError(
-            f"{URL}{path}: cannot be downloaded ({error}). Without a network, name a mirror of the "
-            "release by TINYLLM_RELEASE_DIR"
+            f"{error}; without a network set TINYLLM_RELEASE_DIR to a mirror"
         ) from error
 
 
@@ -97,16 +93,16 @@ def questions(dataset: str, split: str) -> list[Question]:
             for index, record in enumerate(records(dataset, split))
         ]
     text = release_file(f"datasets/{dataset}/{dataset}_{split}.json").read_text("utf-8")
-    if text.lstrip().startswith("["):
-        content = json.loads(text)
-    else:  # obqa: one object per line; not splitlines, since U+2028 ends no line
+    if dataset == "obqa":  # one object per line; not splitlines, since U+2028 ends no line
         content = [json.loads(line) for line in text.split("\n") if line.strip()]
+    else:
+        content = json.loads(text)
     rows = []
     for row in content:
         options = [option.strip() for option in row["choices"]]
-        context, question = "", row["question"]
+        context, question = "", row["question"].strip()
         if dataset in WITH_CONTEXT:
-            context, _, question = question.strip().rpartition(CONTEXT_END)
+            context, _, question = question.rpartition(CONTEXT_END)
         texts = str(row["id"]), context.strip(), question.strip()
         rows.append(Question(*texts, options, options.index(row["answer"].strip())))
     return rows
