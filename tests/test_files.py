@@ -18,15 +18,8 @@ GOOD = {"question": "Which is hot?", "options": ["ice", "fire"], "answer": "fire
 
 
 def write(path, content) -> str:
-    """Rows in the format of the file's name; the path as text."""
-    if path.suffix in (".json", ".jsonl"):
-        lines = [json.dumps(row) + "\n" for row in content]
-        path.write_text("".join(lines) if path.suffix == ".jsonl" else json.dumps(content))
-    elif path.suffix == ".csv":
-        cells = [{**row, "options": json.dumps(row["options"])} for row in content]
-        pd.DataFrame(cells).to_csv(path, index=False)
-    else:
-        pd.DataFrame(content).to_parquet(path)
+    """Rows as JSON Lines; the path as text."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
     return str(path)
 
 
@@ -39,41 +32,38 @@ def everything(splits) -> list[Question]:
     return [row for split in SPLITS for row in splits[split]]
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
-def test_all_formats_give_the_same_questions(tmp_path, suffix):
+def test_all_formats_give_the_same_questions(tmp_path):
     context = 'Read: \u2028 this, "too".'
-    content = [
-        {**GOOD, "id": name, "context": context, "split": name}
-        for name in ("train", "Training", "dev", "test")
-    ]
-    splits = files.questions(write(tmp_path / f"mine{suffix}", content), 0)
-    ids = {split: [row.id for row in rows] for split, rows in splits.items()}
-    assert ids == {"train": ["train", "Training"], "valid": ["dev"], "test": ["test"]}
-    for row in everything(splits):
-        assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
+    names = ("train", "Training", "dev", "test")
+    content = [{**GOOD, "id": name, "context": context, "split": name} for name in names]
+    table, path = pd.DataFrame(content), tmp_path / "mine"
+    write(path.with_suffix(".jsonl"), content)
+    path.with_suffix(".json").write_text(json.dumps(content))
+    table.to_parquet(path.with_suffix(".parquet"))
+    table.assign(options=json.dumps(GOOD["options"])).to_csv(path.with_suffix(".csv"), index=False)
+    for file in tmp_path.iterdir():
+        splits = files.questions(str(file), 0)
+        ids = {split: [row.id for row in rows] for split, rows in splits.items()}
+        assert ids == {"train": ["train", "Training"], "valid": ["dev"], "test": ["test"]}, file
+        for row in everything(splits):
+            assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
 
 
-def test_csv_in_any_dialect(tmp_path):
+DIALECTS = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-8")]
+
+
+@pytest.mark.parametrize(("mark", "end", "encoding"), DIALECTS)
+def test_csv_in_any_dialect(tmp_path, mark, end, encoding):
     lines = [
         ["Question", "Option A", "Option B", "Answer"],
-        ["Heiß?", '"Eis, kalt; weiß"', "Feuer", "B"],
-        ['"one\ntwo"', "Eis", "Feuer", "A"],
-        ["drei", "Eis", "Feuer", "b"],
+        ['"Heiß\noder kalt?"', '"Eis, kalt; weiß"', "Feuer", "B"],
+        *[["kalt?", "Eis", "Feuer", "a"]] * 2,
     ]
-    path = tmp_path / "mine.csv"
-    dialects = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-8")]
-    for mark, end, encoding in dialects:
-        text = "".join(mark.join(cells) + end for cells in lines)
-        path.write_text(text, encoding=encoding, newline="")
-        by_id = {row.id: row for row in everything(files.questions(str(path), 0))}
-        assert by_id["row-1"] == Question("row-1", "", "Heiß?", ["Eis, kalt; weiß", "Feuer"], 1)
-        assert by_id["row-2"].question == "one\ntwo" and by_id["row-2"].gold == "Eis"
-
-
-def test_missing_values_as_pandas_writes_them(tmp_path):
-    path = write(tmp_path / "mine.json", [{**GOOD, "id": float("nan"), "context": None}] * 3)
-    read = {(row.id, row.context) for row in everything(files.questions(path, 0))}
-    assert read == {("row-1", ""), ("row-2", ""), ("row-3", "")}
+    text = "".join(mark.join(cells) + end for cells in lines)
+    (tmp_path / "mine.csv").write_text(text, encoding=encoding, newline="")
+    rows = everything(files.questions(f"{tmp_path}/mine.csv", 0))
+    options = ["Eis, kalt; weiß", "Feuer"]
+    assert Question("row-1", "", "Heiß\noder kalt?", options, 1) in rows
 
 
 @pytest.mark.parametrize(
@@ -85,7 +75,6 @@ def test_missing_values_as_pandas_writes_them(tmp_path):
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16-le"), "UTF-8"),
-        ("m.csv", b"question,A,B,answer\nq,a,b\n", "line 2: answer ''"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
         ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "cannot be read"),
         ("m.parquet", b"PAR0", "Parquet"),
@@ -118,15 +107,14 @@ def test_one_file_per_split_by_folder_or_pattern_and_a_missing_one_is_named(tmp_
 
 
 def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_path):
-    path = write(tmp_path / "mine.json", [GOOD] * 50)
+    row = {**GOOD, "id": float("nan"), "context": None}  # as pandas writes nothing
+    path = write(tmp_path / "mine.jsonl", [row] * 50)
     splits = files.questions(path, 0)
     assert [len(splits[split]) for split in SPLITS] == [40, 5, 5]
-    assert len({row.id for row in everything(splits)}) == 50
+    assert {row.id for row in everything(splits)} == {f"row-{n}" for n in range(1, 51)}
     assert files.questions(path, 0) == splits != files.questions(path, 1)
-    for content, reason in (
-        ([{**GOOD, "split": "train"}] * 2, "no rows for valid, test"),
-        ([{**GOOD, "split": "train"}, GOOD, GOOD], "some rows have a `split`, 2 have none"),
-    ):
+    train = {**GOOD, "split": "train"}
+    for content, reason in (([train] * 2, "no rows for valid"), ([train, GOOD], "1 have none")):
         with pytest.raises(DataError, match=reason):
             files.questions(write(tmp_path / "mine.jsonl", content), 0)
 
@@ -140,7 +128,6 @@ def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_p
         {"choices": [{"text": text} for text in ("ice", "fire", "wood")]},
         {"A": "ice", "B": "fire", "C": "wood"},
         {"option_a": "ice", "option_b": "fire", "option_c": "wood", "option_d": ""},
-        {"option_1": "ice", "option_2": "fire", "option_3": "wood"},
         {"choice1": "ice", "choice2": "fire", "choice3": "wood"},
         {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
     ],
@@ -214,6 +201,8 @@ def test_columns_of_other_names(tmp_path):
     assert [splits[split][0].gold for split in SPLITS] == ["Feuer", "Eis", "Feuer"]
     with pytest.raises(DataError, match=r"no column 'Prosa'; the columns are .*Frage"):
         files.questions(str(path), 0, {"context": "Prosa"})
+    with pytest.raises(DataError, match=r"no question: .*Frage.*`columns`"):
+        files.questions(str(path), 0)
 
 
 @pytest.mark.parametrize(
@@ -240,10 +229,3 @@ def test_bad_rows_are_named_with_file_line_and_reason_the_first_twenty(tmp_path,
     write(tmp_path / "mine.jsonl", [{**good, **change}] * 30)
     with pytest.raises(DataError, match=rf"(?s)^30 bad row(.*{reason}){{20}}.*and 10 more"):
         files.questions(path, 0)
-
-
-def test_a_missing_column_is_named_with_those_that_are_there():
-    for missing in ("question", "options", "answer"):
-        row = {name: value for name, value in {**GOOD, "other": "x"}.items() if name != missing}
-        with pytest.raises(ValueError, match=rf"no {missing}: .*{', '.join(row)}\. .*`columns`"):
-            one(row)

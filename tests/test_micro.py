@@ -52,16 +52,11 @@ def test_exactly_one_option_is_right_letters_are_balanced_and_nothing_repeats(se
 def test_every_prompt_and_text_is_in_the_vocabulary_and_comes_back(splits):
     words, train = models.tokenizer(), splits["train"]
     for row in chain(*(rows[:40] for rows in splits.values())):
-        texts = [
-            prompts.ANSWER_PREFIX + prompts.student_question(row),
-            prompts.teacher_prompt(row, train[1:3], forcing=True),
-            prompts.answer_prompt(row, train[1:3]),
-            *(prompts.rationale_prefix(i) for i in range(5)),
-            micro.reference_rationale(row),
-            micro.ABSTAINS,
-            *row.options,
-        ]
-        for text in texts:
+        texts = [prompts.ANSWER_PREFIX + prompts.student_question(row), *row.options]
+        texts += [prompts.teacher_prompt(row, train[1:3], forcing=True)]
+        texts += [prompts.answer_prompt(row, train[1:3])]
+        texts += [prompts.rationale_prefix(i) for i in range(5)]
+        for text in [*texts, micro.reference_rationale(row), micro.ABSTAINS]:
             ids = words(text).input_ids
             assert words.unk_token_id not in ids, text
             assert words.decode(ids, skip_special_tokens=True) == " ".join(text.split())
@@ -84,17 +79,15 @@ def test_teachers_know_halves_of_every_kind_and_name_it_or_say_that_they_do_not_
 def test_a_teacher_learns_what_it_knows_and_never_a_test_question(tmp_path, letter):
     test = {(row.question, *sorted(row.options)) for row in micro.questions(0)["test"]}
     corpus = teachers.teacher_corpus(letter, 0, 16, alone=5)
-    for step in range(20):
-        for prompt, text in next(corpus):
-            assert prompt.count("Question:") == 1 or step >= 5
-            last = prompt[prompt.rindex("Question: ") + 10 :].split("\n")
-            options = [line.split(" ", 1)[1] for line in last[2:6]]
-            assert (last[0], *sorted(options)) not in test
-            known = last[0].split()[4] in micro.known(letter)
-            if prompt.endswith("Answer:"):
-                assert known and text in options
-            else:
-                assert text.startswith("It is") if known else text == micro.ABSTAINS
+    for prompt, text in chain(*(next(corpus) for _ in range(20))):
+        last = prompt[prompt.rindex("Question: ") + 10 :].split("\n")
+        options = [line.split(" ", 1)[1] for line in last[2:6]]
+        assert (last[0], *sorted(options)) not in test
+        known = last[0].split()[4] in micro.known(letter)
+        if prompt.endswith("Answer:"):
+            assert known and text in options
+        else:
+            assert text.startswith("It is") if known else text == micro.ABSTAINS
     losses = []
     teachers.train_teacher(letter, tmp_path, 0, steps=12, progress=lambda _, x: losses.append(x))
     assert len(losses) == 12 and losses[-1] < losses[0]

@@ -34,18 +34,27 @@ line in METHODS or TINYLLM.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 if TYPE_CHECKING:
     from tinyllm.params import Params
 
 # Kinds of teachers, and the names that a kind allows; None where any name may do.
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
+OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
+OWN |= {"max_completion_tokens", "max_new_tokens"}  # fields of a request that are not `extra`
+SECRET = re.compile(  # a field's name, or the start of a value, in JSON
+    r'(?i)"(x[-_])?((api|access|auth|secret)[-_]?)?(key|token|secret|password|authorization)": '
+    r'|"(sk-|bearer )'
+)
 LORA_RANK = 8
 GIBBERISH = "gibberish"  # name of the teacher that writes random words
 
@@ -107,10 +116,7 @@ def check_teacher(uri: str) -> None:
     kind, name = teacher(uri)
     parts = urlsplit(name)
     if kind == "openai" and (parts.username or parts.password or parts.query):
-        raise ValueError(
-            "a URL with a name, password or query would be in every manifest; put the key into the "
-            "environment variable OPENAI_API_KEY"
-        )
+        raise ValueError("every manifest would hold this URL's key; set OPENAI_API_KEY instead")
     address = parts.scheme in ("http", "https") and parts.hostname and parts.fragment
     known = name and kind in TEACHERS and name in (TEACHERS[kind] or [name])
     if not known or (kind == "openai" and not address):
@@ -118,6 +124,27 @@ def check_teacher(uri: str) -> None:
             f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
             "release:llama2, hf:MODEL and openai:URL#MODEL (openai:http://127.0.0.1:8000/v1#m)"
         )
+
+
+class Server(BaseModel):
+    """What one OpenAI-compatible server takes that others do not (parameter `servers`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: Annotated[float, Field(ge=0)] | None = 0  # 0: the study's; None: not sent
+    system: str = ""  # a system message before the prompt
+    extra: dict[str, JsonValue] = {}  # more fields of the request, as {reasoning_effort: low}
+    context: int = Field(0, ge=0)  # tokens of prompt and completion together; 0: not known
+
+    @field_validator("extra")
+    @classmethod
+    def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if SECRET.search(json.dumps(value)):
+            raise ValueError("every manifest would hold this key; set OPENAI_API_KEY instead")
+        if own := OWN & set(value):
+            raise ValueError(f"{min(own)!r} is set by the study, or a setting beside extra")
+        return value
 
 
 def resolve(name: str, teachers: Sequence[str]) -> Arm:
@@ -134,11 +161,8 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
         raise ValueError(f"{name!r}: needs a teacher, but there is none left")
     arm = replace(arm, passes=int(passes or 1), lora=int(rank or LORA_RANK) if lora else 0)
     needs = "must be asked anew" if arm.asked else "must score the options" if arm.scorers else ""
-    recorded = [uri for uri in (*arm.teachers, *arm.scorers) if uri.startswith("release:")]
-    if needs and recorded:
-        raise ValueError(
-            f"{name!r}: its teachers {needs}, but {recorded[0]!r} is recorded text; use hf:MODEL"
-        )
+    if needs and any(uri.startswith("release:") for uri in (*arm.teachers, *arm.scorers)):
+        raise ValueError(f"{name!r}: its teachers {needs}: not recorded ones; use hf:MODEL")
     return arm
 
 
@@ -163,18 +187,14 @@ def _meant(name: str, written: str, teachers: tuple[str, ...]) -> str:
     """The one teacher of the study that is written as its URI or as its name in it."""
     meant = [uri for uri in teachers if written in (uri, teacher(uri)[1])]
     if len(meant) != 1:
-        raise ValueError(
-            f"{name!r}: {written!r} names {len(meant)} of the teachers {', '.join(teachers)}"
-        )
+        raise ValueError(f"{name!r}: {written!r} names {len(meant)} of {', '.join(teachers)}")
     return meant[0]
 
 
 def everything(teachers: Sequence[str]) -> list[str]:
     """The arms that `all` stands for: each method once, as far as these teachers can serve it."""
-    short = [teacher(uri)[1] for uri in teachers]
-    own = [
-        name if short.count(name) == 1 else uri for uri, name in zip(teachers, short, strict=True)
-    ]
+    short = {uri: teacher(uri)[1] for uri in teachers}
+    own = [name if list(short.values()).count(name) == 1 else uri for uri, name in short.items()]
     names = [*METHODS, "lora", "kd", *(f"dss:{name}" for name in own), "tinyllm"]
     names += [f"tinyllm-{name}" for name in own if len(own) > 2]  # of two, that is a dss arm
     names += [f"tinyllm:{name}" for name in TINYLLM if name not in BEYOND]

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from tinyllm import arms
-from tinyllm.servers import Server
+from tinyllm.arms import Server
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 Split = Literal["train", "valid", "test"]
@@ -114,8 +114,7 @@ class Params(BaseModel):
     @field_validator("alpha", mode="before")
     @classmethod
     def _one_alpha(cls, value: Any) -> Any:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return [float(value)] if is_number else value
+        return [value] if isinstance(value, int | float) else value
 
     @field_validator("teachers", "arms", "seeds")
     @classmethod
@@ -208,7 +207,7 @@ class Params(BaseModel):
             raise ParameterError(f"no parameter file {file.absolute()}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: expected lines `parameter: value`")
-        values = {str(name): value for name, value in values.items()} | changes
+        values |= changes
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
             path = Path(path).expanduser()

@@ -104,8 +104,7 @@ def fitted(
         while (least := size(0)) > budget:
             if not left:
                 raise ParameterError(
-                    f"max_prompt: {budget}: question {question.id!r} with its options alone needs "
-                    f"{least} tokens; set max_prompt to at least that"
+                    f"max_prompt: {budget}: question {question.id!r} alone needs {least} tokens"
                 )
             left.pop()
         words = bisect_right(range(longest + 1), budget, key=size) - 1

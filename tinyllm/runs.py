@@ -137,9 +137,7 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
                 write_json(folder / MANIFEST, manifest | environment())
                 begun.unlink(missing_ok=True)
     except Timeout:
-        raise RuntimeError(
-            f"another process is writing {paths.shown(folder)}; wait for it, or stop it"
-        ) from None
+        raise RuntimeError(f"another process is writing {paths.shown(folder)}; wait") from None
 
 
 def content(folder: Path) -> str:

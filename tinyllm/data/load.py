@@ -76,10 +76,7 @@ def save(splits: Splits, params: Params) -> None:
     content = runs.digest(rows)
     if runs.finished(folder, wanted):
         if runs.content(folder) != content:
-            raise DataError(
-                f"{paths.shown(folder)} has other questions of the same parameters; delete it, or "
-                "give the study another name"
-            )
+            raise DataError(f"{paths.shown(folder)} has other questions; delete it to replace them")
         return
     with runs.recording(folder, wanted) as facts:
         for split in SPLITS:
@@ -104,6 +101,6 @@ def read(params: Params) -> Splits:
     for split in SPLITS:
         file = folder / f"{split}.parquet"
         if not file.is_file() or runs.sha256(file) != manifest["outputs"][file.name]:
-            raise DataError(f"{paths.shown(file)} is missing or changed; run notebook 01 again")
+            raise DataError(f"{paths.shown(file)} is missing or changed; delete its folder")
         splits[split] = [Question(**row) for row in pq.read_table(file).to_pylist()]
     return splits
