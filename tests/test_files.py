@@ -49,18 +49,14 @@ def test_all_formats_give_the_same_questions(tmp_path):
             assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
 
 
-DIALECTS = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-8")]
-
-
-@pytest.mark.parametrize(("mark", "end", "encoding"), DIALECTS)
-def test_csv_in_any_dialect(tmp_path, mark, end, encoding):
+def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path):
     lines = [
         ["Question", "Option A", "Option B", "Answer"],
         ['"Heiß\noder kalt?"', '"Eis, kalt; weiß"', "Feuer", "B"],
         *[["kalt?", "Eis", "Feuer", "a"]] * 2,
     ]
-    text = "".join(mark.join(cells) + end for cells in lines)
-    (tmp_path / "mine.csv").write_text(text, encoding=encoding, newline="")
+    text = "".join(";".join(cells) + "\r\n" for cells in lines)
+    (tmp_path / "mine.csv").write_text(text, encoding="utf-8-sig", newline="")
     rows = everything(files.questions(f"{tmp_path}/mine.csv", 0))
     options = ["Eis, kalt; weiß", "Feuer"]
     assert Question("row-1", "", "Heiß\noder kalt?", options, 1) in rows
@@ -126,7 +122,6 @@ def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_p
         {"options": '["ice", "fire", "wood"]'},
         {"choices": {"text": ["ice", "fire", "wood"], "label": ["A", "B", "C"]}},
         {"choices": [{"text": text} for text in ("ice", "fire", "wood")]},
-        {"A": "ice", "B": "fire", "C": "wood"},
         {"option_a": "ice", "option_b": "fire", "option_c": "wood", "option_d": ""},
         {"choice1": "ice", "choice2": "fire", "choice3": "wood"},
         {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
@@ -188,21 +183,15 @@ def test_the_gold_options_text_always_names_it(options, data):
     assert gold_index(labels[index], options, labels) == index
 
 
-def test_columns_of_other_names(tmp_path):
-    path = tmp_path / "fragen.csv"
-    path.write_text(
-        "Frage;Antwort 1;Antwort 2;Lösung;Teil;answer\n"
-        "Heiß?;Eis;Feuer;Feuer;train;x\nKalt?;Eis;Feuer;A;dev;x\nRot?;Eis;Feuer;b;test;x\n",
-        encoding="utf-8",
-    )
-    columns = {"question": "Frage", "answer": "Lösung", "split": "Teil"}
-    columns |= {"A": "Antwort 1", "B": "Antwort 2"}
-    splits = files.questions(str(path), 0, columns)
-    assert [splits[split][0].gold for split in SPLITS] == ["Feuer", "Eis", "Feuer"]
+def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
+    row = {"Frage": "Heiß?", "eins": "Eis", "zwei": "Feuer", "Lösung": "B", "answer": "x"}
+    path = write(tmp_path / "fragen.jsonl", [row] * 10)
+    columns = {"question": "Frage", "answer": "Lösung", "A": "eins", "B": "zwei"}
+    assert everything(files.questions(path, 0, columns))[0].gold == "Feuer"
     with pytest.raises(DataError, match=r"no column 'Prosa'; the columns are .*Frage"):
-        files.questions(str(path), 0, {"context": "Prosa"})
+        files.questions(path, 0, {"context": "Prosa"})
     with pytest.raises(DataError, match=r"no question: .*Frage.*`columns`"):
-        files.questions(str(path), 0)
+        files.questions(path, 0)
 
 
 @pytest.mark.parametrize(

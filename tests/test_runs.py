@@ -12,11 +12,10 @@ from tinyllm import paths, runs
 from tinyllm.params import Params
 
 
-def made(folder, spec, text="whole"):
+def made(folder, spec):
     with runs.recording(folder, spec) as facts:
-        (folder / "out.txt").write_text(text)
+        (folder / "out.txt").write_text("whole")
         facts["rows"] = 3
-    return folder
 
 
 def test_a_folder_is_finished_only_after_its_block_ended_well(tmp_path):
@@ -45,14 +44,6 @@ def test_work_is_missing_stale_or_finished_and_what_differs_is_named(tmp_path):
     assert runs.state(tmp_path, None) == "stale"  # its inputs are not finished
     with pytest.raises(runs.StaleRun, match=r"data\.train: 'a' .* 'b' .*lr: 0\.1 .* 0\.2 "):
         runs.finished(tmp_path, spec | {"lr": 0.2, "data": {"train": "b"}})
-
-
-def test_content_is_of_the_files_and_absent_where_unfinished(tmp_path):
-    one = runs.content(made(tmp_path / "one", {"x": 1}))
-    assert one == runs.content(made(tmp_path / "two", {"x": 2}))
-    assert one != runs.content(made(tmp_path / "three", {"x": 1}, "other"))
-    with pytest.raises(FileNotFoundError, match="run its notebook"):
-        runs.content(tmp_path / "none")
 
 
 def hold(folder, reached):
