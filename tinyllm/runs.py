@@ -144,7 +144,7 @@ def content(folder: Path) -> str:
     """What identifies the content of a finished folder; FileNotFoundError if it is not finished."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise FileNotFoundError(f"{paths.shown(folder)} is not finished: run its notebook first")
+        raise FileNotFoundError(f"{paths.shown(folder)} is not finished: run the notebook first")
     return manifest["facts"].get("content") or digest(manifest["outputs"])
 
 
