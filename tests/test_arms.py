@@ -14,26 +14,20 @@ MEANT = {
     "finetune:x4": {"passes": 4},
     "lora": {"lora": 8},
     "lora:16": {"lora": 16},
-    "finetune+lora:4": {"lora": 4},
     "kd": {"scorers": (A, B)},
     "kd:2.5+lora": {"scorers": (A, B), "temperature": 2.5, "lora": 8},
-    "dss:a": {"teachers": (A,)},
     "dss:micro:b": {"teachers": (B,)},
+    "dss:a:x2+lora:4": {"teachers": (A,), "passes": 2, "lora": 4},
     "tinyllm": BOTH,
     "tinyllm-a": {"teachers": (B,)},
-    "tinyllm-micro:b": {"teachers": (A,)},
     "tinyllm:no-examples": BOTH | {"asked": {"examples": "none"}},
     "tinyllm:no-forcing": BOTH | {"asked": {"teacher_forcing": False}},
     "tinyllm:repaired": BOTH | {"cleaning": ("repair",)},
     "tinyllm:shuffled": BOTH | {"moved": "rationales"},
     "tinyllm:scrambled": BOTH | {"moved": "words"},
     "tinyllm:gibberish": BOTH | {"gibberish": True},
-    "tinyllm:routed-random": BOTH | {"routed": "random"},
-    "tinyllm:routed-similar": BOTH | {"routed": "similar"},
     "tinyllm:routed-quality:x2": BOTH | {"routed": "quality", "passes": 2},
     "tinyllm:alpha-auto": BOTH | {"auto_alpha": True},
-    "tinyllm+lora:2": BOTH | {"lora": 2},
-    "dss:a:x2+lora": {"teachers": (A,), "passes": 2, "lora": 8},
 }
 
 
@@ -47,16 +41,15 @@ def test_a_name_is_a_few_fields_of_data():
     ("name", "words"),
     [
         ("fintune", ["'fintune'", "tinyllm-TEACHER", "gibberish"]),
+        ("", ["unknown"]),
         ("finetune:x0", ["unknown", ":xN"]),
         ("inference:x2", ["'inference:x2'", "trains nothing"]),
-        ("tinyllm:", ["unknown"]),
-        ("kd:", ["unknown"]),
-        ("kd:hot", ["'kd:hot'", "temperature"]),
-        ("lora:0", ["'lora:0'", "from 1"]),
-        ("tinyllm+lora:x", ["'tinyllm+lora:x'", "+lora:RANK"]),
         ("inference+lora", ["'inference+lora'", "trains nothing"]),
+        ("tinyllm:", ["unknown"]),
+        ("kd:hot", ["'kd:hot'", "kd:TEMPERATURE"]),
+        ("kd:0", ["unknown"]),
+        ("lora:0", ["'lora:0'", "from 1"]),
         ("dss:gpt", ["'gpt' names 0 of", "micro:a, micro:b"]),
-        ("tinyllm-gpt", ["names 0 of"]),
     ],
 )
 def test_what_is_no_arm_is_named_with_what_is_allowed(name, words):
@@ -66,25 +59,14 @@ def test_what_is_no_arm_is_named_with_what_is_allowed(name, words):
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_model_may_be_called_as_passes_are_written():
-    uri = "openai:http://h/v1#m:x2"
-    assert arms.resolve(f"dss:{uri}", [uri, A]) == Arm(f"dss:{uri}", teachers=(uri,))
-    assert arms.resolve(f"dss:{uri}:x3", [uri, A]).passes == 3
-
-
 def test_recorded_teachers_can_be_neither_asked_anew_nor_scored_and_an_arm_of_teachers_needs_one():
     recorded = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
     for name in ("tinyllm:no-examples", "kd:2+lora"):
-        with pytest.raises(ParameterError, match=r"recorded .*hf:MODEL"):
+        with pytest.raises(ParameterError, match=r"recorded ones; use hf:MODEL"):
             Params.checked(**recorded, arms=["finetune", name])
     Params.checked(**recorded, arms=["finetune", "tinyllm", "tinyllm:gibberish+lora"])
-    for teachers, name, words in (
-        ([A], "tinyllm-a", "leaves no teacher"),
-        ([], "kd", "at least one teacher"),
-        ([], "tinyllm:shuffled", "at least one teacher"),
-        ([A], "tinyllm:routed-random", "there is no choice"),
-    ):
-        with pytest.raises(ParameterError, match=words):
+    for teachers, name in (([A], "tinyllm-a"), ([], "kd"), ([], "tinyllm:shuffled")):
+        with pytest.raises(ParameterError, match="needs a teacher"):
             Params.checked(teachers=teachers, arms=[name])
 
 

@@ -11,7 +11,7 @@ import pytest
 from tinyllm import paths, runs
 from tinyllm.data import hub, load, question
 from tinyllm.data.question import DataError, Question
-from tinyllm.params import SPLITS, Params
+from tinyllm.params import Params
 
 
 def params(source: str, **changes) -> Params:
@@ -19,28 +19,19 @@ def params(source: str, **changes) -> Params:
     return Params.checked(**values)
 
 
-def same(*questions: Question) -> question.Splits:
-    """All splits with these questions."""
-    return {split: list(questions) for split in SPLITS}
-
-
-def test_baselines_of_changing_options_are_by_letter_and_chosen_on_train():
-    given = same(Question("1", "", "p", ["x", "y"], 1), Question("2", "", "q", ["u", "v", "w"], 1))
-    given["test"] = [Question(str(n), "", "r", ["a", "b", "c", "d"], n % 4) for n in range(8)]
-    table = question.baselines(given).set_index("split")
+def test_baselines_and_questions_that_are_in_train():
+    train = [Question("1", "", "Which is red?", ["x", "y"], 1)]
+    train.append(Question("2", "", "q", ["u", "v", "w"], 1))
+    test = [Question(str(n), "", "r", ["a", "b", "c", "d"], n % 4) for n in range(6)]
+    test += [Question("6", "", "which is  RED", ["a rose", "a stone", "c", "d"], 1)]
+    test += [Question("7", "In a garden.", "Which is red?", ["a ruby", "b", "c", "d"], 3)]
+    splits = {"train": train, "valid": train, "test": test}
+    table = question.baselines(splits).set_index("split")
     assert set(table["always"]) == {"(b)"}
     assert table.loc["train", "chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert table.loc["train", "majority"] == 1
-    assert table.loc["test", "majority"] == 0.25
-
-
-def test_questions_that_are_in_train_are_compared_by_wording():
-    given = same(Question("t", "", "Which is red?", ["a rose", "a lily"], 0))
-    given["test"] = [
-        Question("1", "", "which is  RED", ["a rose", "a stone"], 0),
-        Question("2", "In a garden.", "Which is red?", ["a ruby", "a pearl"], 0),
-    ]
-    assert question.in_train(given) == {"1"}
+    assert table.loc["test", "majority"] == 3 / 8
+    assert question.in_train(splits) == {"6"}
 
 
 def test_subsamples_are_ordered_nested_and_the_same_over_versions(release_mirror):
@@ -75,24 +66,20 @@ def stored(tmp_path, monkeypatch):
 
 
 def test_questions_are_read_as_saved_and_content_follows_rows_and_order_alone(stored, tmp_path):
-    known, manifest = runs.content(paths.data(stored)), paths.data(stored) / runs.MANIFEST
-    written, splits = manifest.read_bytes(), load.load(stored)
+    folder, splits = paths.data(stored), load.load(stored)
+    manifest = (folder / runs.MANIFEST).read_bytes()
     load.save(splits, stored)
-    assert manifest.read_bytes() == written  # not written twice
-    assert load.read(stored) == splits
-    assert (
-        runs.read_manifest(manifest.parent)["facts"]["rows"]["train"] == len(splits["train"]) == 8
-    )
-    moved = tmp_path / "elsewhere" / "mine.jsonl"
-    moved.parent.mkdir()
-    (tmp_path / "mine.jsonl").rename(moved)
+    assert (folder / runs.MANIFEST).read_bytes() == manifest  # not written twice
+    assert load.read(stored) == splits and len(splits["train"]) == 8
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "mine.jsonl").rename(tmp_path / "elsewhere" / "mine.jsonl")
     other = stored.model_copy(update={"source": f"file:{moved}", "study": "other"})
-    assert load.spec(other) == runs.read_manifest(paths.data(stored))["spec"]
+    assert load.spec(other) == runs.read_manifest(folder)["spec"]
     load.save(splits, other)
-    assert runs.content(paths.data(other)) == known
+    assert runs.content(paths.data(other)) == runs.content(folder)
     third = other.model_copy(update={"study": "third"})
     load.save({**splits, "train": splits["train"][::-1]}, third)
-    assert runs.content(paths.data(third)) != known
+    assert runs.content(paths.data(third)) != runs.content(folder)
 
 
 def test_changed_sources_parameters_questions_and_files_are_refused(stored):
@@ -103,7 +90,7 @@ def test_changed_sources_parameters_questions_and_files_are_refused(stored):
         load.save({**splits, "test": [replace(splits["test"][0], answer=0)]}, stored)
     file = paths.data(stored) / "test.parquet"
     pd.read_parquet(file).assign(answer=0).to_parquet(file)
-    with pytest.raises(DataError, match=r"test\.parquet: missing or changed"):
+    with pytest.raises(DataError, match=r"test\.parquet is missing or changed"):
         load.read(stored)
     with open(stored.source.removeprefix("file:"), "a", encoding="utf-8") as source:
         source.write('{"question": "new", "options": ["x", "y"], "answer": "y"}\n')
@@ -118,36 +105,26 @@ def test_changed_sources_parameters_questions_and_files_are_refused(stored):
 
 LABELLED = {"label": ["A", "B", "C"], "text": ["ice ", "fire", "wood"]}
 CONTEXT = {"contexts": ["One.", "Two."], "labels": ["A", "B"], "meshes": ["m"]}
+OBQA = {"id": "7-1", "question_stem": "Cold is", "choices": LABELLED, "answerKey": "A"}
+PIQA = {"goal": "cool it", "sol1": "fire", "sol2": "1 minute of ice ", "label": 1}
 PUBMED = {"pubid": 21, "question": "Does it?", "context": CONTEXT, "long_answer": "It may."}
+PUBMED |= {"final_decision": "maybe"}
+HUB_ROWS = [
+    ("obqa", OBQA, Question("7-1", "", "Cold is", ["ice", "fire", "wood"], 0)),
+    ("piqa", PIQA, Question("n", "", "cool it", ["fire", "1 minute of ice"], 1)),
+    (
+        "pubmedqa",
+        PUBMED,
+        Question("21", "One. \n Two.", "Does it?", ["yes", "no", "maybe"], 2, "It may."),
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "row", "expected"),
-    [
-        (
-            "obqa",
-            {"id": "7-1", "question_stem": "Cold is", "choices": LABELLED, "answerKey": "A"},
-            Question("7-1", "", "Cold is", ["ice", "fire", "wood"], 0),
-        ),
-        (
-            "piqa",
-            {"goal": "cool it", "sol1": "fire", "sol2": "1 minute of ice ", "label": 1},
-            Question("n", "", "cool it", ["fire", "1 minute of ice"], 1),
-        ),
-        (
-            "pubmedqa",
-            {**PUBMED, "final_decision": "maybe"},
-            Question("21", "One. \n Two.", "Does it?", ["yes", "no", "maybe"], 2, "It may."),
-        ),
-        ("obqa", {"id": "1", "question": "q", "choices": LABELLED, "answerKey": ""}, "answer ''"),
-    ],
-)
+@pytest.mark.parametrize(("dataset", "row", "expected"), HUB_ROWS)
 def test_hub_rows_become_questions_or_say_why_not(dataset, row, expected):
-    if isinstance(expected, Question):
-        assert hub.question_of(dataset, row, "n") == expected
-    else:
-        with pytest.raises(ValueError, match=expected):
-            hub.question_of(dataset, row, "n")
+    assert hub.question_of(dataset, row, "n") == expected
+    with pytest.raises(ValueError, match="answer ''"):
+        hub.question_of(dataset, row | {"answerKey": "", "label": -1, "final_decision": ""}, "n")
 
 
 def test_hub_validation_is_shared_out_where_test_has_no_labels(monkeypatch):
@@ -155,34 +132,28 @@ def test_hub_validation_is_shared_out_where_test_has_no_labels(monkeypatch):
 
     def local(repository, config, *, split, revision):
         requests.add((repository, config, split, revision))
-        labels = [-1, *(number % 2 for number in range(11))]
-        return datasets.Dataset.from_list(
-            [{"goal": "g", "sol1": "a", "sol2": "b", "label": label} for label in labels]
-        )
+        return datasets.Dataset.from_list([PIQA | {"label": n} for n in (-1, *[0, 1] * 5, 0)])
 
     monkeypatch.setattr(datasets, "load_dataset", local)
     with pytest.warns(UserWarning, match=r"1 bad row.*\n.*row 0: answer ''"):
         splits = hub.questions("piqa")
-    names = {
-        ("ybisk/piqa", None, split, "refs/convert/parquet") for split in ("train", "validation")
-    }
-    assert requests == names
-    spec = load.spec(params("hub", dataset="piqa"))
-    assert (spec["repository"], spec["revision"]) == ("ybisk/piqa", "refs/convert/parquet")
+    revision = "refs/convert/parquet"
+    assert requests == {("ybisk/piqa", None, s, revision) for s in ("train", "validation")}
+    assert load.spec(params("hub", dataset="piqa"))["revision"] == revision
     valid, test = ([row.id for row in splits[split]] for split in ("valid", "test"))
     assert (len(valid), len(test)) == (6, 5)
     assert {*valid, *test} == {f"validation-{number}" for number in range(1, 12)}
 
 
-def test_hub_says_where_bioasq_is_and_what_to_do_without_a_network(monkeypatch):
-    with pytest.raises(DataError, match=r"registration.*source: release"):
+def test_hub_lacks_bioasq_and_says_what_to_do_without_a_network(monkeypatch):
+    with pytest.raises(DataError, match=r"bioasq is not on the hub.*source: release"):
         load.load(params("hub", dataset="bioasq"))
 
     def unreached(*args, **kwargs):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", unreached)
-    with pytest.raises(DataError, match=r"openbookqa: .*no route.*source: release"):
+    with pytest.raises(DataError, match=r"openbookqa: no route.*source: release"):
         load.load(params("hub", dataset="obqa"))
 
 

@@ -10,85 +10,71 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.data import files, rows
-from tinyllm.data.question import DataError, Question
+from tinyllm.data import files
+from tinyllm.data.question import DataError, Question, gold_index
 from tinyllm.params import SPLITS
 
 GOOD = {"question": "Which is hot?", "options": ["ice", "fire"], "answer": "fire"}
 
 
 def write(path, content) -> str:
-    """Rows in the format of the file's name; the path as text."""
-    if path.suffix in (".json", ".jsonl"):
-        lines = [json.dumps(row) + "\n" for row in content]
-        path.write_text("".join(lines) if path.suffix == ".jsonl" else json.dumps(content))
-    elif path.suffix == ".csv":
-        cells = [{**row, "options": json.dumps(row["options"])} for row in content]
-        pd.DataFrame(cells).to_csv(path, index=False)
-    else:
-        pd.DataFrame(content).to_parquet(path)
+    """Rows as JSON Lines; the path as text."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
     return str(path)
 
 
 def one(row: dict) -> Question:
     """The question of a row; ValueError says why it has none."""
-    return rows.question_of(row, "row-1", {})
+    return files.question_of(row, "row-1", {})
 
 
 def everything(splits) -> list[Question]:
     return [row for split in SPLITS for row in splits[split]]
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
-def test_all_formats_give_the_same_questions(tmp_path, suffix):
+def test_all_formats_give_the_same_questions(tmp_path):
     context = 'Read: \u2028 this, "too".'
-    content = [
-        {**GOOD, "id": name, "context": context, "split": name}
-        for name in ("train", "Training", "dev", "test")
-    ]
-    splits = files.questions(write(tmp_path / f"mine{suffix}", content), 0)
-    ids = {split: [row.id for row in rows] for split, rows in splits.items()}
-    assert ids == {"train": ["train", "Training"], "valid": ["dev"], "test": ["test"]}
-    for row in everything(splits):
-        assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
+    names = ("train", "Training", "dev", "test")
+    content = [{**GOOD, "id": name, "context": context, "split": name} for name in names]
+    table, path = pd.DataFrame(content), tmp_path / "mine"
+    write(path.with_suffix(".jsonl"), content)
+    path.with_suffix(".json").write_text(json.dumps(content))
+    table.to_parquet(path.with_suffix(".parquet"))
+    table.assign(options=json.dumps(GOOD["options"])).to_csv(path.with_suffix(".csv"), index=False)
+    for file in tmp_path.iterdir():
+        splits = files.questions(str(file), 0)
+        ids = {split: [row.id for row in rows] for split, rows in splits.items()}
+        assert ids == {"train": ["train", "Training"], "valid": ["dev"], "test": ["test"]}, file
+        for row in everything(splits):
+            assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
 
 
-def test_csv_in_any_dialect(tmp_path):
+def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path):
     lines = [
         ["Question", "Option A", "Option B", "Answer"],
-        ["Heiß?", '"Eis, kalt; weiß"', "Feuer", "B"],
-        ['"one\ntwo"', "Eis", "Feuer", "A"],
-        ["drei", "Eis", "Feuer", "b"],
+        ['"Heiß\noder kalt?"', '"Eis, kalt; weiß"', "Feuer", "B"],
+        *[["kalt?", "Eis", "Feuer", "a"]] * 2,
     ]
-    path = tmp_path / "mine.csv"
-    dialects = [(",", "\r\n", "utf-8"), (";", "\r", "utf-8-sig"), ("\t", "\n", "utf-16")]
-    for mark, end, encoding in dialects:
-        text = "".join(mark.join(cells) + end for cells in lines)
-        path.write_text(text, encoding=encoding, newline="")
-        by_id = {row.id: row for row in everything(files.questions(str(path), 0))}
-        assert by_id["row-1"] == Question("row-1", "", "Heiß?", ["Eis, kalt; weiß", "Feuer"], 1)
-        assert by_id["row-2"].question == "one\ntwo" and by_id["row-2"].gold == "Eis"
-
-
-def test_missing_values_as_pandas_writes_them(tmp_path):
-    path = write(tmp_path / "mine.json", [{**GOOD, "id": float("nan"), "context": None}] * 3)
-    read = {(row.id, row.context) for row in everything(files.questions(path, 0))}
-    assert read == {("row-1", ""), ("row-2", ""), ("row-3", "")}
+    text = "".join(";".join(cells) + "\r\n" for cells in lines)
+    (tmp_path / "mine.csv").write_text(text, encoding="utf-8-sig", newline="")
+    rows = everything(files.questions(f"{tmp_path}/mine.csv", 0))
+    options = ["Eis, kalt; weiß", "Feuer"]
+    assert Question("row-1", "", "Heiß\noder kalt?", options, 1) in rows
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("m.jsonl", b"\n{broken\n", "line 2: broken JSON"),
-        ("m.jsonl", b"7\n", "line 1: expected an object .* '7'"),
-        ("m.json", b'[{"question": "q"},\n oops]', "cannot be read: .*line 2 column 2"),
-        ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "line 3 is not UTF-8; save"),
-        ("m.csv", "question;answer\n".encode("utf-16-le"), "NUL characters .UTF-16"),
-        ("m.csv", b"question,A,B,answer\nq,a,b\n", "line 2: more or fewer cells"),
-        ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "after line 1: broken CSV"),
-        ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
-        ("m.parquet", b"PAR0", "cannot be read: .*Parquet"),
-        ("m.txt", b"q", "allowed types"),
+        ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
+        ("m.jsonl", b"7\n", "line 1: expected named values"),
+        ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
+        ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
+        ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
+        ("m.csv", "question;answer\n".encode("utf-16-le"), "UTF-8"),
+        ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
+        ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "cannot be read"),
+        ("m.parquet", b"PAR0", "Parquet"),
+        ("m.txt", b"q", "allowed type"),
     ],
 )
 def test_files_that_cannot_be_read_say_where_and_why(tmp_path, name, content, reason):
@@ -110,23 +96,21 @@ def test_one_file_per_split_by_folder_or_pattern_and_a_missing_one_is_named(tmp_
     with pytest.raises(DataError, match=r"one file for valid .*obqa_dev\.jsonl, valid\.jsonl"):
         files.questions(str(tmp_path), 0)
     (tmp_path / "obqa_training.jsonl").unlink()
-    for path in (tmp_path, tmp_path / "obqa_{split}.jsonl"):
-        with pytest.raises(DataError, match=r"one file for train .* none"):
-            files.questions(str(path), 0)
+    with pytest.raises(DataError, match=r"one file for train .* none"):
+        files.questions(f"{tmp_path}/obqa_{{split}}.jsonl", 0)
     with pytest.raises(DataError, match=rf"no file {tmp_path}/absent\.csv"):
         files.questions(str(tmp_path / "absent.csv"), 0)
 
 
 def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_path):
-    path = write(tmp_path / "mine.json", [GOOD] * 50)
+    row = {**GOOD, "id": float("nan"), "context": None}  # as pandas writes nothing
+    path = write(tmp_path / "mine.jsonl", [row] * 50)
     splits = files.questions(path, 0)
     assert [len(splits[split]) for split in SPLITS] == [40, 5, 5]
-    assert len({row.id for row in everything(splits)}) == 50
+    assert {row.id for row in everything(splits)} == {f"row-{n}" for n in range(1, 51)}
     assert files.questions(path, 0) == splits != files.questions(path, 1)
-    for content, reason in (
-        ([{**GOOD, "split": "train"}] * 2, "no rows for valid, test"),
-        ([{**GOOD, "split": "train"}, GOOD, GOOD], "some rows have a `split`, 2 have none"),
-    ):
+    train = {**GOOD, "split": "train"}
+    for content, reason in (([train] * 2, "no rows for valid"), ([train, GOOD], "1 have none")):
         with pytest.raises(DataError, match=reason):
             files.questions(write(tmp_path / "mine.jsonl", content), 0)
 
@@ -138,9 +122,7 @@ def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_p
         {"options": '["ice", "fire", "wood"]'},
         {"choices": {"text": ["ice", "fire", "wood"], "label": ["A", "B", "C"]}},
         {"choices": [{"text": text} for text in ("ice", "fire", "wood")]},
-        {"A": "ice", "B": "fire", "C": "wood"},
         {"option_a": "ice", "option_b": "fire", "option_c": "wood", "option_d": ""},
-        {"option_1": "ice", "option_2": "fire", "option_3": "wood"},
         {"choice1": "ice", "choice2": "fire", "choice3": "wood"},
         {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
     ],
@@ -162,7 +144,7 @@ def test_rows_of_known_benchmarks():
         ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
     ):
         assert one(row).gold == gold
-    with pytest.raises(ValueError, match="index from 0 or the number of a column"):
+    with pytest.raises(ValueError, match="index from 0 or the number"):
         one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": 1})
 
 
@@ -196,59 +178,43 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.str
 @given(st.lists(TEXT, min_size=2, max_size=26, unique=True), st.data())
 def test_the_gold_options_text_always_names_it(options, data):
     index = data.draw(st.integers(0, len(options) - 1))
-    assert rows.gold_index(options[index], options) == index
+    assert gold_index(options[index], options) == index
     labels = [str(number) for number in range(1, len(options) + 1)]
-    assert rows.gold_index(labels[index], options, labels) == index
+    assert gold_index(labels[index], options, labels) == index
 
 
-def test_columns_of_other_names(tmp_path):
-    path = tmp_path / "fragen.csv"
-    path.write_text(
-        "Frage;Antwort 1;Antwort 2;Lösung;Teil;answer\n"
-        "Heiß?;Eis;Feuer;Feuer;train;x\nKalt?;Eis;Feuer;A;dev;x\nRot?;Eis;Feuer;b;test;x\n",
-        encoding="utf-8",
-    )
-    columns = {"question": "Frage", "answer": "Lösung", "split": "Teil"}
-    columns |= {"A": "Antwort 1", "B": "Antwort 2"}
-    splits = files.questions(str(path), 0, columns)
-    assert [splits[split][0].gold for split in SPLITS] == ["Feuer", "Eis", "Feuer"]
+def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
+    row = {"Frage": "Heiß?", "eins": "Eis", "zwei": "Feuer", "Lösung": "B", "answer": "x"}
+    path = write(tmp_path / "fragen.jsonl", [row] * 10)
+    columns = {"question": "Frage", "answer": "Lösung", "A": "eins", "B": "zwei"}
+    assert everything(files.questions(path, 0, columns))[0].gold == "Feuer"
     with pytest.raises(DataError, match=r"no column 'Prosa'; the columns are .*Frage"):
-        files.questions(str(path), 0, {"context": "Prosa"})
-    with pytest.raises(DataError, match="columns: 'Frage': expected FIELD: COLUMN"):
-        files.questions(str(path), 0, {"Frage": "question"})
+        files.questions(path, 0, {"context": "Prosa"})
+    with pytest.raises(DataError, match=r"no question: .*Frage.*`columns`"):
+        files.questions(path, 0)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"answer": "steam"}, "'steam' is neither a text among"),
-        ({"options": ["fire"]}, r"1 option\(s\); allowed are 2 to 26"),
+        ({"answer": "steam"}, "'steam' is neither"),
+        ({"options": ["fire"]}, r"1 option\(s\)"),
         ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),
-        ({"options": ["fire", "fire "]}, "two options are equal to the gold one"),
+        ({"options": ["fire", "fire "]}, "two options are equal"),
         ({"options": ["", "fire"]}, "option 1 is empty"),
-        ({"options": "fire or ice"}, "'fire or ice': expected a JSON list"),
+        ({"options": "fire or ice"}, "expected a JSON list"),
         ({"options": {"hot": "fire", "cold": "ice"}}, "options: expected a list"),
         ({"options": ["fire", ["ice"]]}, "option 2 .* is not a text"),
         ({"question": "  "}, "the question is empty"),
-        ({"question": "half \ud83d"}, r"'\\ud83d' is half a surrogate pair"),
+        ({"question": "half \ud83d"}, "surrogate"),
         ({"split": "holdout"}, "split 'holdout'"),
     ],
 )
-def test_a_bad_row_is_named_with_file_line_and_reason(tmp_path, change, reason):
-    content = [{**GOOD, "id": "good", "split": "train"}, {**GOOD, "split": "train", **change}]
-    path = write(tmp_path / "mine.jsonl", content)
+def test_bad_rows_are_named_with_file_line_and_reason_the_first_twenty(tmp_path, change, reason):
+    good = {**GOOD, "split": "train"}
+    path = write(tmp_path / "mine.jsonl", [good, {**good, **change}])
     with pytest.raises(DataError, match=rf"1 bad row[^\n]*\n[^\n]*{path}, line 2: .*{reason}"):
         files.questions(path, 0)
-
-
-def test_a_missing_column_is_named_with_those_that_are_there():
-    for missing in ("question", "options", "answer"):
-        row = {name: value for name, value in {**GOOD, "other": "x"}.items() if name != missing}
-        with pytest.raises(ValueError, match=rf"no {missing}: .*{', '.join(row)}\. .*`columns`"):
-            one(row)
-
-
-def test_bad_rows_are_listed_up_to_twenty_and_then_counted(tmp_path):
-    path = write(tmp_path / "mine.jsonl", [{**GOOD, "answer": "steam"}] * 30 + [GOOD] * 30)
-    with pytest.raises(DataError, match=r"(?s)^30 bad row(.*neither a text){20}.*and 10 more"):
+    write(tmp_path / "mine.jsonl", [{**good, **change}] * 30)
+    with pytest.raises(DataError, match=rf"(?s)^30 bad row(.*{reason}){{20}}.*and 10 more"):
         files.questions(path, 0)

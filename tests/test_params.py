@@ -1,7 +1,6 @@
 """Parameters: shipped files load, notebooks' cells are accepted, bad input is named."""
 
 import json
-import os
 
 import parameter_cells
 import pytest
@@ -21,7 +20,6 @@ LLAMA = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values(stage):
     source, namespace = parameter_cells.source(stage), {}
-    assert max(map(len, source.split("\n"))) <= parameter_cells.LINE
     exec(source, namespace)
     types = namespace.pop("__annotations__")
     namespace.pop("__builtins__")
@@ -40,38 +38,26 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
     ("bad", "words"),
     [
         ({"lr": "1e-4"}, ["lr", "'1e-4'", "1.0e-04"]),
-        ({"learning_rate": 0.1}, ["learning_rate", "0.1", "unknown"]),
-        ({"epoch": 3.0}, ["epoch", "did you mean `epochs`"]),
+        ({"epoch": 3.0}, ["epoch", "unknown", "did you mean `epochs`"]),
         ({"source": "web"}, ["source", "'web'", "micro, release, hub or file:PATH"]),
-        ({"task_prefix": "both"}, ["task_prefix", "'both'", "'encoder' or 'decoder'"]),
         ({"alpha": [1.0, 2.0, 3.0]}, ["alpha", "[1.0, 2.0, 3.0]", "2 teachers"]),
         ({"alpha": [-1.0]}, ["alpha", "-1.0"]),
-        ({"alpha": float("inf")}, ["alpha", "inf", "finite"]),
         ({"lr": float("nan")}, ["lr", "nan"]),
         ({"seeds": [1, 1]}, ["seeds", "[1, 1]", "different"]),
-        ({"seeds": 3}, ["seeds", "3", "list"]),
-        ({"arms": ["finetune", "finetune"]}, ["arms", "different"]),
         ({"arms": []}, ["arms", "at least 1"]),
         ({"arms": ["dss:a"], "teachers": ["micro:a", "hf:a"]}, ["arms", "names 2 of"]),
         ({"teachers": ["micro:z"]}, ["teachers", "micro:z", "micro:a, micro:b"]),
         ({"teachers": ["openai:http://u:pw@host/v1#m"]}, ["teachers", "OPENAI_API_KEY"]),
         ({"teachers": ["openai:host/v1"]}, ["teachers", "openai:URL#MODEL"]),
-        ({"limit": {"dev": 5}}, ["limit", "dev"]),
         ({"batch_size": True}, ["batch_size", "True"]),
         ({"study": "../up"}, ["study", "'../up'"]),
         ({"source": "release"}, ["teachers", "micro", "'release'"]),
         ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
         ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),
-        ({"source": "hub", "teachers": [], "arms": ["finetune"]}, ["dataset", "'micro'", "obqa"]),
         ({"samples": 2}, ["samples: 2", "micro:a", "temperature above 0"]),
-        ({"samples": 0, "temperature": 1.0}, ["samples", "0", "greater than or equal to 1"]),
         ({"samples": 2, "temperature": 1.0, **LLAMA}, ["samples", "['release:llama2']"]),
         ({"samples": 2, "teachers": [SERVER], "servers": {SERVER: {}}}, ["samples", SERVER]),
-        ({"learn_sample": "best"}, ["learn_sample", "'best'", "'each-epoch' or 'agreeing'"]),
-        (
-            {"source": "release", "dataset": "piqa", "teachers": ["release:llama2"]},
-            ["teachers", "release:llama2", "flan-t5"],
-        ),
+        (LLAMA | {"dataset": "piqa"}, ["teachers", "release:llama2", "flan-t5"]),
     ],
 )
 def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
@@ -82,16 +68,10 @@ def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize("own", [0.5, None])
-def test_a_server_with_a_temperature_of_its_own_may_write_several_samples(own):
-    values = {"teachers": [SERVER], "servers": {SERVER: {"temperature": own}}, "samples": 3}
-    assert Params.checked(**values).temperature == 0
-
-
-def test_numbers_that_yaml_reads_as_text_are_named_with_the_file(tmp_path):
+def test_errors_of_a_parameter_file_name_it(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("lr: 1e-4\n")
-    with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4' .*write 1.0e-04"):
+    with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4'"):
         Params.from_yaml(file)
     assert Params.from_yaml(file, lr=0.5).lr == 0.5
     with pytest.raises(ParameterError, match=str(tmp_path / "absent.yaml")):
@@ -100,20 +80,21 @@ def test_numbers_that_yaml_reads_as_text_are_named_with_the_file(tmp_path):
 
 def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, monkeypatch):
     """Else in the caller's folder, and an absent one is named with its whole path."""
-    (tmp_path / "my studies").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    file = tmp_path / "my studies" / "a.yaml"
+    own, elsewhere = tmp_path / "my studies", tmp_path / "elsewhere"
+    for folder in (own, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(elsewhere)
     values = {"dataset": "mine", "teachers": [], "arms": ["finetune"], "source": "file:q.csv"}
-    file.write_text(yaml.safe_dump(values))
-    (tmp_path / "elsewhere" / "q.csv").touch()
-    assert Params.from_yaml(file).source == f"file:{tmp_path}/elsewhere/q.csv"
-    for name in ("q.csv", "m_train.csv"):
-        (tmp_path / "my studies" / name).touch()
-    assert Params.from_yaml(os.path.relpath(file)).source == f"file:{tmp_path}/my studies/q.csv"
-    pattern = Params.from_yaml(file, source="file:m_{split}.csv").source
-    assert pattern == f"file:{tmp_path}/my studies/m_{{split}}.csv"
-    absent = Params.from_yaml(file, source="file:absent.csv").source.removeprefix("file:")
+    (own / "a.yaml").write_text(yaml.safe_dump(values))
+    (elsewhere / "q.csv").touch()
+    assert Params.from_yaml("../my studies/a.yaml").source == f"file:{elsewhere}/q.csv"
+    (own / "q.csv").touch()
+    (own / "m_train.csv").touch()
+    for name in ("q.csv", "m_{split}.csv"):
+        assert (
+            Params.from_yaml(own / "a.yaml", source=f"file:{name}").source == f"file:{own}/{name}"
+        )
+    absent = Params.from_yaml(own / "a.yaml", source="file:absent.csv").source.removeprefix("file:")
     with pytest.raises(ValueError, match=str(tmp_path)):
         files.questions(absent, 0)
 

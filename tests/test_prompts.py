@@ -11,12 +11,11 @@ from tinyllm.data import micro
 from tinyllm.data.question import Question
 from tinyllm.params import ParameterError
 
+BIRDS = ["penguin", "eagle"]
 TRAIN = [
     Question("t0", "", "Which bird swims best in cold water?", ["penguin", "robin"], 0),
     Question("t1", "", "Which metal is liquid at room temperature?", ["iron", "mercury"], 1),
-    Question(
-        "t2", "", "Which bird cannot fly but swims?", ["penguin", "eagle"], 0, "Penguins swim."
-    ),
+    Question("t2", "", "Which bird cannot fly but swims?", BIRDS, 0, "Penguins swim."),
     Question("t3", "", "Which planet is largest?", ["Jupiter", "Mars"], 0),
 ]
 LONG = Question("q", "one two three four five six seven eight", "Is it so?", ["yes", "no"], 0)
@@ -47,16 +46,13 @@ def test_the_papers_prompt_to_the_letter_and_gold_by_forcing_alone():
 
 
 def test_context_goes_first_then_examples_and_both_are_counted():
-    text = rationale(LONG, TRAIN[:2])
-    whole = words(text)
-    fitted = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole)
-    assert fitted == prompts.Fitted(text, ("t0", "t1"), (0, 0))
+    whole = words(rationale(LONG, TRAIN[:2]))
     short = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 3)
     assert short.cut == (3, 0) and short.shots == ("t0", "t1")
     assert "one two three four five\nIs it so?" in short.text
     none = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 9)
     assert none.cut == (0, 1) and none.shots == ("t0",)  # there is room for the context again
-    with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* 17 "):
+    with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* 17 tokens"):
         prompts.fitted(LONG, TRAIN[:2], rationale, words, 5)
 
 
@@ -90,15 +86,12 @@ def test_in_context_examples_never_are_the_question_or_one_of_its_wording(exampl
     assert prompts.InContext(pool[:1], examples, seed=0)(pool[0]) == []
 
 
-def test_random_examples_depend_on_seed_and_question_alone():
+def test_random_examples_depend_on_seed_and_question_alone_and_similar_ends_with_the_nearest():
     pool = micro.questions(0)["train"][:40]
     draw, again = (prompts.InContext(pool, "random:2", seed=5) for _ in range(2))
     other = prompts.InContext(pool, "random:2", seed=6)
     assert [draw(row) for row in pool][::-1] == [again(row) for row in pool[::-1]]
     assert any(draw(row) != other(row) for row in pool)
     assert prompts.InContext(pool, "none", seed=5)(pool[0]) == []
-
-
-def test_similar_takes_the_nearest_last():
     nearest = prompts.InContext(TRAIN, "similar:2", seed=0)(TRAIN[0])
     assert len(nearest) == 2 and nearest[-1].id == "t2"

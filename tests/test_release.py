@@ -36,35 +36,17 @@ IN_TRAIN = {"obqa": 23, "arc": 7, "piqa": 92, "riddle": 6}  # test questions tha
 MAJORITY = {"pubmedqa": 55.25, "bioasq": 66.67}  # percent of test, as published
 
 
-def whole(dataset: str) -> question.Splits:
-    return {split: release.questions(dataset, split) for split in SPLITS}
-
-
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_questions_have_the_known_counts_and_baselines_and_clean_texts(release_mirror, dataset):
-    splits = whole(dataset)
+def test_questions_and_records_have_the_known_counts_and_clean_texts(release_mirror, dataset):
+    splits = {split: release.questions(dataset, split) for split in SPLITS}
     *counts, options = COUNTS[dataset]
     assert [len(splits[split]) for split in SPLITS] == counts
-    equal_options = 0
-    for row in (row for split in SPLITS for row in splits[split]):
-        assert len(row.options) == options
-        assert all(text and text == text.strip() for text in (row.question, *row.options)), row.id
-        assert row.options.count(row.gold) == 1
-        assert bool(row.context) == (dataset in ("pubmedqa", "bioasq"))
-        equal_options += len(set(row.options)) < options
-    assert equal_options == (3 if dataset == "obqa" else 0)
-    assert len(question.in_train(splits)) == IN_TRAIN.get(dataset, 0)
-    if dataset in MAJORITY:
-        table = question.baselines(splits).set_index("split")
-        assert round(100 * table.loc["test", "majority"], 2) == MAJORITY[dataset]
-        assert table.loc["test", "always"] == "yes"
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_every_record_is_its_rows_and_rationales_have_nothing_around_them(release_mirror, dataset):
-    for place, (split, rows) in enumerate(whole(dataset).items()):
+    for place, (split, rows) in enumerate(splits.items()):
         missing = dict.fromkeys(release.TEACHERS, 0)
         for row, record in zip(rows, release.records(dataset, split), strict=True):
+            assert len(row.options) == options and row.options.count(row.gold) == 1
+            assert all(text and text == text.strip() for text in (row.question, *row.options))
+            assert bool(row.context) == (dataset in ("pubmedqa", "bioasq"))
             # Words are compared: some joints have more white space around them than CONTEXT_END.
             words = f"{row.context} {row.question}".split()
             assert (words, row.options) == (record.question.split(), record.options), row.id
@@ -78,6 +60,11 @@ def test_every_record_is_its_rows_and_rationales_have_nothing_around_them(releas
             if record.llama is not None:
                 assert record.llama != "nan" and "llama rationale" not in record.llama, row.id
         assert missing == {name: MISSING[dataset][name][place] for name in missing}
+    assert len(question.in_train(splits)) == IN_TRAIN.get(dataset, 0)
+    if dataset in MAJORITY:
+        table = question.baselines(splits).set_index("split")
+        assert round(100 * table.loc["test", "majority"], 2) == MAJORITY[dataset]
+        assert table.loc["test", "always"] == "yes"
 
 
 def test_a_record_is_taken_apart():
@@ -98,16 +85,13 @@ PATH = "datasets/arc/arc_valid.json"
 def test_a_changed_byte_in_the_mirror_is_an_error(mirror, tmp_path, monkeypatch):
     copy = tmp_path / PATH
     copy.parent.mkdir(parents=True)
-    content = bytearray((mirror / PATH).read_bytes())
-    copy.write_bytes(content)
+    shutil.copy(mirror / PATH, copy)
     monkeypatch.setenv("TINYLLM_RELEASE_DIR", str(tmp_path))
     assert release.release_file(PATH) == copy
-    content[1000] ^= 1
-    copy.write_bytes(content)
-    with pytest.raises(DataError, match=r"arc_valid\.json: missing or changed.* copy it from"):
-        release.release_file(PATH)
-    with pytest.raises(DataError, match=r"arc_test\.json: missing or changed"):
-        release.release_file("datasets/arc/arc_test.json")
+    copy.write_bytes(copy.read_bytes()[:-1])
+    for path in (PATH, "datasets/arc/arc_test.json"):
+        with pytest.raises(DataError, match=f"{path} is missing or changed"):
+            release.release_file(path)
 
 
 def test_without_a_mirror_files_are_downloaded_once_and_checked(mirror, tmp_path, monkeypatch):
@@ -129,6 +113,6 @@ def test_without_a_mirror_files_are_downloaded_once_and_checked(mirror, tmp_path
     served.unlink()
     assert release.release_file(PATH) == file  # not downloaded again
     file.write_text("[]")  # and never used if it is another
-    with pytest.raises(DataError, match=r"cannot be downloaded .*TINYLLM_RELEASE_DIR"):
+    with pytest.raises(DataError, match="TINYLLM_RELEASE_DIR"):
         release.release_file(PATH)
     server.shutdown()

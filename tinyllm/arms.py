@@ -1,7 +1,5 @@
 """The arms of a study: what is compared, and the teachers that an arm names.
 
-An arm is a few fields of data; `students/` trains it.
-
     ARM = METHOD[:xN][+lora[:RANK]]
 
 | METHOD | what the student learns |
@@ -24,11 +22,9 @@ An arm is a few fields of data; `students/` trains it.
 | `tinyllm:scrambled` | control: each word permuted among the words at its place |
 | `tinyllm:gibberish` | control: one teacher more, which writes random words |
 
-Any of them but `inference` may end in `:xN`, as in `finetune:x3`: the same, in N times as many
-passes. How far does longer training alone go? TEACHER is a teacher's URI or its name in it:
-`dss:release:llama2` or `dss:llama2`. RANK is 8 and T is 1 unless given. LoRA adds a low-rank update
-to every linear layer but the output layer, whatever the method, so `tinyllm+lora` trains a model by
-TinyLLM that is too large to train whole.
+`finetune:x3` trains for three times the epochs. LoRA adds a low-rank update to every linear layer
+but the output layer, whatever the method. TEACHER is a teacher's URI or its name in it:
+`dss:release:llama2` or `dss:llama2`. RANK is 8 and T is 1 unless given.
 
 The controls have equal words, lengths and cost. `all` alone stands for the paper's arms and the
 controls once (LoRA for fine-tuning only), as far as the teachers allow. A further arm is one more
@@ -38,54 +34,48 @@ line in METHODS or TINYLLM.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 if TYPE_CHECKING:
     from tinyllm.params import Params
 
 # Kinds of teachers, and the names that a kind allows; None where any name may do.
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
+OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
+OWN |= {"max_completion_tokens", "max_new_tokens"}  # fields of a request that are not `extra`
+SECRET = re.compile(  # a field's name, or the start of a value, in JSON
+    r'(?i)"(x[-_])?((api|access|auth|secret)[-_]?)?(key|token|secret|password|authorization)": '
+    r'|"(sk-|bearer )'
+)
 LORA_RANK = 8
 GIBBERISH = "gibberish"  # name of the teacher that writes random words
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm trains with.
+    """What one arm trains with."""
 
-    name: as written in the parameter `arms`.
-    trained: False for the student as it is.
-    teachers: whose rationales are targets, in the order of the parameter `teachers`.
-    moved: what is permuted among the training questions: nothing, whole `rationales` or `words`.
-    gibberish: one more teacher writes random words.
-    routed: how one teacher is chosen for each question (`teachers.choose`); nothing: all.
-    auto_alpha: the weights of the teachers' losses follow the losses.
-    asked: parameters that are other than the study's when the teachers are asked.
-    cleaning: steps of the parameter `cleaning` that this arm adds to the study's.
-    scorers: whose distributions over the options are learned from, averaged.
-    temperature: at which those and the student's are compared.
-    lora: rank of the adapters; 0 trains the whole model.
-    passes: by how much its epochs exceed the study's.
-    """
-
-    name: str
-    trained: bool = True
-    teachers: tuple[str, ...] = ()
-    moved: Literal["", "rationales", "words"] = ""
-    gibberish: bool = False
-    routed: Literal["", "random", "similar", "quality"] = ""
-    auto_alpha: bool = False
-    asked: dict[str, Any] = field(default_factory=dict)
-    cleaning: tuple[str, ...] = ()
-    scorers: tuple[str, ...] = ()
-    temperature: float = 1.0
-    lora: int = 0
-    passes: int = 1
+    name: str  # as written in the parameter `arms`
+    trained: bool = True  # False for the student as it is
+    teachers: tuple[str, ...] = ()  # whose rationales are targets, in the study's order
+    moved: Literal["", "rationales", "words"] = ""  # what is permuted among training questions
+    gibberish: bool = False  # one more teacher writes random words
+    routed: Literal["", "random", "similar", "quality"] = ""  # how one teacher is chosen; "": all
+    auto_alpha: bool = False  # the weights of the teachers' losses follow the losses
+    asked: dict[str, Any] = field(default_factory=dict)  # parameters with which teachers are asked
+    cleaning: tuple[str, ...] = ()  # steps that are added to the parameter `cleaning`
+    scorers: tuple[str, ...] = ()  # whose distributions over the options are learned from, averaged
+    temperature: float = 1.0  # at which those and the student's are compared
+    lora: int = 0  # rank of the adapters; 0 trains the whole model
+    passes: int = 1  # by how much its epochs exceed the study's
 
     def settings(self) -> dict[str, Any]:
         """The fields that differ from a fine-tuned student's, for a spec and to be shown."""
@@ -110,8 +100,9 @@ BEYOND = ("repaired", "routed-random", "routed-similar", "routed-quality", "alph
 ALLOWED = (
     f"{', '.join(METHODS)}, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, "
     f"tinyllm, tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but "
-    "inference with :xN, +lora or +lora:RANK behind it"
+    "inference with :xN, +lora or +lora:RANK (a number from 1), in this order"
 )
+GRAMMAR = r"(?s)(.*?)(:x([1-9]\d*))?(\+lora(:([1-9]\d*))?)?"
 
 
 def teacher(uri: str) -> tuple[str, str]:
@@ -123,85 +114,72 @@ def teacher(uri: str) -> tuple[str, str]:
 def check_teacher(uri: str) -> None:
     """ValueError if a teacher's URI lacks a part, or holds what must not be written down."""
     kind, name = teacher(uri)
-    if not name or kind not in TEACHERS or name not in (TEACHERS[kind] or [name]):
+    parts = urlsplit(name)
+    if kind == "openai" and (parts.username or parts.password or parts.query):
+        raise ValueError("every manifest would hold this URL's key; set OPENAI_API_KEY instead")
+    address = parts.scheme in ("http", "https") and parts.hostname and parts.fragment
+    known = name and kind in TEACHERS and name in (TEACHERS[kind] or [name])
+    if not known or (kind == "openai" and not address):
         raise ValueError(
             f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
-            "release:llama2, hf:MODEL and openai:URL#MODEL"
+            "release:llama2, hf:MODEL and openai:URL#MODEL (openai:http://127.0.0.1:8000/v1#m)"
         )
-    if kind != "openai":
-        return
-    parts = urlsplit(name)
-    if parts.username or parts.password or parts.query:
-        raise ValueError(
-            f"openai:…#{parts.fragment}: a URL with a name, password or query would be in every "
-            "manifest; put the key into the environment variable OPENAI_API_KEY"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:
-        raise ValueError(
-            f"{uri!r}: expected openai:URL#MODEL, as openai:http://127.0.0.1:8000/v1#m"
-        )
+
+
+class Server(BaseModel):
+    """What one OpenAI-compatible server takes that others do not (parameter `servers`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: Annotated[float, Field(ge=0)] | None = 0  # 0: the study's; None: not sent
+    system: str = ""  # a system message before the prompt
+    extra: dict[str, JsonValue] = {}  # more fields of the request, as {reasoning_effort: low}
+    context: int = Field(0, ge=0)  # tokens of prompt and completion together; 0: not known
+
+    @field_validator("extra")
+    @classmethod
+    def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if SECRET.search(json.dumps(value)):
+            raise ValueError("every manifest would hold this key; set OPENAI_API_KEY instead")
+        if own := OWN & set(value):
+            raise ValueError(f"{min(own)!r} is set by the study, or a setting beside extra")
+        return value
 
 
 def resolve(name: str, teachers: Sequence[str]) -> Arm:
     """The arm called `name` in a study with `teachers`.
 
-    Raises ValueError, naming the arm and why, if there is none such, or if recorded teachers
-    (`release:`) cannot give what it needs.
+    Raises ValueError if there is none such, or if recorded teachers cannot give what it needs.
     """
-    adapters = re.fullmatch(r"(?:lora|(.+)\+lora)(?::(.*))?", name)
-    method = (adapters[1] or "finetune") if adapters else name
-    whole = any(method.endswith(uri) for uri in teachers)  # a model may be called m:x2
-    longer = None if whole else re.fullmatch(r"(.+):x([1-9]\d*)", method)
-    arm = _method(name, longer[1] if longer else method, tuple(teachers))
-    if longer:
-        if not arm.trained:
-            raise ValueError(f"{name!r}: {longer[1]!r} trains nothing, so it has no passes")
-        arm = replace(arm, passes=int(longer[2]))
-    if adapters:
-        rank = str(LORA_RANK) if adapters[2] is None else adapters[2]
-        if not re.fullmatch(r"[1-9]\d*", rank):
-            raise ValueError(
-                f"{name!r}: expected +lora or +lora:RANK, a whole number from 1; passes come "
-                "first, as in finetune:x2+lora"
-            )
-        if not arm.trained:
-            raise ValueError(f"{name!r}: {adapters[1]!r} trains nothing, so it has no adapters")
-        arm = replace(arm, lora=int(rank))
+    whole = f"finetune+{name}" if re.match("lora(:|$)", name) else name
+    method, _, passes, lora, _, rank = re.fullmatch(GRAMMAR, whole).groups()
+    arm = _method(name, method, tuple(teachers))
+    if not arm.trained and (passes or lora):
+        raise ValueError(f"{name!r}: {method!r} trains nothing: no passes, no adapters")
+    if method not in METHODS and not arm.teachers and not arm.scorers:
+        raise ValueError(f"{name!r}: needs a teacher, but there is none left")
+    arm = replace(arm, passes=int(passes or 1), lora=int(rank or LORA_RANK) if lora else 0)
     needs = "must be asked anew" if arm.asked else "must score the options" if arm.scorers else ""
-    recorded = [uri for uri in (*arm.teachers, *arm.scorers) if uri.startswith("release:")]
-    if needs and recorded:
-        raise ValueError(
-            f"{name!r}: its teachers {needs}, but {recorded[0]!r} is recorded text; leave this arm "
-            "out, or prompt that model (hf:MODEL)"
-        )
+    if needs and any(uri.startswith("release:") for uri in (*arm.teachers, *arm.scorers)):
+        raise ValueError(f"{name!r}: its teachers {needs}: not recorded ones; use hf:MODEL")
     return arm
 
 
 def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
     if method in METHODS:
         return Arm(name, **METHODS[method])
-    kind, mark, rest = re.fullmatch(r"(dss|kd|tinyllm)?([:-]?)(.*)", method).groups()
-    if kind in ("kd", "tinyllm") and not teachers:
-        raise ValueError(f"{name!r}: needs at least one teacher")
-    if method == "kd":
-        return Arm(name, scorers=teachers)
-    if kind == "kd" and mark == ":" and rest:
-        if not re.fullmatch(r"\d+(\.\d+)?", rest) or float(rest) == 0:
-            raise ValueError(f"{name!r}: {rest!r} is no temperature; allowed are numbers above 0")
-        return Arm(name, scorers=teachers, temperature=float(rest))
-    if kind == "dss" and mark == ":":
-        return Arm(name, teachers=(_meant(name, rest, teachers),))
-    if method == "tinyllm":
-        return Arm(name, teachers=teachers)
-    if kind == "tinyllm" and mark == ":" and rest in TINYLLM:
-        if rest.startswith("routed-") and len(teachers) == 1:
-            raise ValueError(f"{name!r}: with one teacher there is no choice; that is a dss arm")
-        return Arm(name, teachers=teachers, **TINYLLM[rest])
-    if kind == "tinyllm" and mark == "-":
-        absent = _meant(name, rest, teachers)
-        if len(teachers) == 1:
-            raise ValueError(f"{name!r}: leaves no teacher; that is the arm finetune")
+    distilled = re.fullmatch(r"kd(?::(\d+(?:\.\d+)?))?", method)
+    if distilled and (temperature := float(distilled[1] or 1)) > 0:
+        return Arm(name, scorers=teachers, temperature=temperature)
+    if method.startswith("dss:"):
+        return Arm(name, teachers=(_meant(name, method.removeprefix("dss:"), teachers),))
+    if method.startswith("tinyllm-"):
+        absent = _meant(name, method.removeprefix("tinyllm-"), teachers)
         return Arm(name, teachers=tuple(uri for uri in teachers if uri != absent))
+    base, _, variant = method.partition(":")
+    if base == "tinyllm" and (method == base or variant in TINYLLM):
+        return Arm(name, teachers=teachers, **TINYLLM.get(variant, {}))
     raise ValueError(f"{name!r} is unknown; allowed are {ALLOWED}")
 
 
@@ -209,21 +187,16 @@ def _meant(name: str, written: str, teachers: tuple[str, ...]) -> str:
     """The one teacher of the study that is written as its URI or as its name in it."""
     meant = [uri for uri in teachers if written in (uri, teacher(uri)[1])]
     if len(meant) != 1:
-        known = ", ".join(teachers)
-        raise ValueError(f"{name!r}: {written!r} names {len(meant)} of the teachers {known}")
+        raise ValueError(f"{name!r}: {written!r} names {len(meant)} of {', '.join(teachers)}")
     return meant[0]
 
 
 def everything(teachers: Sequence[str]) -> list[str]:
-    """The arms that `all` stands for: each method once, as far as these teachers can serve it.
-
-    A teacher is left out only where more than one remains (else that is a `dss` arm).
-    """
-    short = [teacher(uri)[1] for uri in teachers]
-    pairs = zip(teachers, short, strict=True)
-    own = [name if short.count(name) == 1 else uri for uri, name in pairs]
+    """The arms that `all` stands for: each method once, as far as these teachers can serve it."""
+    short = {uri: teacher(uri)[1] for uri in teachers}
+    own = [name if list(short.values()).count(name) == 1 else uri for uri, name in short.items()]
     names = [*METHODS, "lora", "kd", *(f"dss:{name}" for name in own), "tinyllm"]
-    names += [f"tinyllm-{name}" for name in own if len(own) > 2]
+    names += [f"tinyllm-{name}" for name in own if len(own) > 2]  # of two, that is a dss arm
     names += [f"tinyllm:{name}" for name in TINYLLM if name not in BEYOND]
     possible = []
     for name in names:
@@ -240,7 +213,7 @@ def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def asked(arm: Arm, params: Params) -> Params:
-    """The parameters with which an arm's teachers were asked: they name its rationale stores."""
+    """The parameters with which an arm's teachers are asked."""
     return params.model_copy(update=arm.asked)
 
 

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from tinyllm import arms
-from tinyllm.servers import Server
+from tinyllm.arms import Server
 
 DATASETS = ("obqa", "arc", "piqa", "riddle", "pubmedqa", "bioasq")
 Split = Literal["train", "valid", "test"]
@@ -114,8 +114,7 @@ class Params(BaseModel):
     @field_validator("alpha", mode="before")
     @classmethod
     def _one_alpha(cls, value: Any) -> Any:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return [float(value)] if is_number else value
+        return [value] if isinstance(value, int | float) else value
 
     @field_validator("teachers", "arms", "seeds")
     @classmethod
@@ -132,34 +131,30 @@ class Params(BaseModel):
     @model_validator(mode="after")
     def _combinations(self) -> Params:
         """What each parameter allows by itself, but not together."""
-        kinds = {arms.teacher(uri)[0] for uri in self.teachers}
         source, dataset = self.source, self.dataset
         asked = [uri for uri in self.teachers if uri.startswith("openai:")]
+        recorded = [uri for uri in self.teachers if uri.startswith("release:")]
+        foreign = [uri for uri in self.teachers if uri.startswith("micro:") and source != "micro"]
+        foreign += recorded if source != "release" else []
+        strangers = [uri for uri in self.servers if uri not in asked]
         drawing = [uri for uri, server in self.servers.items() if server.temperature != 0]
         drawing += self.teachers if self.temperature else []
-        same = [uri for uri in self.teachers if uri.startswith("release:") or uri not in drawing]
-        strangers = [re.sub("//.*@", "//***@", uri) for uri in self.servers if uri not in asked]
+        same = [uri for uri in self.teachers if uri in recorded or uri not in drawing]
         problems = {
             f"servers: {strangers}: allowed are the URIs of openai: teachers": strangers != [],
             f"alpha: {self.alpha!r}: one number, or one for each of the {len(self.teachers)} "
             "teachers": len(self.alpha) not in (1, len(self.teachers)),
-            f"teachers: micro teachers know only the micro world, but source is {source!r}; "
-            "use release:, hf: or openai: teachers": "micro" in kinds and source != "micro",
-            "teachers: release: teachers have recorded rationales for source 'release' only, but "
-            f"source is {source!r}": "release" in kinds and source != "release",
+            f"teachers: {foreign} know the questions of their own source only, but source is "
+            f"{source!r}; use hf: or openai: teachers": foreign != [],
             f"samples: {self.samples}: {same} would repeat one text; set temperature above 0, and "
             "take no release: teachers": self.samples > 1 and same != [],
-            "teachers: 'release:llama2': the release holds no rationale of LLaMA 2 for piqa; use "
-            "release:flan-t5 alone": dataset == "piqa" and "release:llama2" in self.teachers,
-            f"dataset: {dataset!r}: source {source!r} has {', '.join(DATASETS)}": (
-                source in ("release", "hub") and dataset not in DATASETS
-            ),
-            f"dataset: {dataset!r} is one of the paper's, but source 'micro' would make up "
-            "questions of its own; set source: release (or hub, or file:PATH)": (
-                source == "micro" and dataset in DATASETS
-            ),
-            f"dataset: 'micro' is the micro world, but source is {source!r}; rename it": (
-                dataset == "micro" and source != "micro"
+            "teachers: the release holds no rationale of LLaMA 2 for piqa; use release:flan-t5 "
+            "alone, not release:llama2": dataset == "piqa" and "release:llama2" in self.teachers,
+            f"dataset: {dataset!r}, but source is {source!r}: {', '.join(DATASETS)} need source: "
+            "release (or hub, or file:PATH), and 'micro' needs source: micro": (
+                (source == "micro" and dataset in DATASETS)
+                or (source in ("release", "hub") and dataset not in DATASETS)
+                or (source != "micro" and dataset == "micro")
             ),
         }
         for problem, applies in problems.items():
@@ -178,14 +173,14 @@ class Params(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ParameterError("\n".join(map(_line, error.errors()))) from None
+            lines = "\n".join(map(_line, error.errors()))
+            raise ParameterError(re.sub(r"//[^/@\s]*@", "//***@", lines)) from None  # a password
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> Params:
         """The parameters that a notebook's `parameters` cells left in its namespace (`globals()`).
 
-        Every plain value counts, so a name that papermill injected but that is no parameter is an
-        error too. A stage that names no teachers or arms needs none.
+        Every plain value counts, so that a misspelt name which papermill injected is an error too.
         """
         plain = (bool, int, float, str, list, dict, types.NoneType)
         values = {
@@ -212,15 +207,15 @@ class Params(BaseModel):
             raise ParameterError(f"no parameter file {file.absolute()}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: expected lines `parameter: value`")
-        values = {str(name): value for name, value in values.items()} | changes
-        source = values.get("source")
-        if isinstance(source, str) and source.startswith("file:"):
-            path = Path(source.removeprefix("file:")).expanduser()
+        values |= changes
+        kind, _, path = str(values.get("source")).partition(":")
+        if kind == "file":
+            path = Path(path).expanduser()
             beside = file.parent.resolve() / path
             # A pattern `my_{split}.csv` exists if its train file does.
             exists = Path(str(beside).replace("{split}", "train")).exists()
             values["source"] = f"file:{beside if exists else path.absolute()}"
-        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        defaults = {name: field.default for name, field in cls.model_fields.items()}  # all are set
         try:
             return cls.checked(**defaults | values)
         except ParameterError as error:
@@ -228,7 +223,7 @@ class Params(BaseModel):
 
     def weights(self) -> dict[str, float]:
         """Alpha of each teacher, by URI."""
-        alpha = self.alpha * len(self.teachers) if len(self.alpha) == 1 else self.alpha
+        alpha = self.alpha * (len(self.teachers) if len(self.alpha) == 1 else 1)
         return dict(zip(self.teachers, alpha, strict=True))
 
     def spec(self, *names: str) -> dict[str, Any]:
@@ -239,21 +234,20 @@ class Params(BaseModel):
 
 def _line(item: dict[str, Any]) -> str:
     """One pydantic error as one line: parameter, value, what is allowed."""
-    name = ".".join(map(str, item["loc"])) or "parameters"
+    name, kind = ".".join(map(str, item["loc"])), item["type"]
     # A server's settings are not repeated: there might be a key among them.
-    value, kind = "***" if name.startswith("servers.") else item["input"], item["type"]
+    value = "***" if name.startswith("servers.") else item["input"]
     if kind == "extra_forbidden":
-        fields = Server.model_fields if item["loc"][0] == "servers" else Params.model_fields
+        fields = Server.model_fields if name.startswith("servers.") else Params.model_fields
         near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(fields)}"
         return f"{name}: {value!r}: unknown parameter; {hint}"
-    if kind == "string_pattern_mismatch":
-        return f"{name}: {value!r}: allowed is {Params.model_fields[name].description}"
     if kind == "value_error":
         error = item["ctx"]["error"]
-        shown = re.sub(r"//[^/@\s]*@", "//***@", repr(value))  # a password in a URL
-        return str(error) if isinstance(error, ParameterError) else f"{name}: {shown}: {error}"
+        return str(error) if isinstance(error, ParameterError) else f"{name}: {value!r}: {error}"
     allowed = item["msg"].removeprefix("Input should be ")
+    if kind == "string_pattern_mismatch":
+        allowed = Params.model_fields[name].description
     line = f"{name}: {value!r} ({type(value).__name__}): allowed is {allowed}"
     if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][+-]?\d+", value):
         line += f"; YAML reads it as text, write {float(value):.1e} without quotes"

@@ -26,8 +26,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 def rationale_prefix(index: int) -> str:
     """The student's prefix for the teacher at `index` (0-based) of the parameter `teachers`.
 
-    The release names two: `explain: ` (its first teacher, FLAN-T5) and `rationale: ` (LLaMA 2);
-    from the third on, prefixes are numbered.
+    The release has the first two, for FLAN-T5 and LLaMA 2; from the third on they are numbered.
     """
     return ("explain: ", "rationale: ")[index] if index < 2 else f"rationale {index + 1}: "
 
@@ -100,16 +99,15 @@ def fitted(
     def size(words: int) -> int:
         return count_tokens(prompt(words))
 
-    if size(longest) <= budget:
-        return Fitted(prompt(longest), tuple(shot.id for shot in left))
-    while (least := size(0)) > budget:
-        if not left:
-            raise ParameterError(
-                f"max_prompt: {budget}: question {question.id!r} with its options needs {least} "
-                "tokens without any example or context; set max_prompt to at least that"
-            )
-        left.pop()
-    words = bisect_right(range(longest + 1), budget, key=size) - 1
+    words = longest
+    if size(longest) > budget:
+        while (least := size(0)) > budget:
+            if not left:
+                raise ParameterError(
+                    f"max_prompt: {budget}: question {question.id!r} alone needs {least} tokens"
+                )
+            left.pop()
+        words = bisect_right(range(longest + 1), budget, key=size) - 1
     lost = sum(max(0, len(row.context.split()) - words) for row in [question, *left])
     return Fitted(prompt(words), tuple(s.id for s in left), (lost, len(shots) - len(left)))
 
@@ -144,21 +142,21 @@ class InContext:
         """The in-context examples of one question."""
         similar = self.kind == "similar"
         shots: dict[str, Question] = {}
-        for shot in self._nearest(question) if similar else self._random(question):
+        for index in self._nearest(question) if similar else self._random(question):
             if len(shots) == self.number:
                 break
+            shot = self.pool[index]
             if shot.id != question.id and shot.key() != question.key():
                 shots.setdefault(shot.key() if similar else shot.id, shot)
         return list(shots.values())[:: -1 if similar else 1]
 
-    def _random(self, question: Question) -> Iterator[Question]:
+    def _random(self, question: Question) -> Iterator[int]:
         draw = random.Random(f"{self.seed}:{question.id}")
-        for _ in range(100 * self.number):
-            yield self.pool[draw.randrange(len(self.pool))]
+        return (draw.randrange(len(self.pool)) for _ in range(100 * self.number))
 
-    def _nearest(self, question: Question) -> list[Question]:
+    def _nearest(self, question: Question) -> np.ndarray:
         asked = self.words.transform([student_question(question)])
         likeness = (self.index @ asked.T).toarray()[:, 0]
         some = min(4 * self.number + 8, len(self.pool))  # enough, but where wordings repeat
         best = np.argpartition(-likeness, some - 1)[:some]
-        return [self.pool[index] for index in best[np.lexsort((best, -likeness[best]))]]
+        return best[np.lexsort((best, -likeness[best]))]

@@ -32,7 +32,7 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", 
 
 
 class StaleRun(Exception):
-    """A run folder holds the outcome of other parameters than those asked for."""
+    """A run folder holds the outcome of other parameters."""
 
 
 def sha256(path: Path) -> str:
@@ -42,7 +42,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value in canonical form, hexadecimal."""
+    """SHA-256 of a JSON value, hexadecimal."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -51,12 +51,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_manifest(folder: Path) -> dict | None:
@@ -75,8 +72,8 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name}: {old!r} in the folder, {new!r} asked for"]
 
 
-def refuse_other(folder: Path, old: dict, new: dict) -> None:
-    """StaleRun, naming each difference, if a folder's spec is not the one that is asked for."""
+def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
+    """StaleRun, naming each difference, if a folder's spec is not the new one."""
     if lines := differences(old, json.loads(json.dumps(new))):
         raise StaleRun(
             f"{paths.shown(folder)} was made with other parameters or inputs ({'; '.join(lines)}). "
@@ -89,15 +86,13 @@ def state(folder: Path, spec: dict | None) -> Literal["missing", "stale", "finis
 
     spec: None where it cannot be known yet, since inputs are not finished.
     """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return "missing"
-    if spec is None or differences(manifest["spec"], json.loads(json.dumps(spec))):
+    try:
+        return "finished" if finished(folder, spec) else "missing"
+    except StaleRun:
         return "stale"
-    return "finished"
 
 
-def finished(folder: Path, spec: dict) -> bool:
+def finished(folder: Path, spec: dict | None) -> bool:
     """True if `folder` already holds the outcome of `spec`; False if it holds nothing finished.
 
     Raises StaleRun, naming each difference, if it holds the outcome of another spec.
@@ -115,8 +110,7 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     Work that was stopped may go on in its folder: StaleRun where that was begun with another spec.
     RuntimeError where another process is at work there.
 
-    first: False in all but one of several processes that work together: they neither lock nor
-        write.
+    first: False in all but one of several processes that work together: only one locks and writes.
     Yields a dict for facts that belong to the manifest but do not identify the work (counts, say).
     """
     folder = Path(folder)
@@ -131,40 +125,33 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
             start = time.perf_counter()
             yield facts
             if first:
-                files = [file for file in sorted(folder.iterdir()) if file.is_file()]
                 own = (MANIFEST, BEGUN, LOCK)
+                files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in own]
                 manifest = {
                     "spec": spec,
                     "facts": facts,
-                    "outputs": {file.name: sha256(file) for file in files if file.name not in own},
+                    "outputs": {file.name: sha256(file) for file in files},
                     "seconds": round(time.perf_counter() - start, 2),
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
                 write_json(folder / MANIFEST, manifest | environment())
                 begun.unlink(missing_ok=True)
     except Timeout:
-        raise RuntimeError(
-            f"another process is writing {paths.shown(folder)}; wait for it, or stop it"
-        ) from None
+        raise RuntimeError(f"another process is writing {paths.shown(folder)}; wait") from None
 
 
 def content(folder: Path) -> str:
-    """What identifies the content of a finished folder, as an input of later work.
-
-    Raises FileNotFoundError, with the remedy, where the folder is absent or unfinished.
-    """
+    """What identifies the content of a finished folder; FileNotFoundError if it is not finished."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise FileNotFoundError(
-            f"{paths.shown(folder)} is not finished: run the notebook of that stage first"
-        )
+        raise FileNotFoundError(f"{paths.shown(folder)} is not finished: run the notebook first")
     return manifest["facts"].get("content") or digest(manifest["outputs"])
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have this worker process end when the process that started it does, however that ended.
+    """Have this worker process end when the process that started it is killed.
 
-    Else a worker of a killed notebook would go on for hours, and hold its folder's lock.
+    Else it would go on for hours, and hold its folder's lock.
     parent: id of that process, where others stand between.
     """
     above = os.getppid()
@@ -181,9 +168,9 @@ def end_with_parent(parent: int | None = None) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, git revision and device: what a rerun needs, and no name of this machine."""
-    versions = {"python": platform.python_version()}
-    versions |= {package: metadata.version(package) for package in PACKAGES}
-    return {"versions": versions, "git": git_revision(), "device": device()}
+    packages = {package: metadata.version(package) for package in PACKAGES}
+    known = {"python": platform.python_version(), **packages}
+    return {"versions": known, "git": git_revision(), "device": device()}
 
 
 def versions() -> dict[str, str]:
@@ -194,16 +181,14 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str:
     """Short revision of the checkout, with `+` where the package differs; `unknown` without git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(paths.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    git = ["git", "-C", str(paths.ROOT)]
+    quiet = {"text": True, "stderr": subprocess.DEVNULL}
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "tinyllm")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+        revision = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], **quiet)
+        changed = subprocess.call([*git, "diff", "--quiet", "HEAD", "--", "tinyllm"])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return revision.strip() + ("+" if changed else "")
 
 
 def device() -> str:

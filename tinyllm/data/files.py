@@ -5,7 +5,10 @@ as `my_{split}.jsonl`. Splits are called train, valid (or validation, dev, val) 
 file's name or in a column `split`. A single file without that column is split 80/10/10 by the seed.
 
 Formats: JSON (an array of objects), JSON Lines, parquet, and CSV with a header and `,` `;` or tabs;
-text in UTF-8, or in UTF-16 with a byte order mark. `tinyllm.data.rows` says which columns are read.
+text in UTF-8. NAMES has the columns, in upper or lower case; others are ignored. Options are a list
+of texts, {text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column per
+option: A, B, ... or option_1, ... or choice1, ... A question may be an object {stem, choices}.
+`question.gold_index` says how an answer is read.
 """
 
 from __future__ import annotations
@@ -16,21 +19,32 @@ import io
 import json
 import os
 import re
+import string
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from tinyllm import runs
-from tinyllm.data import rows
-from tinyllm.data.question import DataError, Splits, drawn, listed
+from tinyllm.data.question import DataError, Question, Splits, drawn, gold_index, listed
 from tinyllm.params import SPLITS
 
 SPLIT_OF = {"train": "train", "training": "train", "test": "test", "": ""}
 SPLIT_OF |= dict.fromkeys(("valid", "validation", "dev", "val"), "valid")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
-Rows = list[tuple[str, Any]]  # a row's place in its file, and the row, or a ValueError
+NAMES = {  # of a field's column
+    "id": ("id", "qid"),
+    "context": ("context", "passage"),
+    "question": ("question", "question_stem", "stem"),
+    "options": ("options", "choices"),
+    "answer": ("answer", "answerKey", "label"),
+    "rationale": ("rationale", "explanation"),
+    "split": ("split",),
+}
+LETTERS = string.ascii_lowercase
+NUMBERS = [str(number) for number in range(27)]
 
 
 def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) -> Splits:
@@ -44,10 +58,13 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
     splits: Splits = {split: [] for split in ("", *SPLITS)}
     for file_split, file in _by_split(path).items():
         content = _rows(file)
-        rows.check_columns(columns, [row for _, row in content], file)
+        names = {str(name): None for _, row in content if isinstance(row, dict) for name in row}
+        if absent := [column for column in columns.values() if column not in names]:
+            known = ", ".join(names)
+            raise DataError(f"{file}: columns: no column {absent[0]!r}; the columns are {known}")
         for number, (place, row) in enumerate(content, start=1):
             try:
-                question = rows.question_of(row, f"row-{number}", columns)
+                question = question_of(row, f"row-{number}", columns)
                 splits[file_split or _split(row, columns)].append(question)
             except ValueError as error:
                 bad.append(f"{file}, {place}: {error}")
@@ -69,10 +86,9 @@ def hashes(path: str) -> dict[str, str]:
     """SHA-256 of the files that `questions` reads, by their name in the folder that they share."""
     files = list(_by_split(path).values())
     folder = os.path.commonpath([file.parent for file in files])
-    states = [(file, file.stat()) for file in files]
+    pairs = [(file.relative_to(folder).as_posix(), file) for file in files]
     return {
-        file.relative_to(folder).as_posix(): _sha256(file, state.st_mtime_ns, state.st_size)
-        for file, state in states
+        name: _sha256(file, file.stat().st_mtime_ns, file.stat().st_size) for name, file in pairs
     }
 
 
@@ -85,100 +101,153 @@ def _sha256(file: Path, *_: int) -> str:
 def _by_split(path: str) -> dict[str, Path]:
     """The file of each split, or {"": file} where one file has them all; DataError without it."""
     where = Path(path).expanduser().absolute()
-    if "{split}" in path or where.is_dir():
-        return {split: _one_file(where, split) for split in SPLITS}
-    if not where.is_file():
-        raise DataError(f"source file:{path}: there is no file {where}")
-    if where.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{where}: allowed types are {', '.join(SUFFIXES)}")
-    return {"": where}
+    if "{split}" not in path and not where.is_dir():
+        if not where.is_file() or where.suffix.lower() not in SUFFIXES:
+            raise DataError(f"no file {where} of an allowed type ({', '.join(SUFFIXES)})")
+        return {"": where}
+    files = {}
+    for split in SPLITS:
+        names = {name for name, other in SPLIT_OF.items() if other == split}
+        if where.is_dir():
+            own = {file: re.split("[^a-z]+", file.stem.lower()) for file in sorted(where.iterdir())}
+            of_split = [file for file, words in own.items() if names.intersection(words)]
+        else:
+            of_split = [Path(str(where).replace("{split}", name)) for name in sorted(names)]
+        of_split = [file for file in of_split if file.is_file() and file.suffix.lower() in SUFFIXES]
+        if len(of_split) != 1:
+            raise DataError(
+                f"{where}: expected one file for {split} ({', '.join(sorted(names))} in its name), "
+                f"not {', '.join(file.name for file in of_split) or 'none'}"
+            )
+        files[split] = of_split[0]
+    return files
 
 
-def _one_file(where: Path, split: str) -> Path:
-    """The one file of a split, by a folder or pattern."""
-    names = {name for name, other in SPLIT_OF.items() if other == split}
-    if where.is_dir():
-        words = {file: re.split("[^a-z]+", file.stem.lower()) for file in sorted(where.iterdir())}
-        files = [file for file, own in words.items() if names.intersection(own)]
-    else:
-        files = [Path(str(where).replace("{split}", name)) for name in sorted(names)]
-    files = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
-    if len(files) != 1:
-        raise DataError(
-            f"{where}: expected one file for {split} ({' or '.join(sorted(names))} in its name, "
-            f"{', '.join(SUFFIXES)}), but there is {', '.join(f.name for f in files) or 'none'}"
-        )
-    return files[0]
-
-
-def _rows(file: Path) -> Rows:
-    """The rows of a file; DataError where it cannot be read at all."""
+def _rows(file: Path) -> list[tuple[str, Any]]:
+    """The rows of a file, each with its place; DataError where the file cannot be read."""
+    place = ""
     try:
         if file.suffix.lower() == ".parquet":
             content = pq.read_table(file).to_pylist()
         else:
-            text = _decoded(file.read_bytes())
+            text = file.read_text(encoding="utf-8-sig")
+            lines = text.split("\n")  # not splitlines: U+2028 ends no line
+            if "\0" in text:
+                raise UnicodeError("it has NUL characters, as UTF-16 has")
             if file.suffix.lower() in (".csv", ".tsv"):
-                return _csv_rows(text)
+                mark = max(",;\t", key=lines[0].count)
+                how = {"delimiter": mark, "strict": True, "skipinitialspace": True}
+                reader = csv.DictReader(io.StringIO(text), **how)
+                return [(f"line {reader.line_num}", row) for row in reader]
             if not text.lstrip().startswith("["):
-                return _json_lines(text)
+                content = []
+                for number, line in enumerate(lines, start=1):
+                    place = f"line {number}"
+                    if line.strip():
+                        content.append((place, json.loads(line)))
+                return content
             content = json.loads(text)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{file}: cannot be read: {error}") from None
+    except UnicodeError as error:
+        raise DataError(f"{file}: save it as UTF-8 ({error})") from None
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{file}: {place} cannot be read: {error}") from None
     return [(f"row {number}", row) for number, row in enumerate(content, start=1)]
-
-
-def _decoded(content: bytes) -> str:
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        name = encoding.removesuffix("-sig").upper()
-        raise ValueError(f"line {line} is not {name}; save it as UTF-8") from None
-    if "\0" in text:
-        raise ValueError("it has NUL characters (UTF-16 without a mark?); save it as UTF-8")
-    return text
-
-
-def _json_lines(text: str) -> Rows:
-    content: Rows = []
-    # Not splitlines: U+2028 ends no line.
-    for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            row = ValueError(f"broken JSON ({error}); expected one object per line, or an array")
-        content.append((f"line {number}", row))
-    return content
-
-
-def _csv_rows(text: str) -> Rows:
-    """The place is a row's last line: a cell in quotes may have several."""
-    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    delimiter = max(",;\t", key=header.count)
-    lines = io.StringIO(text, newline="")
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
-    names = [name for name in reader.fieldnames or [] if name]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
-    content: Rows = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                row = ValueError(f"more or fewer cells than the header, which has {len(names)}")
-            content.append((f"line {reader.line_num}", row))
-    except csv.Error as error:
-        last = content[-1][0] if content else "line 1"
-        content.append((f"after {last}", ValueError(f"broken CSV: {error}")))
-    return content
 
 
 def _split(row: Any, columns: Mapping[str, str]) -> str:
     """train, valid or test by the column `split`, or "" where the row names none."""
-    name = rows.text(rows.by_field(row, columns).get("split"), "split").lower()
+    name = _text(_by_field(row, columns).get("split"), "split").lower()
     if name not in SPLIT_OF:
         raise ValueError(f"split {name!r} is none of {', '.join(filter(None, SPLIT_OF))}")
     return SPLIT_OF[name]
+
+
+def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
+    """The question of a row, with the id `name` where it has none; ValueError says what is wrong.
+
+    columns: the row's names of columns by the expected ones, as {question: Frage}.
+    """
+    fields = _by_field(row, columns)
+    if isinstance(fields.get("question"), dict):
+        fields |= _by_field(fields.pop("question"), {})
+    option_columns = [] if "options" in fields else _option_columns(fields)
+    if option_columns:
+        fields["options"] = [fields[column] for column in option_columns]
+    for field in ("question", "options", "answer"):
+        if field not in fields:
+            raise ValueError(
+                f"no {field}: expected a column {' or '.join(NAMES[field])}; the columns are "
+                f"{', '.join(row)}. Name yours by the parameter `columns`, as {{question: Frage}}"
+            )
+    options, labels = _options(fields["options"])
+    answer = _text(fields["answer"], "answer")
+    numbered = option_columns and option_columns[0].endswith("1") and "label" not in fields
+    if numbered and answer.isdigit() and answer not in options:
+        raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
+    return Question(
+        id=_text(fields.get("id"), "id") or name,
+        context=_text(fields.get("context"), "context"),
+        question=_text(fields["question"], "question"),
+        options=options,
+        answer=gold_index(answer, options, labels) if len(options) > 1 else 0,
+        rationale=_text(fields.get("rationale"), "rationale"),
+    ).checked()
+
+
+def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
+    """A row's values by field (a key of NAMES), and by plain column name for all other columns."""
+    if not isinstance(row, dict) or None in row:
+        raise ValueError(f"expected named values, as many as columns, not {str(row)[:60]!r}")
+    plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
+    plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}
+    for field, names in NAMES.items():
+        present = [_plain(name) for name in names if _plain(name) in plain]
+        if present:
+            plain[field] = plain[present[0]]
+    return plain
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _text(value: Any, name: str) -> str:
+    """A text or number as text without white space at its ends, nothing as ''; else ValueError."""
+    if value is None or value != value:  # NaN is how pandas writes nothing to JSON
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{name} {ascii(value)[:40]} is not a text")
+    if re.search("[\ud800-\udfff]", str(value)):
+        raise ValueError(f"{name} {ascii(value)[:40]} has half a surrogate pair; replace it")
+    return str(value).strip()
+
+
+def _option_columns(fields: dict[str, Any]) -> list[str]:
+    """The columns with one option each: A, B, ... or option_0, ... or option_1, ..."""
+    for prefix in ("option", "choice", "answer", ""):
+        for marks in (LETTERS, NUMBERS, NUMBERS[1:]):
+            names = list(takewhile(fields.__contains__, [prefix + mark for mark in marks]))
+            if len(names) > 1:
+                return names
+    return []
+
+
+def _options(value: Any) -> tuple[list[str], list[str]]:
+    """Texts and labels of the options; no labels where there are none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {key: [item.get(key) for item in value] for key in ("text", "label")}
+    labels = []
+    if isinstance(value, dict):
+        labels = [_text(label, "label") for label in value.get("label") or []]
+        value = value.get("text")
+    if not isinstance(value, list):
+        raise ValueError("options: expected a list of texts or {text: [...], label: [...]}")
+    options = [_text(option, f"option {number}") for number, option in enumerate(value, start=1)]
+    while options and not options[-1]:  # a question with fewer options than others
+        options.pop()
+    return options, labels[: len(options)] if all(labels) else []

@@ -1,7 +1,6 @@
 """Public datasets from the Hugging Face hub.
 
-The hub was not reachable where this was written: it was tested on rows of the hub's schemas, but
-`datasets.load_dataset` itself was not run.
+Tested on rows of the hub's schemas, but never on the hub itself, which was not reachable.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from tinyllm.data import rows
+from tinyllm.data import files
 from tinyllm.data.question import DataError, Question, Splits, drawn, listed
 
 # Repository, configuration and revision. Without a revision it is the default branch; the hub's own
@@ -26,39 +25,32 @@ HUB = {
 def origin(dataset: str) -> tuple[str, str | None, str | None]:
     """Repository, configuration and revision; DataError where the hub lacks the dataset."""
     if dataset not in HUB:
-        raise DataError(
-            f"{dataset}: not read from the hub, which has {', '.join(HUB)} (bioasq needs "
-            "registration at bioasq.org). Use `source: release`, or `source: file:PATH`"
-        )
+        raise DataError(f"{dataset} is not on the hub; use `source: release` or file:PATH")
     return HUB[dataset]
 
 
 def questions(dataset: str) -> Splits:
     """Train, valid and test of a public dataset; warns of rows that are left out.
 
-    The test labels of PIQA and RiddleSense are not public. As in the paper's release, half of their
-    validation split is valid, half is test. PubMedQA has one split, which is shared out 500/100/400
-    as in the release. Who goes where is drawn once with a fixed seed, so these are other questions
-    than the release's; to compare with the paper's numbers use `source: release`.
-
-    Raises DataError where the hub is not reached.
+    The test labels of PIQA and RiddleSense are not public, so half of their validation split is
+    valid, half is test. PubMedQA has one split, shared out 500/100/400. Who goes where is drawn, so
+    these are other questions than the release's. DataError where the hub is not reached.
     """
-    train = _rows(dataset, "train")
+    train, seed = _rows(dataset, "train"), f"split:{dataset}"
     if dataset == "pubmedqa":
-        train, valid, test = drawn(train, [500, 100], f"split:{dataset}")
-        return {"train": train, "valid": valid, "test": test}
-    valid = _rows(dataset, "validation")
-    if dataset in ("piqa", "riddle"):
-        valid, test = drawn(valid, [(len(valid) + 1) // 2], f"split:{dataset}")
+        train, valid, test = drawn(train, [500, 100], seed)
+    elif dataset in ("piqa", "riddle"):
+        valid = _rows(dataset, "validation")
+        valid, test = drawn(valid, [(len(valid) + 1) // 2], seed)
     else:
-        test = _rows(dataset, "test")
+        valid, test = _rows(dataset, "validation"), _rows(dataset, "test")
     return {"train": train, "valid": valid, "test": test}
 
 
 def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
     """The question of a row of the hub; ValueError says why it has none."""
     if dataset == "piqa":
-        label = {0: "A", 1: "B"}.get(row["label"], "")
+        label = {0: "A", 1: "B"}.get(row["label"])
         row = {"question": row["goal"], "A": row["sol1"], "B": row["sol2"], "label": label}
     elif dataset == "pubmedqa":
         row = {
@@ -69,7 +61,7 @@ def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
             "answer": row["final_decision"],
             "rationale": row["long_answer"],
         }
-    return rows.question_of(row, name, {})
+    return files.question_of(row, name, {})
 
 
 def _rows(dataset: str, split: str) -> list[Question]:
@@ -79,10 +71,7 @@ def _rows(dataset: str, split: str) -> list[Question]:
     try:
         table = datasets.load_dataset(repository, config, split=split, revision=revision)
     except OSError as error:  # ConnectionError and the hub's own errors are OSErrors
-        raise DataError(
-            f"{repository}: cannot be loaded from the hub ({error}). Without a network use "
-            "`source: release` with a mirror (TINYLLM_RELEASE_DIR) or `source: file:PATH`"
-        ) from error
+        raise DataError(f"{repository}: {error}; without a hub use source: release") from error
     good, bad = [], []
     for index, row in enumerate(table):
         try:

@@ -1,9 +1,4 @@
-"""A study's questions: loaded from their source, stored once, read by all later stages.
-
-splits = load(params)     from the source: train, valid and test
-save(splits, params)      parquet files and a manifest in the study's data folder
-splits = read(params)     from that folder
-"""
+"""A study's questions: loaded from their source, stored once, read by all later stages."""
 
 from __future__ import annotations
 
@@ -27,8 +22,8 @@ VERSION = 2  # raise it when the same source gives other questions
 def load(params: Params) -> Splits:
     """The questions of `params.source` and `params.dataset`: train, valid and test.
 
-    `params.limit` keeps at most so many rows of a split. They are drawn by `params.data_seed` and
-    stay in their order; a smaller limit draws a subset of a larger one.
+    `params.limit` keeps at most so many rows of a split, in their order. They are drawn by
+    `params.data_seed`; a smaller limit draws a subset of a larger one.
 
     Raises DataError where a source cannot be read or has bad rows.
     """
@@ -45,20 +40,14 @@ def load(params: Params) -> Splits:
     for split, rows in splits.items():
         name, count = Counter(row.id for row in rows).most_common(1)[0]
         if count > 1:  # predictions are joined by id
-            raise DataError(
-                f"source {params.source}, dataset {params.dataset}, {split}: {count} rows have the "
-                f"id {name!r}; ids must differ in a split"
-            )
+            raise DataError(f"{params.source}, {split}: {count} rows have the id {name!r}")
         size = params.limit.get(split, len(rows))
         limited[split], _ = drawn(rows, [size], f"{params.data_seed}:limit:{split}")
     return limited
 
 
 def spec(params: Params) -> dict[str, Any]:
-    """All that the questions depend on, for the manifest; files of the user by their SHA-256.
-
-    No path of this machine is in it, so a folder that was moved stays valid.
-    """
+    """All that the questions depend on, for the manifest; files of the user by their SHA-256."""
     values = {"stage": "data", "version": VERSION, **params.spec("dataset", "limit", "data_seed")}
     values["source"], _, path = params.source.partition(":")
     if path:
@@ -78,20 +67,17 @@ def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def save(splits: Splits, params: Params) -> None:
-    """Write the study's data folder: one parquet file per split, then the manifest.
+    """Write the study's data folder, unless the same questions are stored already.
 
-    Nothing is written where the same questions are stored already. Raises runs.StaleRun for other
-    parameters or files, DataError where only the questions differ (a changed hub dataset, say).
+    Raises runs.StaleRun for other parameters or files, DataError where only the questions differ (a
+    changed hub dataset, say).
     """
     folder, wanted = paths.data(params), spec(params)
     rows = {split: [asdict(row) for row in splits[split]] for split in SPLITS}
     content = runs.digest(rows)
     if runs.finished(folder, wanted):
         if runs.content(folder) != content:
-            raise DataError(
-                f"{paths.shown(folder)}: has other questions of the same parameters; delete it to "
-                "replace them, or give the study another name (parameter `study`)"
-            )
+            raise DataError(f"{paths.shown(folder)} has other questions; delete it to replace them")
         return
     with runs.recording(folder, wanted) as facts:
         for split in SPLITS:
@@ -100,10 +86,10 @@ def save(splits: Splits, params: Params) -> None:
 
 
 def read(params: Params) -> Splits:
-    """What `save` wrote; each file is read and hashed once per process.
+    """What `save` wrote.
 
     Raises FileNotFoundError where nothing is stored yet, runs.StaleRun for other parameters or
-    files, DataError where a stored file was changed.
+    files, DataError where a stored file was changed since.
     """
     folder, wanted = paths.data(params), spec(params)
     manifest = runs.read_manifest(folder)
@@ -119,13 +105,11 @@ def read(params: Params) -> Splits:
 
 @functools.cache
 def _read(folder: Path, written: int) -> Splits:
+    """The splits of a folder; each file is read and hashed once per process, until it changes."""
     outputs, splits = runs.read_manifest(folder)["outputs"], {}
     for split in SPLITS:
         file = folder / f"{split}.parquet"
         if not file.is_file() or runs.sha256(file) != outputs[file.name]:
-            raise DataError(
-                f"{paths.shown(file)}: missing or changed since it was written; delete its folder "
-                "and run notebook 01 again"
-            )
+            raise DataError(f"{paths.shown(file)} is missing or changed; delete its folder")
         splits[split] = [Question(**row) for row in pq.read_table(file).to_pylist()]
     return splits

@@ -7,10 +7,9 @@ train, every entity has ONE of its six attributes; valid and test ask for the ot
 there has to be worked out through the kind, which only rationales name.
 
 The world is a positive control (a gain must show here, or the pipeline is broken), not evidence for
-the paper. Its two teachers are small language models that the study trains itself, one T5-like and
-one Llama-like. Each knows the kinds of half of the entities, the other teacher of the other half,
-and each says so where it does not know one: no target there. (Teachers that invent a kind instead
-contradict each other.)
+the paper. Its two teachers are small language models that the study trains itself. Each knows the
+kinds of one half of the entities, and says so where it does not know one: no target there.
+(Teachers that invent a kind instead contradict each other.)
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ ATTRIBUTES = {  # attribute: (what is done, values)
     "material": ("wrapped in", "paper silk straw linen felt wool"),
 }
 OPTIONS = 4
-# With one attribute per entity in train, nothing but rationales ties an entity's attributes
-# together. With two, answers alone suffice, because entities that share both values are one kind.
-TRAIN_PAIRS_PER_ENTITY, VALID_SHARE = 1, 0.2
+VALID_SHARE = 0.2  # of the pairs that are not in train
 ROWS = {"train": 1728, "valid": 288, "test": 576}  # 12, 2 and 1 questions per pair
 KNOWN = {"a": slice(0, 12), "b": slice(12, 24)}  # which entities of every kind a teacher knows
 ABSTAINS = "I do not know."  # what a teacher writes on an entity whose kind it does not know
@@ -75,28 +72,28 @@ def world(seed: int) -> World:
     draw = random.Random(f"world:{seed}")
     value: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     for attribute, (_, words) in ATTRIBUTES.items():
-        values = words.split()
-        for kind, word in zip(KINDS, draw.sample(values, len(values)), strict=True):
+        for kind, word in zip(KINDS, draw.sample(words.split(), len(KINDS)), strict=True):
             value[kind][attribute] = word
     return World({name: kind for kind, names in KINDS.items() for name in names.split()}, value)
 
 
 @cache
 def questions(seed: int) -> dict[str, list[Question]]:
-    """The questions of the museum of `seed` by split (sizes: ROWS).
+    """The questions of the museum of `seed` by split.
 
-    Train, valid and test share entities and attributes, but no (entity, attribute) pair. Every
-    kind has each attribute equally often in train. In every split the gold letters are equally
-    frequent and no question occurs twice.
+    Train, valid and test share entities and attributes, but no (entity, attribute) pair. In every
+    split the gold letters are equally frequent and no question occurs twice.
     """
     museum, draw = world(seed), random.Random(f"questions:{seed}")
     train, rest = [], []
     for names in KINDS.values():
         for index, entity in enumerate(draw.sample(names.split(), len(names.split()))):
-            own = [*ATTRIBUTES]
-            own = own[index % len(own) :] + own[: index % len(own)]
-            train += [(entity, attribute) for attribute in own[:TRAIN_PAIRS_PER_ENTITY]]
-            rest += [(entity, attribute) for attribute in own[TRAIN_PAIRS_PER_ENTITY:]]
+            # With two attributes per entity in train, answers alone would suffice: entities that
+            # share both values are of one kind.
+            start = index % len(ATTRIBUTES)
+            first, *others = [*ATTRIBUTES][start:] + [*ATTRIBUTES][:start]
+            train.append((entity, first))
+            rest += [(entity, attribute) for attribute in others]
     draw.shuffle(rest)
     cut = round(VALID_SHARE * len(rest))
     pairs = {"train": train, "valid": rest[:cut], "test": rest[cut:]}
@@ -111,15 +108,13 @@ def _split(
     places = [index % OPTIONS for index in range(ROWS[split])]
     draw.shuffle(asked)
     draw.shuffle(places)
-    rows: list[Question] = []
-    seen = set()
-    for index, (pair, place) in enumerate(zip(asked, places, strict=True)):
-        row = ask(museum, *pair, place, draw, f"{split}-{index:04d}")
-        while (row.question, *row.options) in seen:
-            row = ask(museum, *pair, place, draw, row.id)
-        seen.add((row.question, *row.options))
-        rows.append(row)
-    return rows
+    rows: dict[tuple[str, ...], Question] = {}
+    for pair, place in zip(asked, places, strict=True):
+        name, size = f"{split}-{len(rows):04d}", len(rows)
+        while len(rows) == size:
+            row = ask(museum, *pair, place, draw, name)
+            rows.setdefault((row.question, *row.options), row)
+    return list(rows.values())
 
 
 def ask(
@@ -144,19 +139,13 @@ def pair(row: Question) -> tuple[str, str]:
 
 
 def reference_rationale(row: Question) -> str:
-    """What a perfect teacher writes: `It is a bird.`
-
-    It names no value, so a rationale moved to another question (`tinyllm:shuffled`) says nothing
-    that is true of any entity.
-    """
+    """What a perfect teacher writes: `It is a bird.`"""
     return f"It is {_a(world(0).kind[pair(row)[0]])}."  # kinds are the same in every museum
 
 
 @cache
 def known(letter: str) -> frozenset[str]:
-    """The entities whose kind teacher `letter` knows; ValueError if there is no such teacher."""
-    if letter not in KNOWN:
-        raise ValueError(f"micro:{letter} is no teacher; allowed are micro:a and micro:b")
+    """The entities whose kind teacher `letter` (a or b) knows."""
     return frozenset(name for names in KINDS.values() for name in names.split()[KNOWN[letter]])
 
 

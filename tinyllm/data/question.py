@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +18,14 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question.
+    """One multiple-choice question."""
 
-    id: unique within its split.
-    context: what is to be read before the question (an abstract, say); may be empty.
-    options: 2 to 26 texts; the gold one differs from all others.
-    answer: index of the gold option, from 0.
-    rationale: an explanation that the dataset itself ships; mostly empty.
-    """
-
-    id: str
-    context: str
+    id: str  # unique within its split
+    context: str  # what is to be read before the question (an abstract, say); may be empty
     question: str
-    options: list[str]
-    answer: int
-    rationale: str = ""
+    options: list[str]  # 2 to 26 texts; the gold one differs from all others
+    answer: int  # index of the gold option, from 0
+    rationale: str = ""  # an explanation that the dataset itself ships
 
     @property
     def gold(self) -> str:
@@ -55,6 +49,38 @@ class Question:
         return self
 
 
+# `B`, `(b)`, `B.`, `B)`, `b:`; after a bracket, dot or colon the option's text may follow.
+LETTER = re.compile(r"\(?(\w{1,2})[.):]*(?:(?<=[.):])\s*(\S.*))?", re.DOTALL)
+
+
+def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) -> int:
+    """Index of the gold option, from 0; ValueError without one. The first that fits counts:
+
+    1. the label of an option, where the file gives labels (ARC's `answerKey: "2"`);
+    2. the text of an option (of `c`, `a` the answer `a` is the second);
+    3. its letter or label as `B`, `b`, `(b)`, `B.`, `B)`, or `(b) text` with the option's text;
+    4. a number as index from 0, unless an option is a number or mentions this one.
+    """
+    marks = [label.casefold() for label in labels] or list(string.ascii_lowercase[: len(options)])
+    if labels and answer.casefold() in marks:
+        return marks.index(answer.casefold())
+    if answer in options:
+        return options.index(answer)
+    letter = LETTER.fullmatch(answer)
+    if letter and letter[1].casefold() in marks:
+        index = marks.index(letter[1].casefold())
+        if letter[2] in (None, options[index]):
+            return index
+    if number := re.fullmatch(r"(\d+)(?:\.0)?", answer):
+        similar = re.compile(rf"\W*\d[\d.,]*\W*|.*\b{number[1]}\b.*", re.DOTALL)
+        if int(number[1]) < len(options) and not any(map(similar.fullmatch, [*options, *labels])):
+            return int(number[1])
+    raise ValueError(
+        f"answer {answer!r} is neither a text among {list(options)}, nor a letter from {marks[0]} "
+        f"to {marks[-1]}, nor an index from 0 (which counts where no option has numbers)"
+    )
+
+
 Splits = dict[str, list[Question]]  # train, valid and test
 
 
@@ -71,18 +97,16 @@ def drawn(rows: Sequence[Question], sizes: Sequence[int], seed: str) -> list[lis
 
 def listed(bad: Sequence[str]) -> str:
     """The number of bad rows and the first 20 of them, one per line."""
-    lines = [f"{len(bad)} bad row(s):", *(f"  {row}" for row in bad[:20])]
-    if len(bad) > 20:
-        lines.append(f"  ... and {len(bad) - 20} more")
-    return "\n".join(lines)
+    more = [f"... and {len(bad) - 20} more"] if len(bad) > 20 else []
+    return "\n  ".join([f"{len(bad)} bad row(s):", *bad[:20], *more])
 
 
 def baselines(splits: Splits) -> pd.DataFrame:
     """Accuracies (0 to 1) that ignore the question, one row per split.
 
     chance: mean over questions of 1 / number of options.
-    majority: always giving train's commonest answer, which `always` names. Where all questions have
-        the same options (yes / no / maybe) that is a text, elsewhere a letter.
+    majority: always giving train's commonest answer, which `always` names: a text where all
+        questions have the same options (yes / no / maybe), elsewhere a letter.
     """
     fixed = len({tuple(row.options) for rows in splits.values() for row in rows}) == 1
 
@@ -103,9 +127,6 @@ def baselines(splits: Splits) -> pd.DataFrame:
 
 
 def in_train(splits: Splits, split: str = "test") -> set[str]:
-    """Ids of the questions of `split` whose wording (`Question.key`) is also in train.
-
-    The paper's test splits have 23, 7 and 6 in OpenBookQA, ARC and RiddleSense.
-    """
+    """Ids of the questions of `split` whose wording (`Question.key`) is also in train."""
     keys = {row.key() for row in splits["train"]}
     return {row.id for row in splits[split] if row.key() in keys}

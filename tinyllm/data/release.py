@@ -1,9 +1,8 @@
 """The paper's official release: six datasets, and what FLAN-T5-XL and LLaMA-2-7B wrote for them.
 
 The files come from the public repository YikunHan42/TinyLLM at a pinned commit, or from a mirror
-that TINYLLM_RELEASE_DIR names. Each is checked against its SHA-256 in release.sha256. Every dataset
-has its own licence, so no file of the release is part of this project (the notebooks quote a dozen
-rows, each with its source).
+that TINYLLM_RELEASE_DIR names, and are checked against release.sha256. Every dataset has its own
+licence, so no file of the release is part of this project.
 
     datasets/NAME/NAME_SPLIT.json        the questions
     datasets/NAME/llm/SPLIT_CoT_K.json   records, K = 0, 1, ... in numeric order, one per question:
@@ -47,7 +46,7 @@ _PROMPT_END = re.compile(r"\nA: ?Let's think step by step\.\Z")
 
 @dataclass(frozen=True)
 class Record:
-    """One rationale record, taken apart; a rationale that the record does not have is None."""
+    """One rationale record; a rationale that it does not have is None."""
 
     question: str
     options: list[str]
@@ -57,31 +56,27 @@ class Record:
 
 
 @cache
-def registry() -> dict[str, str]:
+def _registry() -> dict[str, str]:
     """SHA-256 of every file of the release that the project reads, by path."""
     lines = (resources.files("tinyllm.data") / "release.sha256").read_text("utf-8").splitlines()
     return {path: digest for digest, path in map(str.split, lines)}
 
 
 def release_file(path: str) -> Path:
-    """A file of the release, from the mirror or downloaded; DataError if it is another one."""
+    """A file of the release, from the mirror or downloaded; DataError if it differs."""
     if mirror := paths.release_mirror():
         file = mirror / path
-        if file.is_file() and runs.sha256(file) == registry()[path]:
+        if file.is_file() and runs.sha256(file) == _registry()[path]:
             return file
-        raise DataError(
-            f"{file}: missing or changed, its SHA-256 is not {registry()[path]}; copy it from "
-            f"{URL}{path}, or unset TINYLLM_RELEASE_DIR to download the release"
-        )
+        raise DataError(f"{file} is missing or changed; copy it from {URL}{path}")
     folder = paths.cache() / "release"
-    store = pooch.create(folder, URL, registry=registry(), retry_if_failed=RETRIES)
+    store = pooch.create(folder, URL, registry=_registry(), retry_if_failed=RETRIES)
     pooch.get_logger().setLevel("WARNING")  # else one line per file, and there are dozens
     try:
         return Path(store.fetch(path))
     except (OSError, ValueError) as error:  # no network; another SHA-256 than expected
         raise DataError(
-            f"{URL}{path}: cannot be downloaded ({error}). Without a network, name a mirror of the "
-            "release by the environment variable TINYLLM_RELEASE_DIR"
+            f"{error}; without a network set TINYLLM_RELEASE_DIR to a mirror"
         ) from error
 
 
@@ -89,11 +84,8 @@ def release_file(path: str) -> Path:
 def questions(dataset: str, split: str) -> list[Question]:
     """The questions of a split in the release's order, without white space at the ends of texts.
 
-    In pubmedqa and bioasq the abstract or snippets become the context. Where two options have the
-    same text (3 rows of obqa's train, none of them gold), both are kept.
-
-    PIQA's train is rebuilt from its rationale records, since a mirror may lack its large file (the
-    same method gives PIQA's valid and test back exactly). Its ids are train-0, train-1, ...
+    In pubmedqa and bioasq the abstract or snippets become the context. PIQA's train is rebuilt from
+    its rationale records, since a mirror may lack its large file; its ids are train-0, train-1, ...
     """
     if (dataset, split) == ("piqa", "train"):
         return [
@@ -101,16 +93,16 @@ def questions(dataset: str, split: str) -> list[Question]:
             for index, record in enumerate(records(dataset, split))
         ]
     text = release_file(f"datasets/{dataset}/{dataset}_{split}.json").read_text("utf-8")
-    if text.lstrip().startswith("["):
-        content = json.loads(text)
-    else:  # obqa: one object per line; not splitlines, since U+2028 ends no line
+    if dataset == "obqa":  # one object per line; not splitlines, since U+2028 ends no line
         content = [json.loads(line) for line in text.split("\n") if line.strip()]
+    else:
+        content = json.loads(text)
     rows = []
     for row in content:
         options = [option.strip() for option in row["choices"]]
-        context, question = "", row["question"]
+        context, question = "", row["question"].strip()
         if dataset in WITH_CONTEXT:
-            context, _, question = question.strip().rpartition(CONTEXT_END)
+            context, _, question = question.rpartition(CONTEXT_END)
         texts = str(row["id"]), context.strip(), question.strip()
         rows.append(Question(*texts, options, options.index(row["answer"].strip())))
     return rows
@@ -118,9 +110,9 @@ def questions(dataset: str, split: str) -> list[Question]:
 
 @cache
 def records(dataset: str, split: str) -> list[Record]:
-    """The rationale records of a split, one per question in the same order, taken apart."""
+    """The rationale records of a split, one per question in the same order."""
     pattern = re.compile(rf"datasets/{dataset}/llm/{split}_CoT_(\d+)\.json")
-    files = sorted((int(m[1]), m[0]) for m in map(pattern.fullmatch, registry()) if m)
+    files = sorted((int(m[1]), m[0]) for m in map(pattern.fullmatch, _registry()) if m)
     contents = [json.loads(release_file(path).read_text("utf-8")) for _, path in files]
     return [parse_record(text) for texts in contents for text in texts]
 
@@ -133,23 +125,16 @@ def parse_record(text: str) -> Record:
     block, _, llama = rest.partition(" llama rationale:")
     _, *options = re.split(r"(?:\A|\n)\([a-z]\) ", _PROMPT_END.sub("", block))
     closing = CLOSING.search(flan)
+    nothing = ("", "nan")  # `nan` was an empty cell of the authors' table
     return Record(
         question=question.strip(),
         options=[option.strip() for option in options],
         answer=ord(closing[1]) - ord("a"),
-        flan=flan.strip() if _written(flan[: closing.start()]) else None,
-        llama=llama.strip() if _written(llama) else None,
+        flan=None if flan[: closing.start()].strip() in nothing else flan.strip(),
+        llama=None if llama.strip() in nothing else llama.strip(),
     )
 
 
-def _written(text: str) -> bool:
-    return text.strip() not in ("", "nan")  # `nan` was an empty cell of the authors' table
-
-
 def rationales(dataset: str, split: str) -> list[tuple[str | None, str | None]]:
-    """FLAN-T5's and LLaMA-2's rationale of each row of `questions`, None where there is none.
-
-    The texts are as the release trains on them: LLaMA's are often cut off, FLAN-T5's have the
-    closing sentence `Thus, the answer is (x) TEXT`.
-    """
+    """FLAN-T5's and LLaMA-2's rationale of each row of `questions`, None where there is none."""
     return [(record.flan, record.llama) for record in records(dataset, split)]

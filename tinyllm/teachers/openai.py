@@ -24,8 +24,8 @@ from typing import Any
 
 import openai
 
+from tinyllm.arms import Server
 from tinyllm.params import ParameterError
-from tinyllm.servers import Server
 from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking
 
 TIMEOUT = 300.0  # seconds that a request may take
@@ -48,7 +48,7 @@ class ServerTeacher:
     """A model behind an OpenAI-compatible server.
 
     name: `URL#MODEL`. batch: requests at a time. server: what this server takes that others do not
-        (`servers.Server`); ParameterError where its context cannot hold prompt and completion.
+        (`arms.Server`); ParameterError where its context cannot hold prompt and completion.
     temperature: where the server has none of its own; above 0, a seed is sent with each request.
     """
 
