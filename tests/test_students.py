@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import warnings
 from dataclasses import replace
@@ -87,16 +86,12 @@ def test_every_student_records_its_size_cost_and_curves(params, facts):
     assert sum(t.numel() for t in adapters.values()) == facts.trained_parameters[ADAPTED]
     assert facts.trained_parameters["lora"] == 2 * facts.trained_parameters[ADAPTED] < 0.2 * whole
     assert facts.train_flops["lora"] < 5 * facts.parameters["lora"] * facts.train_tokens["lora"]
-    assert (facts.peak_rss_gb > 0.1).all()
+    assert facts.steps["lora"] == 3 and facts.steps["finetune:x3"] == 9
+    assert facts.train_tokens["finetune:x3"] == 3 * facts.train_tokens["lora"]
     tasks = {"kd:2": {"answer", "options"}, GIBBERISH: {"answer", *params.teachers, "gibberish"}}
     for arm, names in tasks.items():
         history = pd.read_csv(paths.student(params, arm, 0) / "history.csv")
         assert set(history.task[history.metric == "loss"]) == names
-
-
-def test_longer_fine_tuning_makes_so_many_times_the_passes(facts):
-    assert facts.steps["lora"] == 3 and facts.steps["finetune:x3"] == 9
-    assert facts.train_tokens["finetune:x3"] == 3 * facts.train_tokens["lora"]
 
 
 def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
@@ -111,9 +106,7 @@ def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
     assert len(results.collect(chosen)[0]) == 24 and len(results.store(chosen)) == 2
     random, auto = (runs.read_manifest(paths.student(chosen, arm, 0)) for arm in arms_of)
     assert random["spec"]["tasks"][1][::2] == ["routed", 1.5] and random["facts"]["steps"] == 6
-    shares = re.findall(r"(\d+)%", random["facts"]["chosen"])
-    assert len(shares) == 2 and 99 <= sum(map(int, shares)) <= 101
-    assert len(auto["facts"]["final_alpha"]) == 2
+    assert random["facts"]["chosen"].count("%") == len(auto["facts"]["final_alpha"]) == 2
     assert list(results.facts("routed")["teachers"]) == [2, 2]
     with pytest.raises(runs.StaleRun, match="alpha"):
         results.collect(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
@@ -143,17 +136,13 @@ def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params):
 def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(folder, monkeypatch):
     drawn = study(folder, study="drawn", samples=2, temperature=1.0, arms=["tinyllm", "finetune"])
     assert run.spec(drawn, "tinyllm", 0)["learn_sample"] == "each-epoch"
-    one = study(folder, study="drawn", temperature=1.0, arms=["tinyllm"])
-    for spec in (run.spec(one, "tinyllm", 0), run.spec(drawn, "finetune", 0)):
-        assert not {"samples", "learn_sample", "temperature"} & set(spec)
-    texts = [targets.arm_texts(drawn, arms.resolve("tinyllm:gibberish", drawn.teachers),
-             data.read(drawn)["train"], 0, number) for number in (0, 1, 0)]  # fmt: skip
-    assert texts[0] == texts[2]
+    assert not {"samples", "learn_sample", "temperature"} & set(run.spec(drawn, "finetune", 0))
+    arm, train = arms.resolve("tinyllm:gibberish", drawn.teachers), data.read(drawn)["train"]
+    texts = [targets.arm_texts(drawn, arm, train, 0, number) for number in (0, 1)]
     assert all(texts[0][teacher] != texts[1][teacher] for teacher in texts[0])
     spy = Mock(side_effect=student.train)
     monkeypatch.setattr(student, "train", spy)
-    facts = runs.read_manifest(run.train_one(drawn, "tinyllm", 0))["facts"]
-    assert facts["targets"][drawn.teachers[0]] == len(texts[0][drawn.teachers[0]])
+    run.train_one(drawn, "tinyllm", 0)
     run.train_one(drawn, "finetune", 0)
     run.train_one(drawn.model_copy(update={"learn_sample": "agreeing"}), "tinyllm", 1)
     assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1, 1]
@@ -277,11 +266,10 @@ def test_weights_are_kept_only_where_asked(params):
 
 
 def test_out_of_memory_in_training_says_what_to_lower(params, monkeypatch):
-    kinds = torch.OutOfMemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    for error in kinds:
-        monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))
-        with pytest.raises(MemoryError, match=r"batch_size \(now 16\) .*checkpointing: true"):
-            run.train_one(params, "finetune", 9)
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))
+    with pytest.raises(MemoryError, match=r"batch_size \(now 16\) .*checkpointing: true"):
+        run.train_one(params, "finetune", 9)
 
 
 @pytest.fixture
@@ -312,9 +300,7 @@ def test_a_decoder_only_student_is_trained_scored_and_saved(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         run.train_all(params)
-    rows, history, _ = outcome(params, "tinyllm")
-    losses = [line.split(",")[-1] for line in history.split("\n") if ",answer,loss," in line]
-    assert float(losses[-1]) < float(losses[0])
+    rows, *_ = outcome(params, "tinyllm")
     model, encoding = student.load_student(params, "tinyllm", 0)
     again = score.score_options(model, encoding, data.read(params)["test"])
     assert [row["choice"] for row in again] == rows.choice.tolist()
