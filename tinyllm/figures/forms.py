@@ -7,7 +7,6 @@ Units are percentage points. `style.save` writes a figure with its numbers and i
 from __future__ import annotations
 
 import textwrap
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -55,19 +54,16 @@ def sample(part: pd.DataFrame) -> str:
     return f"n = {part['n'].max()}, {seeds}"
 
 
-def differences(
-    table: pd.DataFrame, title: str, best: str | None = None, width: float = PAGE
-) -> Drawing:
+def differences(table: pd.DataFrame, title: str, best: str | None = None) -> Drawing:
     """Differences of arms from fine-tuning: one panel per dataset, one row per arm.
 
     table: of `paired.compare`, one student. Filled points are better or worse (`verdict`), hollow
         ones are not. Grey band: the margin of equivalence.
-    best: the single-teacher arm that is green (`summary.best_single`).
+    best: see `style.look`.
     """
     datasets, arms = style.datasets_in_order(table["dataset"]), style.in_order(table["arm"])
-    figure, axes = style.grid(
-        len(datasets), len(datasets), width, 1 + 0.19 * len(arms), sharex=True, sharey=True
-    )
+    count, height = len(datasets), 1 + 0.19 * len(arms)
+    figure, axes = style.grid(count, count, PAGE, height, sharex=True, sharey=True)
     for axis, dataset in zip(axes, datasets, strict=True):
         part = table[table["dataset"] == dataset]
         estimates(axis, part, "difference", arms, best)
@@ -75,46 +71,33 @@ def differences(
         axis.axvline(0, color=INK, linewidth=0.8, zorder=0)
         name = style.dataset_name(dataset)
         name += f" of {part['datasets'].max()}" if dataset == "mean" else ""
-        text = sample(part) if width / len(datasets) > 1 else sample(part).replace(", ", "\n")
+        text = sample(part) if PAGE / count > 1 else sample(part).replace(", ", "\n")
         axis.set_title(f"{name}\n{text}")
     figure.suptitle(title, x=0.01, ha="left", fontsize=style.TEXT + 1)
     figure.supxlabel("accuracy minus fine-tuning, points", fontsize=style.TEXT)
     return figure
 
 
-def learning_curves(
-    history: pd.DataFrame, metric: str = "accuracy", columns: int = 4, width: float = PAGE
-) -> Drawing:
-    """Accuracy on valid (or loss on train) against steps: one panel per arm.
+def learning_curves(history: pd.DataFrame) -> Drawing:
+    """Accuracy on valid against steps: one panel per trained arm.
 
-    history: of `results.collect`. Thin: seeds; thick: their mean; pale: fine-tuning's mean, in
-        every panel. With metric "loss" each task has a line style; the loss of `options`, a
-        distribution, is left out.
+    history: of `results.collect`. Thin: seeds; thick: their mean; pale: fine-tuning's mean.
     """
-    rows = history[(history["metric"] == metric) & (history["task"] != "options")]
-    if rows.empty:
-        raise ValueError(f"column 'metric': there is no {metric!r}; is this a student's history?")
+    rows = history[history["metric"] == "accuracy"]
     rows = rows[rows.groupby("arm")["step"].transform("nunique") > 1]  # trained arms
-    rows = rows.assign(value=rows["value"] * (100 if metric == "accuracy" else 1))
+    rows = rows.assign(value=100 * rows["value"])
+    means = rows.groupby(["arm", "step"])["value"].mean()
     arms = style.in_order(rows["arm"])
-    base = rows[(rows["arm"] == "finetune") & (rows["task"] == "answer")]
-    base = base.groupby("step")["value"].mean()
-    figure, axes = style.grid(len(arms), columns, width, 1.15, sharex=True, sharey=True)
+    figure, axes = style.grid(len(arms), 4, PAGE, 1.15, sharex=True, sharey=True)
     for axis, arm in zip(axes, arms, strict=True):
-        look = style.look(arm) | {"marker": ""}
-        if arm != "finetune":
-            axis.plot(base.index, base, color=PALE, linewidth=3, solid_capstyle="round")
-        tasks = rows[rows["arm"] == arm].groupby("task", sort=False)
-        for dash, (_, lines) in zip(cycle(("-", "--", ":", "-.")), tasks, strict=False):
-            look["linestyle"] = dash
-            for _, seed in lines.groupby("seed"):
-                axis.plot(seed["step"], seed["value"], **look, lw=0.4, alpha=0.6)
-            mean = lines.groupby("step")["value"].mean()
-            axis.plot(mean.index, mean, **look, lw=1.4)
-        letters = int(width / columns * 72 / 4.5)
-        axis.set_title(textwrap.fill(style.arm_name(arm), letters), fontsize=style.SMALL)
+        look = style.look(arm) | {"marker": "", "linestyle": "-"}
+        if arm != "finetune" and "finetune" in arms:
+            axis.plot(means["finetune"], color=PALE, linewidth=3, solid_capstyle="round")
+        for _, seed in rows[rows["arm"] == arm].groupby("seed"):
+            axis.plot(seed["step"], seed["value"], **look, lw=0.4, alpha=0.6)
+        axis.plot(means[arm], **look, lw=1.4)
+        axis.set_title(textwrap.fill(style.arm_name(arm), 22), fontsize=style.SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    name = "accuracy on valid, %" if metric == "accuracy" else "loss, nats per token"
     figure.supxlabel("optimiser step", fontsize=style.TEXT)
-    figure.supylabel(name, fontsize=style.TEXT)
+    figure.supylabel("accuracy on valid, %", fontsize=style.TEXT)
     return figure

@@ -27,7 +27,7 @@ INK, GREY, PALE = "#333333", "#7F7F7F", "#E4E4E4"
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # fine-tuning, TinyLLM, best teacher
 TEXT, SMALL = 7.5, 7  # points, at the width that a figure is made for
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same on every machine
+    "font.family": "DejaVu Sans",
     "text.hinting": "none",  # so that text is as wide at every resolution
     **dict.fromkeys(("font.size", "axes.labelsize"), TEXT),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), SMALL),
@@ -82,7 +82,6 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"tinyllm:(shuffled|scrambled)", "TinyLLM, {}", "D"),
     (r"tinyllm:gibberish", "TinyLLM and gibberish", "D"),
     (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{} itself, {}-shot", "*"),
-    (r"(.*)", "{}", "."),
 )
 DASHES = {"s": "-.", "o": "-", "^": "--"}  # by marker
 
@@ -121,11 +120,11 @@ def _arm(arm: str) -> tuple[int, str, str]:
         if match := re.fullmatch(pattern, method):
             words = [TEACHERS.get(word, word) for word in match.groups()]
             return place, name.format(*words) + more + (", LoRA" if lora else ""), marker
-    raise AssertionError(arm)  # the last pattern takes any
+    return len(ARMS), arm, "."
 
 
 def arm_name(arm: str) -> str:
-    """An arm as people read it: `finetune:x3` is "fine-tuning, 3x epochs"; unknown ones as is."""
+    """An arm as people read it; unknown ones as they are."""
     return _arm(arm)[1]
 
 
@@ -146,10 +145,7 @@ def datasets_in_order(datasets: Iterable[str]) -> list[str]:
 
 
 def look(arm: str, best: str | None = None) -> dict:
-    """color, marker and linestyle of an arm.
-
-    best: the single-teacher arm (`dss:...`) that is drawn in green; the other arms are grey.
-    """
+    """color, marker and linestyle of an arm; best: the single-teacher arm that is green."""
     colors = {best: GREEN, "finetune": BLUE, "tinyllm": VERMILLION}
     color = BLUE if arm.startswith("finetune:x") else colors.get(arm, GREY)
     marker = _arm(arm)[2]
@@ -165,18 +161,15 @@ def _laid_out(figure: Figure) -> None:
 
 
 def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figure:
-    """Write NAME.png, NAME.pdf, NAME.csv (the numbers that are drawn) and NAME.caption.md.
-
-    They go to the figures folder of `paths`. Returns the figure, so that a notebook shows it.
-    """
+    """Write NAME.png, NAME.pdf, NAME.csv (the numbers) and NAME.caption.md; returns the figure."""
     folder = paths.figures()
     folder.mkdir(parents=True, exist_ok=True)
     _laid_out(figure)
     for kind, metadata in METADATA.items():
         figure.savefig(folder / f"{name}.{kind}", metadata=metadata)
-    lists = [name for name in numbers if numbers[name].map(type).eq(list).any()]
-    texts = {n: [" ".join(f"{item:.6g}" for item in row) for row in numbers[n]] for n in lists}
-    numbers = numbers.assign(**texts)
+    numbers = numbers.map(
+        lambda cell: " ".join(f"{x:.6g}" for x in cell) if isinstance(cell, list) else cell
+    )
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (folder / f"{name}.caption.md").write_text(caption.strip() + "\n", encoding="utf-8")
     return figure
