@@ -79,13 +79,9 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     try:
         with open(temporary, "wb") as stream:
             torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
     except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
         temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"{paths.shown(file)}: cannot be written ({error}); free some space and run this again"
-        ) from error
+        raise OSError(f"{paths.shown(file)}: cannot be written: {error}") from error
     os.replace(temporary, file)
 
 

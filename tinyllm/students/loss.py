@@ -6,9 +6,9 @@ so a long rationale does not outweigh the answer. In one forward call per batch 
 once over the distinct inputs of all tasks, the decoder one task at a time, and the vocabulary is
 projected to at targets only.
 
-In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, of running means that pass no gradient. So
-weighs homoscedastic uncertainty (Kendall et al. 2018) where each uncertainty is at its optimum
-(Kirchdorfer et al. 2024, arXiv 2408.07985), if the answer's weight is set to 1.
+In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, of running means that pass no gradient: the
+optimum of homoscedastic uncertainty (Kendall et al. 2018; Kirchdorfer et al. 2024, arXiv
+2408.07985) with the answer's weight set to 1.
 """
 
 from __future__ import annotations
@@ -48,8 +48,15 @@ class MultiTask(nn.Module):
                 continue
             labels = batch[f"labels_{t}"]
             wanted = labels != IGNORED
-            with projecting_only(self.model, wanted):
-                logits = self._logits(t, states, batch)
+            if states is None:
+                inputs = {"input_ids": batch[f"input_{t}"], "attention_mask": batch[f"mask_{t}"]}
+            else:
+                at = batch[f"rows_{t}"]
+                inputs = {"encoder_outputs": BaseModelOutput(states[at])}
+                inputs["attention_mask"] = batch["attention_mask"][at]
+                inputs["decoder_input_ids"] = batch[f"decoder_{t}"]
+            with projecting_only(self.model, wanted):  # logits: [targets, vocabulary]
+                logits = self.model(**inputs, use_cache=False).logits
             losses = token_losses(logits, labels[wanted])
             if f"sizes_{t}" in batch:
                 target, sizes = batch[f"probabilities_{t}"], batch[f"sizes_{t}"].tolist()
@@ -57,21 +64,6 @@ class MultiTask(nn.Module):
             else:
                 sums.append(losses.sum())
         return torch.stack(sums)
-
-    def _logits(
-        self, t: int, states: torch.Tensor | None, batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Logits at the positions of task t that have a target: [targets, vocabulary]."""
-        if states is None:
-            ids, mask = batch[f"input_{t}"], batch[f"mask_{t}"]
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        at = batch[f"rows_{t}"]
-        return self.model(
-            encoder_outputs=BaseModelOutput(states[at]),
-            attention_mask=batch["attention_mask"][at],
-            decoder_input_ids=batch[f"decoder_{t}"],
-            use_cache=False,
-        ).logits
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -183,9 +183,8 @@ def _fit(
 def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> dict[str, Any]:
     """Sizes, work and memory, for a manifest.
 
-    Floating-point operations per token and parameter: 2 forward, 2 for the gradient of the
-    activations, 2 for that of a trained parameter (Kaplan et al. 2020, section 2.1). Memory is the
-    process's highest so far, which may have trained other students before.
+    FLOPs per token and parameter: 2 forward, 2 for the gradient of the activations, 2 for that of a
+    trained parameter (Kaplan et al. 2020, section 2.1). Memory is the process's highest so far.
     """
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if state.step else 0
@@ -202,12 +201,9 @@ def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> di
         "computed_in": load.precision_name(params.precision),
         "attention_dropout": load.attention_dropout(model),
         "curve": params.curve,
-        "versions": {
-            "train": TRAIN_VERSION,
-            "score": score.SCORE_VERSION,
-            "prompt": prompts.PROMPT_VERSION,
-        },
     }
+    versions = {"train": TRAIN_VERSION, "score": score.SCORE_VERSION}
+    facts["versions"] = versions | {"prompt": prompts.PROMPT_VERSION}
     if torch.cuda.is_available():
         facts["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
     return facts

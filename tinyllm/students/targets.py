@@ -33,9 +33,8 @@ class Task:
     """One thing a student learns: the answer, a teacher's rationales, or how likely options are.
 
     name: `answer`, `options`, `routed` (the rationale of the teacher chosen for a question) or the
-        teacher's URI. weight: 1 for the answer, alpha for a teacher (the mean alpha where one is
-        chosen), T^2 for `options`. auto: the weight is only the first one (`students/loss.py`).
-    temperature: T, of `options` only.
+        teacher's URI. weight: 1 for the answer, alpha for a teacher, T^2 for `options`.
+    temperature: T, of `options` only. auto: the weight is only the first one (`students/loss.py`).
     """
 
     name: str

@@ -97,7 +97,9 @@ def train(
             epoch = state.step // per_epoch
             rows = samples[epoch % len(samples)]
             groups = steps_of_epoch([row["lengths"] for row in rows], per_step, seed, epoch)
-        seed_dropout(seed, state.step, accelerator.process_index)
+        # Each step and process has its own random numbers, so that a resumed run draws the same.
+        entropy = np.random.SeedSequence((seed, state.step, accelerator.process_index))
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
         module.train()
         batches = share_of(accelerator, groups[state.step % per_epoch], rows, collator, params)
         counts = accelerator.reduce(sum(batch["counts"] for batch in batches), "sum")
@@ -140,11 +142,6 @@ def train(
     accelerator.wait_for_everyone()
     checkpoint.load_best(folder, state, model)
     return state
-
-
-def seed_dropout(seed: int, step: int, process: int) -> None:
-    """Give each step and process its own random numbers, so that a resumed run draws the same."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
 
 
 def share_of(
