@@ -1,4 +1,4 @@
-"""House style: sizes, colours, names and order of arms and datasets, and `save`.
+"""House style: sizes, colours, names and order of arms and datasets; shared plot forms; `save`.
 
 Three arms are in colour (Okabe and Ito's palette), the others grey; marker and line style tell arms
 apart without colour. The same numbers give the same bytes: no dates, matplotlib's own font.
@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from PIL import Image
 
@@ -152,6 +155,42 @@ def look(arm: str, best: str | None = None) -> dict:
     if marker == "^" and best not in (None, arm):
         marker = ">"  # another single teacher
     return {"color": color, "marker": marker, "linestyle": DASHES.get(marker, ":")}
+
+
+def interval(axis: Axes, x, y, low, high, across: bool = False, **how) -> None:
+    """Points with intervals, along x where `across`; `how` is for Axes.errorbar."""
+    middle = np.asarray(x if across else y, dtype=float)
+    ends = np.clip([middle - low, high - middle], 0, None).reshape(2, -1)
+    how = {"linestyle": "none", "elinewidth": 1.3, "capsize": 0, **how}
+    axis.errorbar(x, y, **{"xerr" if across else "yerr": ends}, **how)
+
+
+def estimates(axis: Axes, table: pd.DataFrame, value: str, arms: list[str], best=None) -> None:
+    """One row per arm from the top: its estimate with interval, and its seeds as dots below.
+
+    table: one row per arm: arm, `value`, low, high, by_seed, as fractions of 1. Where it has a
+        `verdict`, only points that are better or worse are filled. best: see `look`.
+    """
+    for line in table.to_dict("records"):
+        row = len(arms) - 1 - arms.index(line["arm"])
+        how = look(line["arm"], best) | {"linestyle": "none"}
+        if line.get("verdict", "better") not in ("better", "worse"):
+            how["mfc"] = "white"
+        x, low, high = (100 * line[name] for name in (value, "low", "high"))
+        interval(axis, x, row, low, high, across=True, **how)
+        seeds = 100 * np.asarray(line["by_seed"], dtype=float)
+        axis.plot(seeds, [row - 0.3] * len(seeds), ".", color=GREY, ms=2.5)
+    axis.set_ylim(-0.6, len(arms) - 0.4)
+    axis.set_yticks(range(len(arms)), [arm_name(arm) for arm in arms[::-1]])
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def sample(part: pd.DataFrame) -> str:
+    """Questions and seeds of a panel, as its title gives them: `n = 500, 3 seeds`."""
+    low, high = part["seeds"].min(), part["seeds"].max()
+    seeds = f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''}"
+    return f"n = {part['n'].max()}, {seeds}"
 
 
 def _laid_out(figure: Figure) -> None:
