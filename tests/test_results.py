@@ -131,7 +131,6 @@ def test_students_of_other_parameters_are_refused(folders):
     ):
         with pytest.raises(runs.StaleRun, match=words):
             results.store(with_(**changes))
-    assert results.stored().empty
     # What a notebook does not name is not compared.
     names = set(VALUES) - {"lr", "alpha"}
     rows, _ = results.collect(Params.checked(**{name: VALUES[name] for name in names}))

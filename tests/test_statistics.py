@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as distributions
 from simulated import answers, notebook, predictions
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from tinyllm.evaluation import accuracy, paired, results, summary
 
@@ -80,15 +79,6 @@ def test_calibration_agrees_with_bins_worked_by_hand():
     # bin (0.6, 0.7]: accuracy 1, confidence 0.65; bin (0.9, 1]: accuracy 0.5, confidence 0.95
     assert confidence == pytest.approx(0.8)
     assert ece == pytest.approx(0.5 * 0.45 + 0.5 * 0.35)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_mcnemar_agrees_with_statsmodels(pairs):
-    ours, theirs = zip(*pairs, strict=True)
-    won, lost, p = paired.mcnemar(ours, theirs)
-    both = sum(a and b for a, b in pairs)
-    table = [[both, won], [lost, len(pairs) - both - won - lost]]
-    assert p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
 
 
 def test_holm_agrees_with_the_procedure_worked_by_hand():
@@ -178,7 +168,7 @@ def test_properties_of_every_paired_difference(rows):
     assert one["low"] - 1e-6 <= one["difference"] <= one["high"] + 1e-6 and 0 < one["p"] <= 1
     assert one["difference"] == pytest.approx(-two["difference"])
     assert (one["low"], one["high"]) == pytest.approx((-two["high"], -two["low"]), abs=1e-6)
-    assert (one["p"], one["won"]) == (two["p"], two["lost"])
+    assert one["p"] == two["p"]
     assert one["difference"] == pytest.approx(np.mean(one["by_seed"]))
     same = paired.paired(frame, "tinyllm", "tinyllm")
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
@@ -215,7 +205,7 @@ def test_a_few_questions_that_all_agree_show_little():
     many = paired.paired(two_arms([[1] * 200] * 4), "tinyllm", "finetune")
     assert paired.verdict(few) == "inconclusive" and paired.verdict(many) == "equivalent"
     six = paired.paired(two_arms([[1] * 6, [0] * 6]), "tinyllm", "finetune")
-    assert (six["difference"], six["p"]) == (1, pytest.approx(six["mcnemar_p"]))  # the sign test
+    assert (six["difference"], six["p"]) == (1, pytest.approx(2 / 2**6))  # the sign test
 
 
 def test_the_verdict_on_a_row():

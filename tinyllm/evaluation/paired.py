@@ -122,9 +122,7 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
     Keys: arm, baseline, n, seeds (of the dataset that has the fewest), accuracy, baseline_accuracy,
     difference, low, high, se, df, p (two-sided; never below the sign test's of n questions that all
     agree); smallest, the true difference that this test detects with 80% power; by_seed (each
-    seed's difference, where both arms have the same seeds); won and lost (questions that only the
-    arm, only the baseline has right by the majority of seeds) and mcnemar_p, the exact test on
-    them, which takes the trained students as given.
+    seed's difference, where both arms have the same seeds).
     Raises ValueError where an arm is missing, or where they answered different questions.
     """
     sides = []
@@ -141,8 +139,6 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
             raise ValueError(f"column 'id': {odd[0]!r} is scored for only one of the arms")
     one = mean([estimate(mine, -other) for mine, other in both])
     gaps = [mine - other for mine, other in both if mine.index.equals(other.index)]
-    right = [np.concatenate([table.mean() > 0.5 for table in side.values()]) for side in sides]
-    won, lost, exact = mcnemar(*right)
     means = [np.mean([table.to_numpy().mean() for table in side.values()]) for side in sides]
     return {
         **{"arm": arm, "baseline": baseline, "n": one.n},
@@ -150,16 +146,7 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
         **{"accuracy": float(means[0]), "baseline_accuracy": float(means[1])},
         **{"difference": one.value, **interval(one)},
         "by_seed": _by_seed(gaps) if len(gaps) == len(both) else [],
-        **{"won": won, "lost": lost, "mcnemar_p": exact},
     }
-
-
-def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, float]:
-    """Exact McNemar test on answers to the same questions: (only ours right, only theirs, p)."""
-    ours, theirs = np.asarray(ours, dtype=bool), np.asarray(theirs, dtype=bool)
-    won, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return won, lost, p
 
 
 def singles(arms: Sequence[str]) -> list[str]:

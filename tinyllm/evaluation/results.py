@@ -163,12 +163,14 @@ def restore(params: Params) -> list[Path]:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a student's folder, without weights: written beside, then renamed."""
-    new = target.with_name(f".{target.name}-{os.getpid()}")
+    new, old = (target.with_name(f".{target.name}.{name}-{os.getpid()}") for name in ("new", "old"))
     new.mkdir(parents=True, exist_ok=True)
     for name in (PREDICTIONS, HISTORY, runs.MANIFEST):
         shutil.copy2(source / name, new / name)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def store_teachers(params: Params, answers: pd.DataFrame) -> None:

@@ -91,7 +91,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             state = State(**content["state"])
-            if state.best_step and not (folder / f"best-{state.best_step:06d}.pt").exists():
+            if not (folder / f"best-{state.best_step:06d}.pt").exists():
                 raise ValueError(f"the weights of step {state.best_step} are missing")
         except Exception as error:  # torch raises many kinds for a damaged file
             warnings.warn(

@@ -91,34 +91,26 @@ def make(
     """Train one student, score it on test, and write its files; returns facts for its manifest.
 
     first: False in all but one of several processes, which writes for all.
-    Raises FloatingPointError on a loss that is not finite, MemoryError where memory runs out.
+    Raises FloatingPointError on a loss that is not finite.
     """
     splits, batch = data.read(params), min(score.BATCH, params.batch_size)
-    try:
-        model, encoding = untrained(params, arm, seed)
+    model, encoding = untrained(params, arm, seed)
 
-        def valid() -> float:
-            rows = score.score_options(model, encoding, splits["valid"], batch=batch)
-            return score.accuracy(rows)
+    def valid() -> float:
+        rows = score.score_options(model, encoding, splits["valid"], batch=batch)
+        return score.accuracy(rows)
 
-        if arm.trained:
-            state, facts = _fit(params, arm, seed, model, encoding, valid, folder, say)
-        else:
-            model.to(load.device())
-            state = checkpoint.State()
-            state.record(0.0, valid(), {})
-            facts = {"train_seconds": 0.0, "train_questions": 0, "targets": {}}
-        if not first:
-            return {}
-        how = {"max_new_tokens": params.max_new_tokens, "in_train": question.in_train(splits)}
-        rows = score.predict(model, encoding, splits["test"], batch=batch, **how)
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-            raise MemoryError(
-                f"out of memory: lower batch_size (now {params.batch_size}) and raise accumulation "
-                f"(now {params.accumulation}) by the same factor, or set checkpointing: true"
-            ) from error
-        raise
+    if arm.trained:
+        state, facts = _fit(params, arm, seed, model, encoding, valid, folder, say)
+    else:
+        model.to(load.device())
+        state = checkpoint.State()
+        state.record(0.0, valid(), {})
+        facts = {"train_seconds": 0.0, "train_questions": 0, "targets": {}}
+    if not first:
+        return {}
+    how = {"max_new_tokens": params.max_new_tokens, "in_train": question.in_train(splits)}
+    rows = score.predict(model, encoding, splits["test"], batch=batch, **how)
     labels = {"study": params.study, "dataset": params.dataset, "arm": arm.name}
     labels |= {"student": params.student, "seed": seed, "split": "test"}
     predictions.write(pd.DataFrame(labels, index=rows.index).join(rows), folder / PREDICTIONS)
