@@ -58,11 +58,11 @@ def main() -> None:
     modules["bf16, torch's own"] = modules["fp32"]
     steps = [[rows[i] for i in group] for group in groups[1 : asked.steps + 1]]
     batches = [collate(step) for step in steps]
-    ours = loss.TokenLosses.apply
+    ours = loss.token_losses
     seconds: dict[str, list[float]] = {name: [] for name in modules}
     for turn in range(asked.rounds + 1):
         for name, module in modules.items():
-            loss.TokenLosses.apply = plain_losses if "own" in name else ours
+            loss.token_losses = plain_losses if "own" in name else ours
             start = time.process_time()
             for batch in batches:
                 with torch.autocast("cpu", torch.bfloat16, enabled=name != "fp32"):

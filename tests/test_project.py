@@ -36,7 +36,7 @@ def test_every_folder_is_packaged():
 
 def test_commands_statistics_and_figures_do_not_load_torch():
     code = (
-        "import sys; from tinyllm.batch import cli; from tinyllm.figures import forms; "
+        "import sys; from tinyllm.batch import cli; from tinyllm.figures import style; "
         "from tinyllm.evaluation import published, results, summary; results.stored(); "
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )

@@ -49,7 +49,6 @@ def test_z_of_the_780m_gains_is_what_a_careful_reader_finds():
     p, q = 624 / 919, 537 / 919  # 87 questions more
     by_hand = (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / 919)
     assert table.loc["piqa", "z"] == pytest.approx(by_hand)
-    assert list(gains("250M").query("z > 1.96").index) == ["obqa", "arc", "piqa", "riddle"]
 
 
 def test_the_interval_of_a_mean_gain_agrees_with_a_simulation():
@@ -83,14 +82,11 @@ def outcome(claim: dict) -> str:
 
 def test_what_the_published_numbers_say_of_each_claim_follows_from_table_1():
     table = published.read("claims")
-    assert table["claim"].is_unique and (table[["where", "statement", "test"]] != "").all(axis=None)
     for claim in table.to_dict("records"):
         assert claim["published"] == outcome(claim), claim["claim"]
         for name in filter(None, [claim["arm"], claim["baseline_arm"].replace("*", "micro:a")]):
             arms.resolve(name, ["micro:a", "micro:b"])  # raises if there is no such arm
-    known = table.set_index("claim")["published"]
-    assert known["teacher-7B-250M"] == "contradicted"  # the slip in the text
-    assert known["every-780M"] == "inconclusive" and known["gain-780M"] == "holds"
+    assert table.set_index("claim")["published"]["teacher-7B-250M"] == "contradicted"  # a slip
 
 
 def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> dict:
@@ -103,22 +99,17 @@ def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> 
     return {c["claim"]: judge(c, compared) for c in published.read("claims").to_dict("records")}
 
 
-def test_runs_decide_a_claim_by_their_paired_verdict():
-    for ours, baseline, expected in (
-        (0.85, 0.4, "holds"),
-        (0.4, 0.85, "contradicted"),
-        (0.5, 0.5, "inconclusive"),
-    ):
-        outcomes = judged({"tinyllm": ours, "finetune": baseline})
-        assert {outcomes[name] for name in ("gain-80M", "every-80M", "gain-any")} == {expected}
-        assert outcomes["gain-780M"] == outcomes["size-80M"] == "not tested"  # no such student, arm
-
-
-def test_a_claim_that_an_arm_is_worse_is_judged_the_other_way_round():
-    for ours, expected in ((0.4, "holds"), (0.85, "contradicted")):
-        outcomes = judged({"tinyllm": ours, "dss:a": 0.62, "tinyllm:routed-similar": 0.62})
-        assert outcomes["more-teachers"] == outcomes["choosing"] == expected
-        assert outcomes["choice-itself"] == "not tested"
+@pytest.mark.parametrize(
+    ("ours", "others", "expected", "worse"),
+    [(0.85, 0.4, "holds", "contradicted"), (0.4, 0.85, "contradicted", "holds")],
+)
+def test_runs_decide_a_claim_by_their_paired_verdict(ours, others, expected, worse):
+    outcomes = judged({"tinyllm": ours, "finetune": others})
+    assert {outcomes[name] for name in ("gain-80M", "every-80M", "gain-any")} == {expected}
+    assert outcomes["gain-780M"] == "not tested"  # no such student
+    outcomes = judged({"tinyllm": ours, "dss:a": 0.62, "tinyllm:routed-similar": 0.62})
+    assert outcomes["more-teachers"] == outcomes["choosing"] == worse  # claims to be worse
+    assert outcomes["choice-itself"] == "not tested"  # no such arm
 
 
 def test_a_claim_about_six_datasets_is_inconclusive_until_all_are_measured():
@@ -127,8 +118,6 @@ def test_a_claim_about_six_datasets_is_inconclusive_until_all_are_measured():
     worse = judged({"tinyllm": 0.4, "finetune": 0.8}, two)
     assert worse["gain-80M"] == "inconclusive"  # on the mean of six
     assert worse["every-80M"] == "contradicted"  # one is enough
-    other = judged({"tinyllm": 0.8, "finetune": 0.5}, two[:1], "minilm-ed")
-    assert (other["gain-80M"], other["gain-any"]) == ("not tested", "holds")
 
 
 def test_several_teachers_beat_one_if_they_beat_every_single_one():

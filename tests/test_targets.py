@@ -1,9 +1,9 @@
 """What an arm learns: its tasks, texts and distributions, and what the controls keep of them."""
 
+import math
 from collections import Counter
 
 import pytest
-import torch
 from tiny import questions, rationales
 
 from tinyllm import arms
@@ -43,8 +43,6 @@ def written(have):
 def test_a_control_is_drawn_by_its_seed():
     for control in ("tinyllm:shuffled", "tinyllm:scrambled", "tinyllm:gibberish"):
         assert texts(control) == texts(control) != texts(control, seed=1)
-    assert texts("tinyllm:shuffled", sample=1) == texts("tinyllm:shuffled"), "same questions"
-    assert texts("tinyllm:gibberish", sample=1) != texts("tinyllm:gibberish")
 
 
 def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
@@ -58,9 +56,8 @@ def test_scrambled_rationales_keep_words_lengths_and_no_statement():
     for teacher, moved in texts("tinyllm:scrambled").items():
         have, now = written(TEXTS[teacher]), written(moved)
         assert {k: len(v) for k, v in now.items()} == {k: len(v) for k, v in have.items()}
-        for place in range(4):
-            words = [Counter(text[place] for text in texts.values()) for texts in (now, have)]
-            assert words[0] == words[1]
+        words = [Counter(text[3] for text in texts.values()) for texts in (now, have)]
+        assert words[0] == words[1]
         assert sum(now[name] == have[name] for name in have) <= len(have) // 4
 
 
@@ -129,8 +126,6 @@ def test_a_choice_by_quality_takes_whole_texts_that_name_the_gold_option_alone(b
         wrong = next(o for o in row.options if o != row.gold)
         both[A][row.id] = f"It is {wrong}, since"
     assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {B}
-    both[B] = dict.fromkeys(both[B], ABSTAINS)
-    assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {A}
 
 
 def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embeds_once(
@@ -146,15 +141,6 @@ def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embed
     assert choose.choices(Params(), TEACHERS, "similar", 1) == chosen
 
 
-def test_chosen_rationales_are_one_task_with_the_mean_alpha():
-    params = Params.checked(alpha=[0.5, 3.0])
-    learned = targets.tasks(arms.resolve("tinyllm:routed-similar", TEACHERS), params)
-    assert [(task.name, task.prefix, task.weight) for task in learned] == [
-        ("answer", "predict: ", 1.0),
-        ("routed", "explain: ", 1.75),
-    ]
-
-
 def test_a_teacher_keeps_prefix_and_alpha_in_every_arm():
     params = Params.checked(alpha=[0.5, 3.0])
 
@@ -168,13 +154,12 @@ def test_a_teacher_keeps_prefix_and_alpha_in_every_arm():
     assert learned("kd:2") == {"answer": answer, "options": ("predict: ", 4.0)}
     assert learned("tinyllm:gibberish")["gibberish"] == ("rationale 3: ", 1.75)
     assert learned("inference") == {}
+    assert learned("tinyllm:routed-similar") == {"answer": answer, "routed": ("explain: ", 1.75)}
 
 
 def test_kd_learns_the_mean_of_the_teachers_distributions(monkeypatch):
-    scores = [-1.0, -2.0, -4.0]
-    raised = torch.softmax(torch.tensor(scores) / 2.0, 0).tolist()
-    assert targets.distribution(scores, 2.0) == pytest.approx(raised)
-    known = {A: {"q": [0.0, float("-inf")], "r": [0.0, 0.0]}, B: {"q": [0.0, 0.0]}}
+    nine = 2 * math.log(9)  # odds of 9 to 1 become 3 to 1 at temperature 2, and 81 to 1 become 9
+    known = {A: {"q": [nine, 0.0], "r": [0.0, 0.0]}, B: {"q": [0.0, 0.0]}}
     monkeypatch.setattr(ask, "option_scores", lambda params, uri: known[uri])
-    means = targets.arm_options(Params(), arms.resolve("kd:3", TEACHERS))
-    assert means == {"q": [0.75, 0.25], "r": [0.5, 0.5]}  # who did not score r is left out
+    means = targets.arm_options(Params(), arms.resolve("kd:2", TEACHERS))
+    assert means["q"] == pytest.approx([0.7, 0.3]) and means["r"] == [0.5, 0.5]

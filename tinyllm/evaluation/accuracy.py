@@ -1,7 +1,6 @@
 """Right answers as a table of seeds and questions, and Wilson's interval.
 
 Functions take predictions (columns: `students.predictions.SCHEMA`). Accuracies are fractions of 1.
-Seeds answer the same questions, so they are never counted as further questions.
 """
 
 from __future__ import annotations
@@ -41,15 +40,10 @@ def matrix(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
         values = sorted(map(str, rows[name].unique()))
         if len(values) != 1:
             raise ValueError(f"column {name!r}: one value at a time, not {values}; group by it")
-    if (twice := rows.duplicated(["seed", "id"])).any():
-        seed, question = rows.loc[twice, ["seed", "id"]].iloc[0]
-        raise ValueError(f"column 'id': {question!r} is there twice for seed {seed}")
     table = rows[["seed", "id"]].assign(credit=credit(rows, column))
     wide = table.pivot(index="seed", columns="id", values="credit").sort_index(axis=1)
-    if (lacking := wide.isna().to_numpy()).any():
-        row, place = np.argwhere(lacking)[0]
-        question, seed = wide.columns[place], wide.index[row]
-        raise ValueError(f"column {column!r}: no answer to {question!r} for seed {seed}")
+    if lacking := list(wide.columns[wide.isna().any()]):
+        raise ValueError(f"column {column!r}: a seed has no answer to {lacking[0]!r}")
     return wide
 
 

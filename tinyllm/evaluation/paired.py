@@ -8,9 +8,8 @@ variance is
                     Vr = var(rest) / (n S), which is part of both Vq and Vs
 
 (Vq alone where Vs < Vr). Arms of different seeds have a Vs - Vr each. Intervals and tests are
-Student's with Satterthwaite's degrees of freedom: about S - 1 where the noise comes from seeds,
-n - 1 where it comes from questions. With one seed they speak for that one training run only.
-Accuracies and differences are fractions of 1.
+Student's with Satterthwaite's degrees of freedom. With one seed they speak for that one training
+run only. Accuracies and differences are fractions of 1.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def interval(one: Estimate) -> dict[str, float]:
 def mean_interval(rows: pd.DataFrame, column: str = "correct") -> dict:
     """One arm's accuracy with its 95% interval over questions and seeds.
 
-    rows: of one study, arm and student, on one dataset or several (then the mean of theirs).
+    rows: of one study, arm and student; of several datasets the mean is taken.
     column: see `accuracy.credit`.
     Keys: estimate, low, high, se, df, n, seeds, by_seed (each seed's accuracy).
     """
@@ -118,15 +117,12 @@ def _by_seed(tables: list[pd.DataFrame]) -> list[float]:
 def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct") -> dict:
     """`arm` minus `baseline` on the same questions.
 
-    rows: predictions of one student on one dataset or several; the difference is then the plain
-        mean of the datasets' differences, like the paper's column of means.
-
+    rows: predictions of one student; of several datasets the plain mean of their differences is
+        taken, like the paper's column of means.
     Keys: arm, baseline, n, seeds (of the dataset that has the fewest), accuracy, baseline_accuracy,
     difference, low, high, se, df, p (two-sided; never below the sign test's of n questions that all
     agree); smallest, the true difference that this test detects with 80% power; by_seed (each
-    seed's difference, where both arms have the same seeds); won and lost (questions that only the
-    arm, only the baseline has right by the majority of seeds) and mcnemar_p, the exact test on
-    them, which takes the trained students as given.
+    seed's difference, where both arms have the same seeds).
     Raises ValueError where an arm is missing, or where they answered different questions.
     """
     sides = []
@@ -137,15 +133,12 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
     if not ours or ours.keys() != theirs.keys():
         have = {arm: list(ours), baseline: list(theirs)}
         raise ValueError(f"column 'arm': both arms are needed on the same datasets, not {have}")
-    for dataset, mine in ours.items():
-        odd = mine.columns.symmetric_difference(theirs[dataset].columns)
-        if len(odd):
-            raise ValueError(f"column 'id': {odd[0]!r} of {dataset} is scored for only one of them")
     both = list(zip(ours.values(), theirs.values(), strict=True))
+    for mine, other in both:
+        if len(odd := mine.columns.symmetric_difference(other.columns)):
+            raise ValueError(f"column 'id': {odd[0]!r} is scored for only one of the arms")
     one = mean([estimate(mine, -other) for mine, other in both])
     gaps = [mine - other for mine, other in both if mine.index.equals(other.index)]
-    right = [np.concatenate([table.mean() > 0.5 for table in side.values()]) for side in sides]
-    won, lost, exact = mcnemar(*right)
     means = [np.mean([table.to_numpy().mean() for table in side.values()]) for side in sides]
     return {
         **{"arm": arm, "baseline": baseline, "n": one.n},
@@ -153,16 +146,7 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
         **{"accuracy": float(means[0]), "baseline_accuracy": float(means[1])},
         **{"difference": one.value, **interval(one)},
         "by_seed": _by_seed(gaps) if len(gaps) == len(both) else [],
-        **{"won": won, "lost": lost, "mcnemar_p": exact},
     }
-
-
-def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[int, int, float]:
-    """Exact McNemar test on answers to the same questions: (only ours right, only theirs, p)."""
-    ours, theirs = np.asarray(ours, dtype=bool), np.asarray(theirs, dtype=bool)
-    won, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return won, lost, p
 
 
 def singles(arms: Sequence[str]) -> list[str]:
@@ -200,7 +184,7 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
 
     Columns: study, student, dataset, datasets (how many), those of `paired`, p_holm, verdict. A
     mean (dataset "mean") is over the datasets that have both arms, where there are several. Holm's
-    family is all comparisons on one dataset, or on the mean. Empty if nothing compares.
+    family is all comparisons on one dataset, or on the mean.
     """
     tables = []
     for (study, student), rows in predictions.groupby(["study", "student"], sort=False):
@@ -223,9 +207,9 @@ def holm(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def equivalence(row: Mapping, margin: float = MARGIN) -> float:
-    """p of two one-sided tests that the true difference lies within +-margin.
+    """p of two one-sided tests that the true difference of a row lies within +-margin.
 
-    row: of `paired`. p < 0.05 says that the 90% interval lies within the margin.
+    p < 0.05 says that the 90% interval lies within the margin.
     Never below (1 - margin) ** n: arms that differ by the margin disagree on that share of the
     questions at least, so a few questions that all agree show no equivalence.
     """

@@ -22,11 +22,10 @@ def read(name: str) -> pd.DataFrame:
     """A file of `published/`, as texts: claims, datasets or table1.
 
     claims: one row per claim of the paper: claim (short name), where, statement, kind (mean_gain,
-        every_dataset, size_ratio, not_known: its numbers are not known here, or worse: the claim is
-        that `arm` is worse than `baseline_arm`), size, method,
-        baseline_size, baseline (rows of Table 1), stated (percent), published (what Table 1 says:
-        holds, contradicted, inconclusive, not tested), arm and baseline_arm (this study's arms that
-        decide it; dss:* is every single teacher), test (the rule).
+        every_dataset, size_ratio, not_known, or worse: `arm` is worse than `baseline_arm`), size,
+        method, baseline_size, baseline (rows of Table 1), stated (percent), published (what Table 1
+        says), arm and baseline_arm (this study's arms that decide it; dss:* is every single
+        teacher), test (the rule).
     datasets: the release's datasets, counted: dataset, name, options, train, valid, test,
         majority (of test), label, source.
     """
@@ -39,8 +38,8 @@ def table1() -> pd.DataFrame:
     """Table 1 of v1, one row per cell, without its column of means.
 
     Columns: size, method, dataset, printed (percent), n (test questions), k (right answers; missing
-    where no k / n rounds to the printed number: three cells of the 7B teacher), accuracy (k / n,
-    else printed / 100), low and high (Wilson, 95%), source.
+    where no k / n rounds to the printed number), accuracy (k / n, else printed / 100), low and high
+    (Wilson, 95%), source.
     """
     table = read("table1").rename(columns={"accuracy": "printed"})
     table = table[table["dataset"] != "mean"].reset_index(drop=True)
@@ -56,6 +55,4 @@ def row(size: str, method: str) -> pd.DataFrame:
     """A row of Table 1: its cells, by dataset."""
     table = table1()
     cells = table[(table["size"] == size) & (table["method"] == method)]
-    if cells.empty:
-        raise ValueError(f"Table 1 has no {method!r} of size {size!r}")
     return cells.set_index("dataset").loc[list(DATASETS)]

@@ -4,7 +4,7 @@
     results/STUDY/DATASET/teachers.parquet              the teachers' own answers to test
     results/STUDY/DATASET/baselines.csv                 chance and majority of each split
 
-Storing and restoring copy folders. README and figures report these.
+README and figures report these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ FACTS = (  # the columns of `facts` that the package and notebook 05 use
     "valid_accuracy",
 )
 OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # of a spec
-REMEDY = "give the study another name (parameter `study`) or delete that folder"
 
 
 def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -60,7 +59,7 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 def refuse_other(folder: Path, params: Params) -> None:
     """StaleRun, saying what differs, if a finished student was made with other parameters: of those
     that are named, each teacher's weight, and the questions if runs/ has them."""
-    spec, named = _whole(runs.read_manifest(folder)["spec"]), params.model_fields_set
+    spec, named = _whole(runs.read_manifest(folder)), params.model_fields_set
     names = (set(spec) & named) - {"cleaning"}  # an arm may add to the study's
     old, new = {name: spec[name] for name in names}, params.spec(*names)
     if "teachers" in named:
@@ -72,9 +71,17 @@ def refuse_other(folder: Path, params: Params) -> None:
     runs.refuse_other(folder, old, new)
 
 
-def _whole(spec: dict[str, Any]) -> dict[str, Any]:
-    """A student's spec, with how many texts its teachers wrote and the part that it learned."""
-    return {"learn_from": "answer", "samples": 1} | spec if _teachers(spec) else spec
+def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A student's spec, with the defaults that it leaves out.
+
+    Also the version of the training code: two of them may differ by more than chance.
+    """
+    spec = manifest["spec"]
+    if _teachers(spec):
+        spec = {"learn_from": "answer", "samples": 1} | spec
+    if spec["tasks"]:
+        spec = spec | {"training code": manifest["facts"].get("versions", {}).get("train")}
+    return spec
 
 
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
@@ -92,19 +99,19 @@ def store(params: Params) -> list[Path]:
     Also the questions' baselines, if runs/ has them. Other students stay. StaleRun where parameters
     differ (an average would mix them), or where the stored student answered more questions.
     """
-    made = {}
+    made = {}  # the manifests, by folder in results/
     for arm, seed in product(params.arms, params.seeds):
         run = paths.student(params, arm, seed)
-        if runs.read_manifest(run) is not None:
+        if manifest := runs.read_manifest(run):
             refuse_other(run, params)
-            made[paths.stored(params, arm, seed)] = run
+            made[paths.stored(params, arm, seed)] = manifest
     for kept in _students(params.study, params.dataset):
-        _refuse_less(kept, {target: runs.read_manifest(run) for target, run in made.items()})
-    for target, run in made.items():
-        if runs.read_manifest(target) != runs.read_manifest(run):
-            _copy(run, target)
+        _refuse_less(kept, made)
+    for target, manifest in made.items():
+        if runs.read_manifest(target) != manifest:
+            _copy(paths.runs() / target.relative_to(paths.results()), target)
     data = paths.data(params)
-    if made and runs.read_manifest(data) is not None:
+    if made and runs.read_manifest(data):
         splits = {}
         for split in SPLITS:
             rows = pd.read_parquet(data / f"{split}.parquet").to_dict("records")
@@ -119,40 +126,29 @@ def _folder(params: Params) -> Path:
 
 
 def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
-    """StaleRun if a stored student would be replaced by less, or stay beside others than itself.
-
-    made: manifests of the students that are to be stored, by their folder in results/.
-    """
+    """StaleRun if a stored student would be replaced by less, or stay beside others than itself."""
     old = runs.read_manifest(kept)
     if kept in made:
         before, after = (manifest["facts"].get("n", 0) for manifest in (old, made[kept]))
         if before > after:
             raise runs.StaleRun(
                 f"{paths.shown(kept)}: {before} test questions, and {after} would replace them; "
-                + REMEDY
+                "give the study another name (parameter `study`) or delete that folder"
             )
         return
-    for folder, manifest in made.items():
-        spec, before = _whole(manifest["spec"]), _whole(old["spec"])
-        if spec["student"] != before["student"]:
-            continue
-        names = (spec.keys() & before.keys()) - {"seed"}
-        names -= OF_ARM if spec["arm"] != before["arm"] else set()
-        runs.refuse_other(kept, {n: before[n] for n in names}, {n: spec[n] for n in names})
-        # Students of two versions of the training code may differ by more than chance.
-        codes = [one["facts"].get("versions", {}).get("train") for one in (old, manifest)]
-        if None not in codes and codes[0] != codes[1] and spec["tasks"]:
-            raise runs.StaleRun(
-                f"{paths.shown(kept)}: trained by version {codes[0]} of the training code, "
-                f"{folder.parent.parent.name} by version {codes[1]}; {REMEDY}"
-            )
+    before = _whole(old)
+    for manifest in made.values():
+        spec = _whole(manifest)
+        if spec["student"] == before["student"]:
+            names = (spec.keys() & before.keys()) - {"seed"}
+            names -= OF_ARM if spec["arm"] != before["arm"] else set()
+            runs.refuse_other(kept, {n: before[n] for n in names}, {n: spec[n] for n in names})
 
 
 def restore(params: Params) -> list[Path]:
-    """Copy stored students that `params` ask for to runs/; returns their folders there.
+    """Copy stored students, which have no weights, to runs/; returns their folders there.
 
-    Only where runs/ has neither a finished student nor one that was begun. Weights are not stored,
-    so a restored student has its answers but cannot be asked anything new. StaleRun as `collect`.
+    Only where runs/ has neither a finished student nor one that was begun. StaleRun as `collect`.
     """
     copied = []
     for arm, seed in product(params.arms, params.seeds):
@@ -167,10 +163,8 @@ def restore(params: Params) -> list[Path]:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a student's folder, without weights: written beside, then renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     new, old = (target.with_name(f".{target.name}.{name}-{os.getpid()}") for name in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
+    new.mkdir(parents=True, exist_ok=True)
     for name in (PREDICTIONS, HISTORY, runs.MANIFEST):
         shutil.copy2(source / name, new / name)
     if target.exists():
@@ -189,15 +183,14 @@ def store_teachers(params: Params, answers: pd.DataFrame) -> None:
     file, key = _folder(params) / TEACHERS, ["teacher", "shots"]
     kept = stored_teachers(params.study, params.dataset).reindex(columns=ANSWERS)
     again = kept.set_index(key).index.isin(answers.set_index(key).index)
-    table = pd.concat([answers[ANSWERS], kept[~again]])
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.getpid()}")
-    table.drop_duplicates([*key, "id"]).to_parquet(part, index=False)
+    pd.concat([answers[ANSWERS], kept[~again]]).to_parquet(part, index=False)
     os.replace(part, file)
 
 
 def _files(study: str | None, dataset: str | None, pattern: str) -> list[Path]:
-    """Files in the folders of all studies and datasets, or of one."""
+    """Files of all stored studies and datasets, or of one."""
     names = (paths.slug(name) if name else "*" for name in (study, dataset))
     return sorted(paths.results().glob("/".join([*names, pattern])))
 
@@ -209,7 +202,7 @@ def _students(study: str | None, dataset: str | None) -> list[Path]:
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
-    """Predictions of all stored studies (or one), checked; an empty frame where there is none."""
+    """Predictions of all stored studies (or one); an empty frame where there is none."""
     files = [folder / PREDICTIONS for folder in _students(study, dataset)]
     return predictions.read(*files) if files else pd.DataFrame(columns=list(predictions.SCHEMA))
 
@@ -243,7 +236,7 @@ def whole() -> pd.DataFrame:
 
 
 def stored_teachers(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
-    """The teachers' own answers to test questions, of all stored studies (or one)."""
+    """The teachers' own answers to the test questions."""
     return _tables(study, dataset, TEACHERS)
 
 

@@ -1,4 +1,4 @@
-"""House style: sizes, colours, names and order of arms and datasets, and `save`.
+"""House style: sizes, colours, names and order of arms and datasets; shared plot forms; `save`.
 
 Three arms are in colour (Okabe and Ito's palette), the others grey; marker and line style tell arms
 apart without colour. The same numbers give the same bytes: no dates, matplotlib's own font.
@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from PIL import Image
 
@@ -27,7 +30,7 @@ INK, GREY, PALE = "#333333", "#7F7F7F", "#E4E4E4"
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # fine-tuning, TinyLLM, best teacher
 TEXT, SMALL = 7.5, 7  # points, at the width that a figure is made for
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same on every machine
+    "font.family": "DejaVu Sans",
     "text.hinting": "none",  # so that text is as wide at every resolution
     **dict.fromkeys(("font.size", "axes.labelsize"), TEXT),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), SMALL),
@@ -82,7 +85,6 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"tinyllm:(shuffled|scrambled)", "TinyLLM, {}", "D"),
     (r"tinyllm:gibberish", "TinyLLM and gibberish", "D"),
     (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{} itself, {}-shot", "*"),
-    (r"(.*)", "{}", "."),
 )
 DASHES = {"s": "-.", "o": "-", "^": "--"}  # by marker
 
@@ -121,11 +123,11 @@ def _arm(arm: str) -> tuple[int, str, str]:
         if match := re.fullmatch(pattern, method):
             words = [TEACHERS.get(word, word) for word in match.groups()]
             return place, name.format(*words) + more + (", LoRA" if lora else ""), marker
-    raise AssertionError(arm)  # the last pattern takes any
+    return len(ARMS), arm, "."
 
 
 def arm_name(arm: str) -> str:
-    """An arm as people read it: `finetune:x3` is "fine-tuning, 3x epochs"; unknown ones as is."""
+    """An arm as people read it; unknown ones as they are."""
     return _arm(arm)[1]
 
 
@@ -146,16 +148,49 @@ def datasets_in_order(datasets: Iterable[str]) -> list[str]:
 
 
 def look(arm: str, best: str | None = None) -> dict:
-    """color, marker and linestyle of an arm.
-
-    best: the single-teacher arm (`dss:...`) that is drawn in green; the other arms are grey.
-    """
+    """color, marker and linestyle of an arm; best: the single-teacher arm that is green."""
     colors = {best: GREEN, "finetune": BLUE, "tinyllm": VERMILLION}
     color = BLUE if arm.startswith("finetune:x") else colors.get(arm, GREY)
     marker = _arm(arm)[2]
     if marker == "^" and best not in (None, arm):
         marker = ">"  # another single teacher
     return {"color": color, "marker": marker, "linestyle": DASHES.get(marker, ":")}
+
+
+def interval(axis: Axes, x, y, low, high, across: bool = False, **how) -> None:
+    """Points with intervals, along x where `across`; `how` is for Axes.errorbar."""
+    middle = np.asarray(x if across else y, dtype=float)
+    ends = np.clip([middle - low, high - middle], 0, None).reshape(2, -1)
+    how = {"linestyle": "none", "elinewidth": 1.3, "capsize": 0, **how}
+    axis.errorbar(x, y, **{"xerr" if across else "yerr": ends}, **how)
+
+
+def estimates(axis: Axes, table: pd.DataFrame, value: str, arms: list[str], best=None) -> None:
+    """One row per arm from the top: its estimate with interval, and its seeds as dots below.
+
+    table: one row per arm: arm, `value`, low, high, by_seed, as fractions of 1. Where it has a
+        `verdict`, only points that are better or worse are filled. best: see `look`.
+    """
+    for line in table.to_dict("records"):
+        row = len(arms) - 1 - arms.index(line["arm"])
+        how = look(line["arm"], best) | {"linestyle": "none"}
+        if line.get("verdict", "better") not in ("better", "worse"):
+            how["mfc"] = "white"
+        x, low, high = (100 * line[name] for name in (value, "low", "high"))
+        interval(axis, x, row, low, high, across=True, **how)
+        seeds = 100 * np.asarray(line["by_seed"], dtype=float)
+        axis.plot(seeds, [row - 0.3] * len(seeds), ".", color=GREY, ms=2.5)
+    axis.set_ylim(-0.6, len(arms) - 0.4)
+    axis.set_yticks(range(len(arms)), [arm_name(arm) for arm in arms[::-1]])
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def sample(part: pd.DataFrame) -> str:
+    """Questions and seeds of a panel, as its title gives them: `n = 500, 3 seeds`."""
+    low, high = part["seeds"].min(), part["seeds"].max()
+    seeds = f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''}"
+    return f"n = {part['n'].max()}, {seeds}"
 
 
 def _laid_out(figure: Figure) -> None:
@@ -165,18 +200,15 @@ def _laid_out(figure: Figure) -> None:
 
 
 def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figure:
-    """Write NAME.png, NAME.pdf, NAME.csv (the numbers that are drawn) and NAME.caption.md.
-
-    They go to the figures folder of `paths`. Returns the figure, so that a notebook shows it.
-    """
+    """Write NAME.png, NAME.pdf, NAME.csv (the numbers) and NAME.caption.md; returns the figure."""
     folder = paths.figures()
     folder.mkdir(parents=True, exist_ok=True)
     _laid_out(figure)
     for kind, metadata in METADATA.items():
         figure.savefig(folder / f"{name}.{kind}", metadata=metadata)
-    lists = [name for name in numbers if numbers[name].map(type).eq(list).any()]
-    texts = {n: [" ".join(f"{item:.6g}" for item in row) for row in numbers[n]] for n in lists}
-    numbers = numbers.assign(**texts)
+    numbers = numbers.map(
+        lambda cell: " ".join(f"{x:.6g}" for x in cell) if isinstance(cell, list) else cell
+    )
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (folder / f"{name}.caption.md").write_text(caption.strip() + "\n", encoding="utf-8")
     return figure

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tinyllm import paths
+from tinyllm.students.targets import ANSWER
 
 KEPT = 2  # the last one, and the one before should the last be damaged
 
@@ -24,10 +25,9 @@ KEPT = 2  # the last one, and the one before should the last be damaged
 class State:
     """How far a training is.
 
-    step: optimiser steps done. tokens: read and written, without padding. valid_accuracy,
-    best_step: of the best scoring of valid. without_gain: scorings since. losses: of each task, a
-    running mean over steps, where weights follow them. history: the learning curves, a row per
-    step, split, task and metric.
+    step: optimiser steps done. tokens: without padding. valid_accuracy, best_step: of the best
+    scoring of valid. without_gain: scorings since. losses: each task's running mean, where weights
+    follow them. history: the learning curves, one row per step, split, task and metric.
     """
 
     step: int = 0
@@ -38,8 +38,16 @@ class State:
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def judge(self, accuracy: float) -> bool:
-        """Count a scoring of valid; True if it is the best so far."""
+    def record(self, epoch: float, accuracy: float, losses: dict[str, float]) -> bool:
+        """Add accuracy on valid, and each task's loss since the last scoring, to the history.
+
+        True if the accuracy is the best so far.
+        """
+        lines = [("train", task, "loss", loss) for task, loss in losses.items()]
+        lines.append(("valid", ANSWER, "accuracy", accuracy))
+        names = ("split", "task", "metric", "value")
+        at = {"step": self.step, "epoch": epoch}
+        self.history += [at | dict(zip(names, line, strict=True)) for line in lines]
         better = accuracy > self.valid_accuracy
         if better:
             self.valid_accuracy, self.best_step = accuracy, self.step
@@ -61,12 +69,8 @@ def save(
         _write(folder / f"best-{state.step:06d}.pt", {"weights": trained(model)})
     content = {"weights": trained(model), "optimizer": optimizer.state_dict()}
     _write(folder / f"step-{state.step:06d}.pt", content | {"state": asdict(state)})
-    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
-        old.unlink()
-    steps = [int(file.stem.split("-")[1]) for file in folder.glob("step-*.pt")]
-    for old in folder.glob("best-*.pt"):
-        # An earlier best is needed while a checkpoint from before the newest best is kept.
-        if old.stem != f"best-{state.best_step:06d}" and min(steps) >= state.best_step:
+    for kind in ("step", "best"):
+        for old in sorted(folder.glob(f"{kind}-*.pt"))[:-KEPT]:
             old.unlink()
 
 
@@ -75,13 +79,9 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     try:
         with open(temporary, "wb") as stream:
             torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
     except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
         temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"{paths.shown(file)}: cannot be written ({error}); free some space and run this again"
-        ) from error
+        raise OSError(f"{paths.shown(file)}: cannot be written: {error}") from error
     os.replace(temporary, file)
 
 
@@ -91,7 +91,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             state = State(**content["state"])
-            if state.best_step and not (folder / f"best-{state.best_step:06d}.pt").exists():
+            if not (folder / f"best-{state.best_step:06d}.pt").exists():
                 raise ValueError(f"the weights of step {state.best_step} are missing")
         except Exception as error:  # torch raises many kinds for a damaged file
             warnings.warn(

@@ -21,14 +21,6 @@ from tinyllm.students.targets import ANSWER, OPTIONS, Task
 POOL = 200  # steps that questions are grouped among
 
 
-@dataclass(frozen=True)
-class Soft:
-    """Target of the `options` task: tokens (end token included) and probability of each option."""
-
-    tokens: list[list[int]]
-    probabilities: list[float]
-
-
 def inputs_of(tasks: Sequence[Task], encoding: Encoding) -> list[int]:
     """For each task, which of a question's distinct inputs it reads (0 is the first task's)."""
     if encoding.seq2seq and encoding.task_prefix == "decoder":
@@ -48,43 +40,30 @@ def training_rows(
 
     texts: for each teacher, rationale by question id. options: probability of each option by
         question id, for the `options` task. A question that is absent there has no such target.
-    Returns rows with `targets` (ids, Soft or None, one per task), `sources` (ids, one per distinct
-    input, see `inputs_of`) and `lengths` (tokens of all sources, then of each task's targets).
+    Returns rows with `sources` (ids, one per distinct input, see `inputs_of`), `targets` (for each
+    task a list of ids: one text, every option, or none), `probabilities` (of the options) and
+    `lengths` (tokens of all sources, then of each task's targets).
     """
     reads = inputs_of(tasks, encoding)
     first = [tasks[reads.index(index)] for index in range(max(reads) + 1)]
     rows = []
     for question in questions:
-        targets = [_target(question, task, texts, options or {}, encoding) for task in tasks]
+        probabilities = list((options or {}).get(question.id, []))
+        targets = []
+        for task in tasks:
+            if task.name == OPTIONS:
+                written = question.options if probabilities else []
+            elif task.name == ANSWER:
+                written = [question.gold]
+            else:
+                text = texts[task.name].get(question.id, "")
+                written = [text] if text.strip() else []
+            targets.append([encoding.target(text, question.id) for text in written])
         sources = [encoding.source(question, task.prefix) for task in first]
-        written = [sum(map(len, _lines(target))) for target in targets]
-        lengths = (sum(map(len, sources)), *written)
-        rows.append({"sources": sources, "targets": targets, "lengths": lengths})
+        lengths = [sum(map(len, lines)) for lines in (sources, *targets)]
+        row = {"sources": sources, "targets": targets, "probabilities": probabilities}
+        rows.append(row | {"lengths": lengths})
     return rows
-
-
-def _target(
-    question: Question,
-    task: Task,
-    texts: Mapping[str, Mapping[str, str]],
-    options: Mapping[str, Sequence[float]],
-    encoding: Encoding,
-) -> list[int] | Soft | None:
-    if task.name == OPTIONS:
-        wanted = options.get(question.id)
-        if wanted is None:
-            return None
-        lines = [encoding.target(option, question.id) for option in question.options]
-        return Soft(lines, list(wanted))
-    text = question.gold if task.name == ANSWER else texts[task.name].get(question.id, "")
-    return encoding.target(text, question.id) if text.strip() else None
-
-
-def _lines(target: list[int] | Soft | None) -> list[list[int]]:
-    """The token sequences that a target has the student write."""
-    if target is None:
-        return []
-    return target.tokens if isinstance(target, Soft) else [target]
 
 
 @dataclass
@@ -96,8 +75,8 @@ class Collator:
     `labels_t` [n, D]. Encoder-decoder models get `input_ids`, `attention_mask` [S, L] (the distinct
     inputs that targets need), `rows_t` [n] (which of the S) and `decoder_t` [n, D]; decoder-only
     ones `input_t`, `mask_t` [n, D], where labels_t[i, j] is what follows position j. The `options`
-    task has one line (of the n) per option, `places_t` [Q, O] (the line of each question's option,
-    or -1) and `wanted_t` [Q, O] (its probability, or 0).
+    task has one of the n lines per option, `probabilities_t` [n], and `sizes_t` [Q]: the number of
+    lines of each question.
     """
 
     encoding: Encoding
@@ -107,56 +86,40 @@ class Collator:
         batch: dict[str, torch.Tensor] = {}
         stack: list[list[int]] = []  # encoder inputs
         places: dict[tuple[int, int], int] = {}  # (row, distinct input): its place in the stack
-        counts, tokens = [], 0
+        counts, tokens, blank = [], 0, self.encoding.tokenizer.pad_token_id
         for t, read in enumerate(inputs_of(self.tasks, self.encoding)):
-            targets = [row["targets"][t] for row in rows]
-            lines = [(i, ids) for i, target in enumerate(targets) for ids in _lines(target)]
-            soft = [target for target in targets if isinstance(target, Soft)]
-            counts.append(len(soft) if soft else sum(len(ids) for _, ids in lines))
+            chosen = [i for i, row in enumerate(rows) for _ in row["targets"][t]]
+            lines = [line for row in rows for line in row["targets"][t]]
+            counts.append(sum(map(len, lines)))
             if not lines:
                 continue
-            sources = [rows[i]["sources"][read] for i, _ in lines]
+            if self.tasks[t].name == OPTIONS:
+                sizes = [len(row["targets"][t]) for row in rows if row["targets"][t]]
+                counts[t], batch[f"sizes_{t}"] = len(sizes), torch.tensor(sizes)
+                known = [p for row in rows for p in row["probabilities"]]
+                batch[f"probabilities_{t}"] = torch.tensor(known)
+            given = [rows[i]["sources"][read] for i in chosen]
             if self.encoding.seq2seq:
-                for (i, _), source in zip(lines, sources, strict=True):
+                for i, source in zip(chosen, given, strict=True):
                     if (i, read) not in places:
                         places[i, read] = len(stack)
                         stack.append(source)
-                batch[f"rows_{t}"] = torch.tensor([places[i, read] for i, _ in lines])
-                sources = [self.encoding.decoder_prefix(self.tasks[t].prefix)] * len(lines)
-            tokens += self._decoder(batch, t, sources, [ids for _, ids in lines])
-            if soft:
-                batch |= _options(t, soft)
+                batch[f"rows_{t}"] = torch.tensor([places[i, read] for i in chosen])
+                given = [self.encoding.decoder_prefix(self.tasks[t].prefix)] * len(lines)
+            inputs = [g + line[:-1] for g, line in zip(given, lines, strict=True)]
+            labels = [[IGNORED] * (len(g) - 1) + x for g, x in zip(given, lines, strict=True)]
+            batch[f"labels_{t}"] = torch.tensor(pad(labels, IGNORED))
+            name = "decoder" if self.encoding.seq2seq else "input"
+            batch[f"{name}_{t}"] = torch.tensor(pad(inputs, blank))
+            if not self.encoding.seq2seq:
+                batch[f"mask_{t}"] = torch.tensor(pad([[1] * len(ids) for ids in inputs], 0))
+            tokens += sum(map(len, inputs))
         if stack:
-            batch["input_ids"] = torch.tensor(pad(stack, self.encoding.tokenizer.pad_token_id))
+            batch["input_ids"] = torch.tensor(pad(stack, blank))
             batch["attention_mask"] = torch.tensor(pad([[1] * len(ids) for ids in stack], 0))
         batch["counts"] = torch.tensor(counts)
         batch["tokens"] = torch.tensor([tokens + sum(map(len, stack))])
         return batch
-
-    def _decoder(
-        self, batch: dict[str, torch.Tensor], t: int, given: list[list[int]], lines: list[list[int]]
-    ) -> int:
-        """Add task t's decoder batch: each line goes on from what is given. Returns its tokens."""
-        inputs = [g + line[:-1] for g, line in zip(given, lines, strict=True)]
-        labels = [[IGNORED] * (len(g) - 1) + line for g, line in zip(given, lines, strict=True)]
-        batch[f"labels_{t}"] = torch.tensor(pad(labels, IGNORED))
-        padded = torch.tensor(pad(inputs, self.encoding.tokenizer.pad_token_id))
-        if self.encoding.seq2seq:
-            batch[f"decoder_{t}"] = padded
-        else:
-            batch[f"input_{t}"] = padded
-            batch[f"mask_{t}"] = torch.tensor(pad([[1] * len(ids) for ids in inputs], 0))
-        return sum(map(len, inputs))
-
-
-def _options(t: int, soft: list[Soft]) -> dict[str, torch.Tensor]:
-    places, start = [], 0
-    for target in soft:
-        places.append(list(range(start, start + len(target.tokens))))
-        start += len(target.tokens)
-    width = max(map(len, places))
-    wanted = [row.probabilities + [0.0] * (width - len(row.probabilities)) for row in soft]
-    return {f"places_{t}": torch.tensor(pad(places, -1)), f"wanted_{t}": torch.tensor(wanted)}
 
 
 def steps_of_epoch(
@@ -165,11 +128,10 @@ def steps_of_epoch(
     """The questions of an epoch's optimiser steps: every question once, `step` at a time.
 
     lengths: of `training_rows`. The order is random, by seed and epoch alone, but the questions of
-    one step are alike in all their lengths: they are drawn into pools of POOL steps, and a pool is
-    halved again and again, each time along the length that differs most. What does not fill a step
-    comes last; the longest step is the very first, so that too little memory is noticed at once.
-    For FLAN-T5-small and two teachers on OpenBookQA, padding adds 6% to the arithmetic, 15% with
-    batches sorted by total length alone.
+    one step are alike in all their lengths, so that little is padding: they are drawn into pools of
+    POOL steps, and a pool is halved again and again, each time along the length that differs most.
+    What does not fill a step comes last; the longest step is the very first, so that too little
+    memory is noticed at once.
     """
     sizes = np.array(lengths)
     draw = np.random.default_rng((seed, epoch))

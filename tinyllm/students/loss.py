@@ -6,9 +6,9 @@ so a long rationale does not outweigh the answer. In one forward call per batch 
 once over the distinct inputs of all tasks, the decoder one task at a time, and the vocabulary is
 projected to at targets only.
 
-In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, of running means that pass no gradient. So
-weighs homoscedastic uncertainty (Kendall et al. 2018) where each uncertainty is at its optimum
-(Kirchdorfer et al. 2024, arXiv 2408.07985), if the answer's weight is set to 1.
+In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, of running means that pass no gradient: the
+optimum of homoscedastic uncertainty (Kendall et al. 2018; Kirchdorfer et al. 2024, arXiv
+2408.07985) with the answer's weight set to 1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -47,86 +48,57 @@ class MultiTask(nn.Module):
                 continue
             labels = batch[f"labels_{t}"]
             wanted = labels != IGNORED
-            with projecting_only(self.model, wanted):
-                logits = self._logits(t, states, batch)
-            losses = TokenLosses.apply(logits, labels[wanted])
-            if f"places_{t}" in batch:
-                places, target = batch[f"places_{t}"], batch[f"wanted_{t}"]
-                sums.append(_options_loss(losses, wanted, places, target, temperature))
+            if states is None:
+                inputs = {"input_ids": batch[f"input_{t}"], "attention_mask": batch[f"mask_{t}"]}
+            else:
+                at = batch[f"rows_{t}"]
+                inputs = {"encoder_outputs": BaseModelOutput(states[at])}
+                inputs["attention_mask"] = batch["attention_mask"][at]
+                inputs["decoder_input_ids"] = batch[f"decoder_{t}"]
+            with projecting_only(self.model, wanted):  # logits: [targets, vocabulary]
+                logits = self.model(**inputs, use_cache=False).logits
+            losses = token_losses(logits, labels[wanted])
+            if f"sizes_{t}" in batch:
+                target, sizes = batch[f"probabilities_{t}"], batch[f"sizes_{t}"].tolist()
+                sums.append(_options_loss(losses, wanted, target, sizes, temperature))
             else:
                 sums.append(losses.sum())
         return torch.stack(sums)
 
-    def _logits(
-        self, t: int, states: torch.Tensor | None, batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Logits at the positions of task t that have a target: [targets, vocabulary]."""
-        if states is None:
-            ids, mask = batch[f"input_{t}"], batch[f"mask_{t}"]
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        at = batch[f"rows_{t}"]
-        return self.model(
-            encoder_outputs=BaseModelOutput(states[at]),
-            attention_mask=batch["attention_mask"][at],
-            decoder_input_ids=batch[f"decoder_{t}"],
-            use_cache=False,
-        ).logits
 
-
-class TokenLosses(torch.autograd.Function):
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each row of logits [N, vocabulary] with its label [N], in float32: [N].
 
-    torch's own numbers, a few rows at a time: only the logits and their gradient are ever held
-    whole, in the model's precision. For 30,000 words and bf16 on a CPU, output layer and loss take
-    0.6 of the time.
+    A few rows at a time, and again in the backward pass: all logits in float32 would take more
+    memory, and on a CPU more time. Few rows fit a processor's cache, a GPU wants many.
     """
+    size = 64 if logits.device.type == "cpu" else 4096
+    pairs = zip(logits.split(size), labels.split(size), strict=True)
+    how = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(_cross_entropy, *pair, **how) for pair in pairs])
 
-    @staticmethod
-    def forward(ctx, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses, totals = [], []
-        for rows in TokenLosses.pieces(logits):
-            part, label = logits[rows].float(), labels[rows, None]
-            totals.append(part.logsumexp(1, keepdim=True))
-            losses.append((totals[-1] - part.gather(1, label))[:, 0])
-        ctx.save_for_backward(logits, labels, torch.cat(totals))
-        return torch.cat(losses)
 
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits, labels, totals = ctx.saved_tensors
-        whole = torch.empty_like(logits)
-        for rows in TokenLosses.pieces(logits):
-            part = (logits[rows].float() - totals[rows]).exp_()  # the softmax
-            label = labels[rows, None]
-            part.scatter_(1, label, part.gather(1, label) - 1)
-            whole[rows] = part.mul_(gradient[rows, None])
-        return whole, None
-
-    @staticmethod
-    def pieces(logits: torch.Tensor) -> list[slice]:
-        """Rows that are worked on together: few fit a processor's cache, a GPU wants many."""
-        size = 64 if logits.device.type == "cpu" else 4096
-        return [slice(start, start + size) for start in range(0, len(logits), size)]
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def _options_loss(
     losses: torch.Tensor,
     wanted: torch.Tensor,
-    places: torch.Tensor,
-    target: torch.Tensor,
+    probabilities: torch.Tensor,
+    sizes: list[int],
     temperature: float,
 ) -> torch.Tensor:
     """Cross-entropy to a target distribution over options, summed over questions.
 
-    losses: of each target token; wanted: [lines, D], where those are; places, target: [Q, O] as in
+    losses: of each target token; wanted: [lines, D], where those are; probabilities, sizes: as in
     Collator. The student's logit of an option is its log-probability per token.
     """
     lines = wanted.nonzero()[:, 0]
-    total = losses.new_zeros(len(wanted)).index_add(0, lines, -losses)
-    scores = (total / wanted.sum(1))[places.clamp(min=0)] / temperature
-    absent = places < 0
-    logs = torch.log_softmax(scores.masked_fill(absent, -torch.inf), 1).masked_fill(absent, 0.0)
-    return -(target * logs).sum()
+    totals = losses.new_zeros(len(wanted)).index_add(0, lines, losses)
+    logits = -totals / wanted.sum(1) / temperature
+    pairs = zip(logits.split(sizes), probabilities.split(sizes), strict=True)
+    return sum(nn.functional.cross_entropy(mine, target) for mine, target in pairs)
 
 
 def weighted_loss(sums: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -141,8 +113,8 @@ def running(means: list[float], sums: torch.Tensor, counts: torch.Tensor) -> lis
     """Running mean of each task's loss after a step: 0 before its first target, else kept."""
     new = (sums / counts.clamp(min=1)).tolist()
     pairs = zip(means or [0.0] * len(new), new, strict=True)
-    mixed = MEMORY, 1 - MEMORY
-    return [mixed[0] * old + mixed[1] * now if old and now else old or now for old, now in pairs]
+    kept, added = MEMORY, 1 - MEMORY
+    return [kept * old + added * now if old and now else old or now for old, now in pairs]
 
 
 def task_weights(tasks: Sequence[Task], means: Sequence[float]) -> list[float]:

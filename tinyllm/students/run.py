@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -83,14 +82,12 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
     StaleRun where the folder holds another student, and what `student.make` does.
     """
     folder, wanted = paths.student(params, arm, seed), spec(params, arm, seed)
-    if runs.finished(folder, wanted):
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed at its end
-        return folder
     # A pod may set RANK for reasons of its own; torchrun names its run too.
     first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
-    with runs.recording(folder, wanted, first) as facts:
-        resolved = arms.resolve(arm, params.teachers)
-        facts |= student.make(params, resolved, seed, folder, say, first)
+    if not runs.finished(folder, wanted):
+        with runs.recording(folder, wanted, first) as facts:
+            resolved = arms.resolve(arm, params.teachers)
+            facts |= student.make(params, resolved, seed, folder, say, first)
     if first:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
@@ -104,17 +101,16 @@ def train_all(params: Params) -> list[Path]:
     """
     jobs = {job: paths.student(params, *job) for job in students(params)}
     todo = [job for job, folder in jobs.items() if not runs.finished(folder, spec(params, *job))]
-    if todo:
-        student.check(params)
-        if params.nproc == 1:
-            reasons = _side_by_side(params, todo)
-        else:
-            reasons = [_torchrun(params, *job) for job in todo]
-        pairs = zip(todo, reasons, strict=True)
-        failed = [f"{arm}, seed {seed}: {why}" for (arm, seed), why in pairs if why]
-        if failed:
-            lines = "\n".join(failed)
-            raise RuntimeError(f"{len(failed)} of {len(todo)} students failed:\n{lines}")
+    if not todo:
+        return list(jobs.values())
+    student.check(params)
+    if params.nproc == 1:
+        reasons = _side_by_side(params, todo)
+    else:
+        reasons = [_torchrun(params, *job) for job in todo]
+    pairs = zip(todo, reasons, strict=True)
+    if failed := [f"\n{arm}, seed {seed}: {why}" for (arm, seed), why in pairs if why]:
+        raise RuntimeError(f"{len(failed)} of {len(todo)} students failed:{''.join(failed)}")
     return list(jobs.values())
 
 
@@ -123,8 +119,7 @@ def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
 
     The processes are forked from one that has imported everything, which saves seconds for each.
     """
-    # glibc gives large blocks back at every step and has them zeroed at the next: a student with a
-    # large vocabulary spends a tenth of its time on that. The processes inherit these settings.
+    # Else glibc gives large blocks back at every step, and has them zeroed at the next.
     os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 40))
     context = multiprocessing.get_context("forkserver")
@@ -182,20 +177,18 @@ def _torchrun(params: Params, arm: str, seed: int) -> str:
     runs.write_json(job, about)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(params.nproc), "-m", "tinyllm.students.run", str(job)]
-    last: deque[str] = deque(maxlen=5)
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, **pipe) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
-            last.append(line.strip())
     job.unlink(missing_ok=True)
-    return f"torchrun ended with {process.returncode}: {list(last)}" if process.returncode else ""
+    return f"torchrun ended with {process.returncode}; see above" if process.returncode else ""
 
 
 def main(file: str) -> None:
-    """Train the student of a job file: {"params": {…}, "arm": …, "seed": …, "notebook": …}."""
+    """Train the student of a job file, see `_torchrun`."""
     job = json.loads(Path(file).read_text(encoding="utf-8"))
-    runs.end_with_parent(job.get("notebook"))
+    runs.end_with_parent(job["notebook"])
     print(train_one(Params.checked(**job["params"]), job["arm"], job["seed"]))
 
 

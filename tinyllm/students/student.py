@@ -7,7 +7,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel
     """The student that an arm starts from, with adapters where the arm has LoRA."""
     model, tokenizer = load.load(params.student, seed=seed)
     if arm.trained and params.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if arm.lora:
         model = load.adapt(model, params.student, arm.lora, seed=seed)
     return model, Encoding.of(model, tokenizer, params)
@@ -49,8 +48,8 @@ def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel
 def load_student(
     params: Params, arm_name: str, seed: int
 ) -> tuple[PreTrainedModel | peft.PeftModel, Encoding]:
-    """A finished student of a study, with its encoding; FileNotFoundError, with the remedy, where
-    it is not finished or its weights were not kept."""
+    """A finished student of a study; FileNotFoundError, with the remedy, where it is not finished
+    or its weights were not kept."""
     folder = paths.student(params, arm_name, seed)
     runs.content(folder)
     arm, stored = arms.resolve(arm_name, params.teachers), folder / CHECKPOINT
@@ -92,26 +91,26 @@ def make(
     """Train one student, score it on test, and write its files; returns facts for its manifest.
 
     first: False in all but one of several processes, which writes for all.
-    Raises FloatingPointError on a loss that is not finite, MemoryError where memory runs out.
+    Raises FloatingPointError on a loss that is not finite.
     """
-    splits = data.read(params)
-    try:
-        model, encoding = untrained(params, arm, seed)
-        fit = _fit if arm.trained else _leave
-        state, facts = fit(params, arm, seed, model, encoding, folder, say)
-        if not first:
-            return {}
-        how = {"max_new_tokens": params.max_new_tokens, "in_train": question.in_train(splits)}
-        how["batch"] = min(score.BATCH, params.batch_size)
-        rows = score.predict(model, encoding, splits["test"], **how)
-    except RuntimeError as error:
-        # A GPU raises OutOfMemoryError; the CPU's allocator a RuntimeError with these words.
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-            raise MemoryError(
-                f"out of memory: lower batch_size (now {params.batch_size}) and raise accumulation "
-                f"(now {params.accumulation}) by the same factor, or set checkpointing: true"
-            ) from error
-        raise
+    splits, batch = data.read(params), min(score.BATCH, params.batch_size)
+    model, encoding = untrained(params, arm, seed)
+
+    def valid() -> float:
+        rows = score.score_options(model, encoding, splits["valid"], batch=batch)
+        return score.accuracy(rows)
+
+    if arm.trained:
+        state, facts = _fit(params, arm, seed, model, encoding, valid, folder, say)
+    else:
+        model.to(load.device())
+        state = checkpoint.State()
+        state.record(0.0, valid(), {})
+        facts = {"train_seconds": 0.0, "train_questions": 0, "targets": {}}
+    if not first:
+        return {}
+    how = {"max_new_tokens": params.max_new_tokens, "in_train": question.in_train(splits)}
+    rows = score.predict(model, encoding, splits["test"], batch=batch, **how)
     labels = {"study": params.study, "dataset": params.dataset, "arm": arm.name}
     labels |= {"student": params.student, "seed": seed, "split": "test"}
     predictions.write(pd.DataFrame(labels, index=rows.index).join(rows), folder / PREDICTIONS)
@@ -135,22 +134,21 @@ def _fit(
     seed: int,
     model: PreTrainedModel,
     encoding: Encoding,
+    valid: Callable[[], float],
     folder: Path,
     say: Say,
 ) -> tuple[checkpoint.State, dict[str, Any]]:
     """Train a model in place; returns where training ended, and facts for its manifest."""
-    splits, tasks = data.read(params), targets.tasks(arm, params)
+    questions, tasks = data.read(params)["train"], targets.tasks(arm, params)
     turns = params.samples if arm.teachers and params.learn_sample == "each-epoch" else 1
-    texts = [targets.arm_texts(params, arm, splits["train"], seed, turn) for turn in range(turns)]
+    texts = [targets.arm_texts(params, arm, questions, seed, turn) for turn in range(turns)]
     if silent := [uri for uri, have in texts[0].items() if not have]:
         raise ParameterError(
             f"arms: {arm.name!r}: no rationale of {silent[0]!r} for any training question of "
             f"{params.dataset!r}; leave that teacher or this arm out"
         )
     options = targets.arm_options(params, arm)
-    samples = [training_rows(splits["train"], have, tasks, encoding, options) for have in texts]
-    batch = min(score.BATCH, params.batch_size)
-    valid = partial(score.score_options, model, encoding, splits["valid"], batch=batch)
+    samples = [training_rows(questions, have, tasks, encoding, options) for have in texts]
     started = time.perf_counter()
     state = train(
         model,
@@ -158,43 +156,27 @@ def _fit(
         samples,
         params.model_copy(update={"epochs": params.epochs * arm.passes}),
         collator=Collator(encoding, tasks),
-        score_valid=lambda: score.accuracy(valid()),
+        score_valid=valid,
         folder=folder / "checkpoints",
         seed=seed,
         say=say,
     )
-    rows, seconds = samples[0], round(time.perf_counter() - started, 1)
-    known = [[row["targets"][t] is not None for row in rows] for t in range(len(tasks))]
-    facts: dict[str, Any] = {}
+    seconds, rows = round(time.perf_counter() - started, 1), samples[0]
+    facts: dict[str, Any] = {"train_seconds": seconds, "train_questions": len(rows)}
+    known = {task.name: [bool(row["targets"][t]) for row in rows] for t, task in enumerate(tasks)}
+    facts["targets"] = {name: sum(have) for name, have in known.items()}
     if arm.auto_alpha:
         facts["final_alpha"] = task_weights(tasks, state.losses)[1:]
     if arm.routed:
         facts["chosen"] = choose.shares(params, arm.teachers, arm.routed, seed)
-    return state, facts | {
-        "train_seconds": seconds,
-        "train_questions": len(rows),
-        "targets": {task.name: sum(row) for task, row in zip(tasks, known, strict=True)},
-    }
-
-
-def _leave(
-    params: Params, arm: arms.Arm, seed: int, model: PreTrainedModel, encoding: Encoding, *_: Any
-) -> tuple[checkpoint.State, dict[str, Any]]:
-    """What `_fit` returns, for a student that is scored as it is."""
-    model.to(load.device())
-    accuracy = score.accuracy(score.score_options(model, encoding, data.read(params)["valid"]))
-    row = {"step": 0, "epoch": 0.0, "split": "valid", "task": targets.ANSWER}
-    row |= {"metric": "accuracy", "value": accuracy}
-    state = checkpoint.State(valid_accuracy=accuracy, history=[row])
-    return state, {"train_seconds": 0.0, "train_questions": 0, "targets": {}}
+    return state, facts
 
 
 def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> dict[str, Any]:
     """Sizes, work and memory, for a manifest.
 
-    Floating-point operations per token and parameter: 2 forward, 2 for the gradient of the
-    activations, 2 for that of a trained parameter (Kaplan et al. 2020, section 2.1). Memory is the
-    process's highest so far, which may have trained other students before.
+    FLOPs per token and parameter: 2 forward, 2 for the gradient of the activations, 2 for that of a
+    trained parameter (Kaplan et al. 2020, section 2.1). Memory is the process's highest so far.
     """
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if state.step else 0
@@ -211,12 +193,9 @@ def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> di
         "computed_in": load.precision_name(params.precision),
         "attention_dropout": load.attention_dropout(model),
         "curve": params.curve,
-        "versions": {
-            "train": TRAIN_VERSION,
-            "score": score.SCORE_VERSION,
-            "prompt": prompts.PROMPT_VERSION,
-        },
     }
+    versions = {"train": TRAIN_VERSION, "score": score.SCORE_VERSION}
+    facts["versions"] = versions | {"prompt": prompts.PROMPT_VERSION}
     if torch.cuda.is_available():
         facts["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
     return facts

@@ -10,11 +10,13 @@ the teachers' own, so no tokenizer has to agree. T^2 keeps the gradient's size a
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+import numpy as np
+from scipy.special import softmax
 
 from tinyllm import arms, prompts
 from tinyllm.data.question import Question
@@ -31,9 +33,8 @@ class Task:
     """One thing a student learns: the answer, a teacher's rationales, or how likely options are.
 
     name: `answer`, `options`, `routed` (the rationale of the teacher chosen for a question) or the
-        teacher's URI. weight: 1 for the answer, alpha for a teacher (the mean alpha where one is
-        chosen), T^2 for `options`. auto: the weight is only the first one (`students/loss.py`).
-    temperature: T, of `options` only.
+        teacher's URI. weight: 1 for the answer, alpha for a teacher, T^2 for `options`.
+    temperature: T, of `options` only. auto: the weight is only the first one (`students/loss.py`).
     """
 
     name: str
@@ -109,28 +110,17 @@ def gibberish(
     questions: Sequence[Question], lengths: Sequence[int], draw: random.Random
 ) -> dict[str, str]:
     """Random words of all questions, by question id; lengths: to draw from, in words."""
-    if not lengths:
-        return {}
     words = [w for e in questions for text in (e.question, *e.options) for w in text.split()]
     return {e.id: " ".join(draw.choices(words, k=draw.choice(lengths))) for e in questions}
 
 
-def distribution(scores: Sequence[float], temperature: float) -> list[float]:
-    """Softmax of scores over a temperature."""
-    top = max(scores)
-    raised = [math.exp((score - top) / temperature) for score in scores]
-    total = sum(raised)
-    return [value / total for value in raised]
-
-
 def arm_options(params: Params, arm: arms.Arm) -> dict[str, list[float]]:
-    """What an arm's `options` task aims at: probability of each option by training question id.
+    """Target of an arm's `options` task: probability of each option by training question id.
 
     It is the mean over the teachers that have scores for the question.
     """
-    scores = [ask.option_scores(params, teacher) for teacher in arm.scorers]
-    means = {}
-    for name in dict.fromkeys(name for known in scores for name in known):
-        rows = [distribution(known[name], arm.temperature) for known in scores if name in known]
-        means[name] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    return means
+    rows: dict[str, list[np.ndarray]] = {}
+    for teacher in arm.scorers:
+        for name, scores in ask.option_scores(params, teacher).items():
+            rows.setdefault(name, []).append(softmax(np.array(scores) / arm.temperature))
+    return {name: np.mean(several, axis=0).tolist() for name, several in rows.items()}

@@ -7,7 +7,6 @@ several processes change nothing.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +25,7 @@ from tinyllm.params import Params
 from tinyllm.students import checkpoint
 from tinyllm.students.collate import Collator, steps_of_epoch
 from tinyllm.students.loss import MultiTask, running, task_weights, weighted_loss
-from tinyllm.students.targets import ANSWER, Task
+from tinyllm.students.targets import Task
 
 MAX_GRAD_NORM = 1.0
 
@@ -71,15 +70,14 @@ def train(
     """Train a model in place and leave it with the weights that were best on valid.
 
     samples: of each sample its `training_rows`; an epoch learns one, in turn. folder: for
-        checkpoints; a stopped run goes on from the last one.
-    say: is called with the share of the training that is done.
+        checkpoints; a stopped run goes on from the last one. say: is called with the share of the
+        training that is done.
     Raises FloatingPointError on a loss that is not finite.
     """
     AcceleratorState._reset_state()  # a process may train one student after the other
     bf16 = load.precision(params.precision) == torch.bfloat16
-    accelerator = Accelerator(
-        mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available()
-    )
+    mixed = "bf16" if bf16 else "no"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
     torch.backends.cuda.matmul.fp32_precision = "tf32" if params.precision == "tf32" else "ieee"
     model.to(accelerator.device)
     if bf16 and accelerator.device.type == "cpu":
@@ -87,8 +85,9 @@ def train(
     module = accelerator.prepare(MultiTask(model, tasks))
     update = optimizer(model, params)
     state = checkpoint.restore(folder, model, update) or checkpoint.State()
-    meter = Meter(accelerator, tasks)
-    rows, epoch, spoke = samples[0], -1, 0.0
+    # Since the last scoring of valid: each task's loss, each task's targets, and tokens.
+    totals = torch.zeros(2 * len(tasks) + 1, dtype=torch.float64, device=accelerator.device)
+    rows, epoch = samples[0], -1
     steps = total_steps(params, len(rows))
     evals = {math.ceil(steps * k / params.evals) for k in range(1, params.evals + 1)}
     per_step = params.batch_size * params.accumulation * params.nproc
@@ -98,7 +97,9 @@ def train(
             epoch = state.step // per_epoch
             rows = samples[epoch % len(samples)]
             groups = steps_of_epoch([row["lengths"] for row in rows], per_step, seed, epoch)
-        seed_dropout(seed, state.step, accelerator.process_index)
+        # Each step and process has its own random numbers, so that a resumed run draws the same.
+        entropy = np.random.SeedSequence((seed, state.step, accelerator.process_index))
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
         module.train()
         batches = share_of(accelerator, groups[state.step % per_epoch], rows, collator, params)
         counts = accelerator.reduce(sum(batch["counts"] for batch in batches), "sum")
@@ -118,8 +119,8 @@ def train(
                     )
                 # Processes average their gradients; each holds its part of one sum.
                 accelerator.backward(loss * accelerator.num_processes)
-            meter.add(sums, batch)
             summed += sums.detach()
+            totals += torch.cat([sums.detach(), batch["counts"], batch["tokens"]])
         if any(task.auto for task in tasks):
             state.losses = running(state.losses, accelerator.reduce(summed, "sum"), counts)
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
@@ -129,24 +130,18 @@ def train(
         update.zero_grad()
         state.step += 1
         if state.step in evals:
-            at = {"step": state.step, "epoch": round(state.step / per_epoch, 4)}
-            state.tokens += meter.record(state.history, at)
-            valid = {"split": "valid", "task": ANSWER, "metric": "accuracy"}
-            state.history.append({**at, **valid, "value": score_valid()})
-            better = state.judge(state.history[-1]["value"])
+            *whole, tokens = accelerator.reduce(totals, "sum").tolist()
+            totals.zero_()
+            parts = zip(tasks, whole[: len(tasks)], whole[len(tasks) :], strict=True)
+            losses = {task.name: total / count for task, total, count in parts if count}
+            state.tokens += int(tokens)
+            better = state.record(round(state.step / per_epoch, 4), score_valid(), losses)
             if accelerator.is_main_process:
                 checkpoint.save(folder, state, model, update, better)
-        if time.monotonic() > spoke + 1.0:
-            spoke = time.monotonic()
-            say(state.step / steps)
+        say(state.step / steps)
     accelerator.wait_for_everyone()
     checkpoint.load_best(folder, state, model)
     return state
-
-
-def seed_dropout(seed: int, step: int, process: int) -> None:
-    """Give each step and process its own random numbers, so that a resumed run draws the same."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
 
 
 def share_of(
@@ -166,29 +161,3 @@ def share_of(
             batch |= {name: torch.zeros_like(batch[name]) for name in ("counts", "tokens")}
         batches.append({name: value.to(accelerator.device) for name, value in batch.items()})
     return batches
-
-
-class Meter:
-    """Adds up losses and tokens between two scorings of valid, over all processes."""
-
-    def __init__(self, accelerator: Accelerator, tasks: Sequence[Task]):
-        self.accelerator, self.tasks = accelerator, tasks
-        # Losses and target tokens of each task, and tokens read and written.
-        self.totals = torch.zeros(2 * len(tasks) + 1, dtype=torch.float64)
-
-    def add(self, sums: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
-        """Count one batch: sums [tasks] of its losses."""
-        parts = (sums.detach(), batch["counts"], batch["tokens"])
-        self.totals += torch.cat([part.cpu().double() for part in parts])
-
-    def record(self, history: list[dict[str, Any]], at: dict[str, float]) -> int:
-        """Append each task's mean loss to the history; returns the tokens, and starts anew."""
-        totals = self.totals.to(self.accelerator.device, torch.float64)
-        *both, tokens = self.accelerator.reduce(totals, "sum").tolist()
-        losses, counts = both[: len(self.tasks)], both[len(self.tasks) :]
-        for task, total, count in zip(self.tasks, losses, counts, strict=True):
-            if count:
-                row = {"split": "train", "task": task.name, "metric": "loss"}
-                history.append({**at, **row, "value": total / count})
-        self.totals.zero_()
-        return int(tokens)
