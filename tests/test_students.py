@@ -19,7 +19,7 @@ from tinyllm.data.question import Question
 from tinyllm.evaluation import results
 from tinyllm.models import aliases, score
 from tinyllm.params import SPLITS, ParameterError, Params
-from tinyllm.students import predictions, run, student
+from tinyllm.students import loss, predictions, run, student
 from tinyllm.teachers import ask
 
 ARMS = ["inference", "lora", "kd:2", "tinyllm+lora:4", "tinyllm:no-examples", "tinyllm:gibberish"]
@@ -283,3 +283,11 @@ def test_torchrun_trains_a_student_as_one_process_does(folder):
         facts = runs.read_manifest(where)["facts"]
         ends.append([facts[name] for name in ("train_tokens", "steps", "targets")])
     assert ends[0] == ends[1]
+
+
+def test_out_of_memory_in_training_says_what_to_lower(params, monkeypatch):
+    kinds = torch.OutOfMemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    for error in kinds:
+        monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))
+        with pytest.raises(MemoryError, match=r"batch_size \(now 16\) .*checkpointing: true"):
+            run.train_one(params, "finetune", 9)

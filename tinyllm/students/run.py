@@ -87,7 +87,18 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
     if not runs.finished(folder, wanted):
         with runs.recording(folder, wanted, first) as facts:
             resolved = arms.resolve(arm, params.teachers)
-            facts |= student.make(params, resolved, seed, folder, say, first)
+            try:
+                facts |= student.make(params, resolved, seed, folder, say, first)
+            except RuntimeError as error:
+                # A GPU raises OutOfMemoryError; the CPU's allocator names itself.
+                cpu = "DefaultCPUAllocator" in str(error)
+                if not (cpu or isinstance(error, torch.OutOfMemoryError)):
+                    raise
+                raise MemoryError(
+                    f"out of memory: lower batch_size (now {params.batch_size}) and raise "
+                    f"accumulation (now {params.accumulation}) by the same factor, or set "
+                    "checkpointing: true"
+                ) from error
     if first:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
