@@ -7,13 +7,14 @@ rows are in `tinyllm.evaluation`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import pandas as pd
 import torch
-from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from tinyllm import prompts
@@ -35,13 +36,11 @@ def predict(
     in_train: set[str] = frozenset(),
     batch: int = BATCH,
 ) -> pd.DataFrame:
-    """One row per question: scores of the options, choice, generated text, what it says.
+    """One row per question: `score_options`' columns, and
 
-    in_train: ids of questions that are in train too.
-
-    Besides `score_options`' columns: correct, generated, exact (the text is the gold option's;
-    never for an empty text), named (index of the option that the text names, -1 where it names none
-    or several), extracted (named is gold), in_train.
+    correct, generated, exact (the text is the gold option's; never for an empty text), named (index
+    of the option that the text names, -1 where it names none or several), extracted (named is
+    gold), in_train (the question's id is one of the argument's).
     """
     frame = pd.DataFrame(score_options(model, encoding, questions, batch=batch))
     frame["correct"] = frame.choice == frame.gold
@@ -71,8 +70,11 @@ def score_options(
     ties (options that share it; 1: none), scores (log-probability per token, the end token
     counted), tokens.
     """
+    model.eval()
     rows: list[dict[str, Any]] = [{}] * len(questions)
-    for at, sources in _batches(model, encoding, questions, prompts.ANSWER_PREFIX, batch):
+    encoded = [encoding.source(question, prompts.ANSWER_PREFIX) for question in questions]
+    for at in batches(encoded, batch):
+        sources = [encoded[i] for i in at]
         pairs = [(place, option) for place, i in enumerate(at) for option in questions[i].options]
         targets = [[*encoding.tokens(o), encoding.tokenizer.eos_token_id] for _, o in pairs]
         owner = torch.tensor([place for place, _ in pairs])
@@ -108,11 +110,10 @@ def generate(
     prefix: str,
     *,
     max_new_tokens: int,
-    batch: int = BATCH,
 ) -> list[str]:
     """What the model writes, greedily, for each question and the task with `prefix`."""
-    texts = [""] * len(questions)
-    tokenizer = encoding.tokenizer
+    model.eval()
+    texts, tokenizer = [""] * len(questions), encoding.tokenizer
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -120,8 +121,10 @@ def generate(
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=encoding.start if encoding.seq2seq else None,
     )
-    for at, sources in _batches(model, encoding, questions, prefix, batch):
-        ids, mask = _padded(encoding, sources, model.device, left=not encoding.seq2seq)
+    sources = [encoding.source(question, prefix) for question in questions]
+    for at in batches(sources, BATCH):
+        rows = [sources[i] for i in at]
+        ids, mask = _padded(encoding, rows, model.device, left=not encoding.seq2seq)
         extra, skip = {}, ids.shape[1]
         if encoding.seq2seq:
             begun = torch.tensor([encoding.decoder_prefix(prefix)] * len(at), device=model.device)
@@ -133,20 +136,16 @@ def generate(
     return texts
 
 
-def _batches(
-    model: PreTrainedModel,
-    encoding: Encoding,
-    questions: Sequence[Question],
-    prefix: str,
-    batch: int,
-) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Indices and input ids of a batch at a time, longest first."""
-    model.eval()
-    sources = [encoding.source(question, prefix) for question in questions]
-    order = sorted(range(len(questions)), key=lambda i: -len(sources[i]))
-    for start in range(0, len(order), batch):
-        at = order[start : start + batch]
-        yield at, [sources[i] for i in at]
+def batches(rows: Sequence[list[int]], size: int) -> Iterator[list[int]]:
+    """Indices of a batch at a time, longest rows first, so that there is little padding.
+
+    Only the first batch may be not full, so a resumed run forms the batches still to come.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
+    while order:
+        count = len(order) % size or size
+        yield order[:count]
+        order = order[count:]
 
 
 def _padded(
@@ -182,7 +181,9 @@ def log_probabilities(
         at = owner[rows]
         inputs, seen = _padded(encoding, [targets[row][:-1] for row in rows], model.device)
         labels = torch.tensor(pad([targets[row][1:] for row in rows], IGNORED), device=model.device)
-        arguments = {"past_key_values": _selected(cache, at), "use_cache": True}
+        known = copy.deepcopy(cache)
+        known.batch_select_indices(at)
+        arguments = {"past_key_values": known, "use_cache": True}
         if encoding.seq2seq:
             arguments |= {"encoder_outputs": BaseModelOutput(states[at])}
             arguments |= {"attention_mask": mask[at], "decoder_input_ids": inputs}
@@ -220,11 +221,3 @@ def _read(
     with projecting_only(model, last):
         out = model(**arguments, attention_mask=mask, use_cache=True)
     return out.logits, mask, out.past_key_values, states
-
-
-def _selected(cache: Cache, rows: torch.Tensor) -> Cache:
-    """The keys and values of some rows, any of them several times; the cache itself stays."""
-    if isinstance(cache, EncoderDecoderCache):
-        halves = (cache.self_attention_cache, cache.cross_attention_cache)
-        return EncoderDecoderCache(*(_selected(half, rows) for half in halves))
-    return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
