@@ -68,9 +68,6 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
         source = encoder[old].attention.self.query.weight
         assert torch.equal(new.attention.self.query.weight, source)
         assert torch.equal(new.crossattention.self.query.weight, source)
-    words = model.decoder.bert.embeddings.word_embeddings.weight
-    assert model.decoder.get_output_embeddings().weight is words
-    assert torch.equal(words, model.encoder.embeddings.word_embeddings.weight)
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         if ours.dim() == 2:  # biases and norms start alike
             assert torch.equal(ours, theirs) == ("predictions.transform" not in name), name
@@ -154,7 +151,3 @@ def test_smollm2_loads_from_gguf_answers_and_saves(tmp_path):
     assert "Paris" in tokenizer.decode(out[0])
     load.save(model, tokenizer, tmp_path)
     torch.testing.assert_close(logits(model, tokenizer), logits(*load.load(str(tmp_path))))
-    adapted = load.adapt(model, "smollm2", 4)
-    load.save(adapted, tokenizer, tmp_path / "adapters")
-    again = load.load_adapters(load.load(str(tmp_path))[0], tmp_path / "adapters")
-    torch.testing.assert_close(logits(adapted, tokenizer), logits(again, tokenizer))

@@ -141,7 +141,9 @@ def _fit(
     """Train a model in place; returns where training ended, and facts for its manifest."""
     splits, tasks = data.read(params), targets.tasks(arm, params)
     turns = params.samples if arm.teachers and params.learn_sample == "each-epoch" else 1
-    texts = [targets.arm_texts(params, arm, splits["train"], seed, turn) for turn in range(turns)]
+    how = (params, arm, splits["train"], seed)
+    chosen = choose.choices(params, arm.teachers, arm.routed, seed) if arm.routed else None
+    texts = [targets.arm_texts(*how, turn, None if turn else chosen) for turn in range(turns)]
     if silent := [uri for uri, have in texts[0].items() if not have]:
         raise ParameterError(
             f"arms: {arm.name!r}: no rationale of {silent[0]!r} for any training question of "
@@ -169,7 +171,7 @@ def _fit(
     if arm.auto_alpha:
         facts["final_alpha"] = task_weights(tasks, state.losses)[1:]
     if arm.routed:
-        facts["chosen"] = choose.shares(params, arm.teachers, arm.routed, seed)
+        facts["chosen"] = choose.shares(chosen, arm.teachers)
     return state, facts | {
         "train_seconds": seconds,
         "train_questions": len(rows),

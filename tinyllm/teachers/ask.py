@@ -3,9 +3,8 @@
     runs/rationales/DATASET/TEACHER/HASH/rationales.jsonl    why the gold answer is right: train
     runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
 
-HASH stands for all that the texts depend on (the manifest's spec); a further sample has a folder of
-its own, so asking for more of them leaves what there is. The files are stores (`teachers.store`):
-append-only, keyed, resumable. `cleaning` applies only to what students read.
+HASH stands for all that the texts depend on (the manifest's spec). The files are stores
+(`teachers.store`): append-only, keyed, resumable. `cleaning` applies only to what students read.
 """
 
 from __future__ import annotations
@@ -26,16 +25,33 @@ from tinyllm.models.extract import answer_named
 from tinyllm.params import Params
 from tinyllm.teachers import micro, quality, store
 from tinyllm.teachers.base import Teacher
-from tinyllm.teachers.load import load_teacher
+from tinyllm.teachers.hf import HFTeacher
+from tinyllm.teachers.openai import ServerTeacher
 from tinyllm.teachers.store import Record
+
+
+def load_teacher(params: Params, uri: str) -> Teacher | None:
+    """The teacher that a URI names, ready to write; None for recorded ones."""
+    kind, name = arms.teacher(uri)
+    if kind == "release":
+        return None
+    sizes = params.spec("max_new_tokens", "max_prompt", "temperature")
+    sizes["batch"] = params.teacher_batch
+    if kind == "openai":
+        return ServerTeacher(name, server=params.servers.get(uri), **sizes)
+    sizes["dtype"] = models.precision(params.precision)
+    if kind == "hf":
+        revision = next(iter(models.content(name).values()), "")
+        return HFTeacher(name, revision=revision, **sizes)
+    folder, _ = micro.work(params, name)
+    return HFTeacher(str(folder / "model"), revision=runs.content(folder), **sizes)
 
 
 @dataclass(frozen=True)
 class Job:
     """One store to fill: what `params` ask one teacher about the questions of a split.
 
-    stage: `rationales`, or `answers` (its own, greedily, without the gold answer). sample: number
-        of the rationale, from 0.
+    stage: `rationales`, or `answers` (its own, greedily, without the gold answer).
     """
 
     params: Params
@@ -96,11 +112,13 @@ class Job:
         with runs.recording(self.file.parent, self.spec) as facts:
             if teacher:
                 choices = {} if self.stage == "rationales" else options
-                asked, limit = self.requests(teacher), self.params.max_refused
-                store.fill(self.file, teacher, asked, choices, limit)
+                store.fill(
+                    self.file, teacher, self.requests(teacher), choices, self.params.max_refused
+                )
             else:
+                rows = store.recorded(self.params.dataset, self.split, self.uri)
                 with store.appending(self.file) as append:
-                    for record in store.recorded(self.params.dataset, self.split, self.uri):
+                    for record in rows:
                         if record.id in options:
                             append(record)
             facts |= store.facts(store.read(self.file))
@@ -187,17 +205,24 @@ def records(params: Params, uri: str, sample: int = 0) -> list[Record]:
     return Job(params, uri, sample=sample).records()
 
 
-def rationales(
-    params: Params, uri: str, sample: int = 0, abstentions: bool = False
-) -> dict[str, str]:
-    """Rationale by question id as students read them, after `learn_from` and `cleaning`.
+def rationales(params: Params, uri: str, sample: int = 0) -> dict[str, str]:
+    """Rationale by question id as students read them; questions with abstentions alone are absent.
 
-    Absent are questions without one in any sample, and (unless asked for) with abstentions alone.
+    sample: the one to take (see `taken`).
+    """
+    texts = taken(params, uri, sample).items()
+    return {name: text for name, (text, _) in texts if not quality.abstains(text)}
+
+
+def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, bool]]:
+    """Rationale by question id, after `learn_from` and `cleaning`, and whether its end was cut off
+    by max_new_tokens. Absent are questions without a text in any sample.
+
     sample: the one to take. Where it is absent the next one is, or with `learn_sample: agreeing`
         the next that names the gold option alone (`quality.names`), if there is one.
     """
     questions = {row.id: row for row in data.read(params)["train"]}
-    kept, done = {}, set()
+    kept, silent, done = {}, {}, set()
     for number in range(sample, sample + params.samples):
         for record in records(params, uri, number % params.samples):
             if record.id in done:
@@ -205,13 +230,13 @@ def rationales(
             question = questions[record.id]
             text = quality.as_read(record, question, params.learn_from, params.cleaning)
             agrees = params.learn_sample != "agreeing" or quality.names(text, question) == "gold"
-            if quality.abstains(text):  # taken only while there is nothing better
-                if abstentions:
-                    kept.setdefault(record.id, text)
-            elif text and (agrees or quality.abstains(kept.get(record.id, world.ABSTAINS))):
-                kept[record.id] = text
+            if quality.abstains(text):  # taken only where there is nothing better
+                silent.setdefault(record.id, (text, False))
+            elif text and (agrees or record.id not in kept):
+                whole_end = text.endswith((record.text or "").strip())  # else it was repaired
+                kept[record.id] = (text, record.finish == "length" and whole_end)
                 done |= {record.id} if agrees else set()
-    return kept
+    return kept | {name: pair for name, pair in silent.items() if name not in kept}
 
 
 def _chosen(job: Job) -> list[tuple[Question, Record, int]]:

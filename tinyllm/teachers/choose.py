@@ -18,15 +18,17 @@ from collections.abc import Mapping, Sequence
 
 import joblib
 import numpy as np
+import torch
 
 from tinyllm import paths
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
-from tinyllm.models.embed import embeddings
+from tinyllm.models import load as models
 from tinyllm.params import Params
 from tinyllm.teachers import ask, quality
 
-Texts = Mapping[str, str]  # by teacher
+BATCH = 64  # texts per forward pass
+LONGEST = 256  # tokens of a text; the rest is cut
 
 
 def choices(
@@ -40,57 +42,78 @@ def choices(
 ) -> dict[str, str]:
     """The chosen teacher of each training question that any of the teachers wrote for, by id.
 
-    how: see the module. seed: of the draws. sample: of the rationales (`ask.rationales`). first:
-        only so many questions.
+    how: see the module. seed: of the draws. sample: of the rationales (`ask.taken`). first: only so
+        many questions.
     """
-    written = {uri: ask.rationales(params, uri, sample, abstentions=True) for uri in teachers}
-    rows, candidates = [], []
-    for row in data.read(params)["train"][:first]:
-        have = {uri: texts[row.id] for uri, texts in written.items() if row.id in texts}
-        if have:
-            rows.append(row)
-            candidates.append(have)
-    if how == "similar":
-        values = similarities(rows, candidates)
-    elif how == "quality":
-        pairs = zip(rows, candidates, strict=True)
-        values = [{uri: quality.holds(t, row) for uri, t in have.items()} for row, have in pairs]
-    else:
-        values = [dict.fromkeys(have, 0.0) for have in candidates]
+    written = {uri: ask.taken(params, uri, sample) for uri in teachers}
     draw = random.Random(f"route:{seed}")
     chosen = {}
-    for row, value in zip(rows, values, strict=True):
-        best = [uri for uri in value if value[uri] == max(value.values())]
-        chosen[row.id] = draw.choice(best)
+    rows = data.read(params)["train"][:first]
+    cosines = similarities(rows, written) if how == "similar" else {}
+    for row in rows:
+        have = {uri: texts[row.id] for uri, texts in written.items() if row.id in texts}
+        values = dict.fromkeys(have, 0.0)
+        if how == "similar":
+            values = {uri: cosines[row.id, uri] for uri in have}
+        elif how == "quality":
+            values = {uri: quality.holds(text, row, cut) for uri, (text, cut) in have.items()}
+        if values:
+            best = [uri for uri in values if values[uri] == max(values.values())]
+            chosen[row.id] = draw.choice(best)
     return chosen
 
 
-def similarities(rows: Sequence[Question], candidates: Sequence[Texts]) -> list[dict[str, float]]:
-    """For each question, the cosine of each rationale and of question with gold answer.
+def similarities(
+    rows: Sequence[Question], written: Mapping[str, Mapping[str, tuple[str, bool]]]
+) -> dict[tuple[str, str], float]:
+    """Cosine of each rationale and of question with gold answer, by question id and teacher.
 
-    Embeddings are computed once and kept in runs/.
+    written: `ask.taken` of each teacher. Embeddings are computed once and kept in runs/.
     """
-    texts = [f"{row.question} {row.gold}" for row in rows]
-    texts += [text for have in candidates for text in have.values()]
+    asked = {row.id: f"{row.question} {row.gold}" for row in rows}
+    texts = {
+        (name, uri): have[name][0]
+        for name in asked
+        for uri, have in written.items()
+        if name in have
+    }
+    distinct = list(dict.fromkeys([*asked.values(), *texts.values()]))
     cached = joblib.Memory(paths.runs() / "cache", verbose=0).cache(embeddings)
-    vectors = cached(list(dict.fromkeys(texts)))
-    at = dict(zip(dict.fromkeys(texts), vectors, strict=True))
-    return [
-        {uri: float(np.dot(at[question], at[text])) for uri, text in have.items()}
-        for question, have in zip(texts, candidates, strict=False)
-    ]
+    vectors = dict(zip(distinct, cached(distinct), strict=True))
+    return {
+        (name, uri): float(np.dot(vectors[asked[name]], vectors[text]))
+        for (name, uri), text in texts.items()
+    }
 
 
-def routed(
-    params: Params, teachers: Sequence[str], how: str, seed: int, sample: int = 0
-) -> dict[str, str]:
-    """Rationale by question id, each of its chosen teacher; none where that one abstained."""
-    kept = {uri: ask.rationales(params, uri, sample) for uri in teachers}
-    chosen = choices(params, teachers, how, seed, sample=sample)
+def embeddings(texts: Sequence[str]) -> np.ndarray:
+    """One vector of length 1 per text: [texts, 384], float32.
+
+    The mean of a text's last hidden states in all-MiniLM-L6-v2 (Reimers and Gurevych 2019), the
+    encoder of `minilm-ed` before it is trained. ValueError, with the remedy, without the model.
+    """
+    model, tokenizer = models.load("minilm-ed")
+    encoder = model.get_encoder().to(models.device()).eval()
+    vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
+    order = np.argsort([len(text) for text in texts])
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        sizes = {"truncation": True, "max_length": LONGEST, "padding": True}
+        read = tokenizer([texts[i] for i in rows], **sizes, return_tensors="pt")
+        read = read.to(encoder.device)
+        with torch.inference_mode():
+            states = encoder(**read).last_hidden_state * read["attention_mask"].unsqueeze(-1)
+        vectors[rows] = torch.nn.functional.normalize(states.sum(1), dim=1).cpu().numpy()
+    return vectors
+
+
+def routed(params: Params, chosen: Mapping[str, str], sample: int = 0) -> dict[str, str]:
+    """Rationale by question id, each of its teacher in `choices`; none where that one abstained."""
+    kept = {uri: ask.rationales(params, uri, sample) for uri in dict.fromkeys(chosen.values())}
     return {name: kept[uri][name] for name, uri in chosen.items() if name in kept[uri]}
 
 
-def shares(params: Params, teachers: Sequence[str], how: str, seed: int) -> str:
-    """How often each teacher was chosen (in the first sample): `micro:a 52%, micro:b 48%`."""
-    counts = Counter(choices(params, teachers, how, seed).values())
+def shares(chosen: Mapping[str, str], teachers: Sequence[str]) -> str:
+    """How often `choices` took each teacher: `micro:a 52%, micro:b 48%`."""
+    counts = Counter(chosen.values())
     return ", ".join(f"{uri} {100 * counts[uri] / counts.total():.0f}%" for uri in teachers)

@@ -106,12 +106,15 @@ def names(text: str, question: Question) -> str:
     return "none" if option is None else "gold" if option == question.answer else "other"
 
 
-def holds(text: str, question: Question) -> int:
+def holds(text: str, question: Question, cut: bool = False) -> int:
     """How many of four things hold for a rationale: it says something; it ends whole and invents no
-    question; it repeats nothing; it mentions the gold option alone."""
+    question; it repeats nothing; it mentions the gold option alone.
+
+    cut: its end is known to be cut off (finish reason `length`).
+    """
     if abstains(text) or says_nothing(text):
         return 0
-    whole = not (cut_off(text) or invented(text))
+    whole = not (cut or cut_off(text) or invented(text))
     return 1 + whole + (not repeated(text)) + (names(text, question) == "gold")
 
 
