@@ -231,7 +231,7 @@ def test_a_store_that_was_changed_by_hand_is_refused_and_can_be_mended(use):
     (folder,) = ask.ask_all(params).values()
     file, whole = folder / "rationales.jsonl", ask.records(params, SERVER)
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[1:]))
-    ask._read.cache_clear()  # as in a new process
+    store.finished.cache_clear()  # as in a new process
     with pytest.raises(DataError, match=r"changed since .* delete manifest\.json"):
         ask.records(params, SERVER)
     (folder / runs.MANIFEST).unlink()

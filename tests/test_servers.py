@@ -218,7 +218,7 @@ def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_a
 ODD = {
     "Sure!\n<think>because dogs (cut": ("because dogs (cut", "Sure!"),
     "<think>a</think> b <think>c (cut": ("a\nc (cut", "b"),
-    "<Think type='x'>a</THINK> b </think> c": ("a", "b </think> c"),
+    "<Think type='x'>a</THINK> b </think> c": ("a", "b  c"),
     "[THINK]a[/THINK]b": ("a", "b"),
     "I think so.": ("", "I think so."),
 }

@@ -10,6 +10,7 @@ HASH stands for all that the texts depend on (the manifest's spec). The files ar
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pandas as pd
 from tinyllm import arms, paths, prompts, runs
 from tinyllm.data import load as data
 from tinyllm.data import micro as world
-from tinyllm.data.question import DataError, Question
+from tinyllm.data.question import Question
 from tinyllm.models import load as models
 from tinyllm.models.extract import answer_named
 from tinyllm.params import Params
@@ -98,10 +99,9 @@ class Job:
         in_context = prompts.InContext(splits["train"], params.examples, params.data_seed)
         render = functools.partial(prompts.teacher_prompt, forcing=params.teacher_forcing)
         render = render if self.stage == "rationales" else prompts.answer_prompt
-        rows = []
+        how, rows = (render, teacher.tokens, params.max_prompt), []
         for row in splits[self.split]:
-            shots = in_context(row)
-            prompt = prompts.fitted(row, shots, render, teacher.tokens, params.max_prompt)
+            prompt = prompts.fitted(row, in_context(row), *how)
             options = None if self.stage == "rationales" else row.options
             rows.append(store.request(teacher, self.uri, row.id, prompt, options, self.sample))
         return rows
@@ -112,32 +112,18 @@ class Job:
         with runs.recording(self.file.parent, self.spec) as facts:
             if teacher:
                 choices = {} if self.stage == "rationales" else options
-                store.fill(
-                    self.file, teacher, self.requests(teacher), choices, self.params.max_refused
-                )
+                asked = self.requests(teacher)
+                store.fill(self.file, teacher, asked, choices, self.params.max_refused)
             else:
-                rows = store.recorded(self.params.dataset, self.split, self.uri)
                 with store.appending(self.file) as append:
-                    for record in rows:
+                    for record in store.recorded(self.params.dataset, self.split, self.uri):
                         if record.id in options:
                             append(record)
             facts |= store.facts(store.read(self.file))
 
     def records(self) -> list[Record]:
         """What the teacher wrote; FileNotFoundError, with the remedy, if it is not finished."""
-        return _read(self.file, runs.content(self.file.parent))
-
-
-@functools.cache
-def _read(file: Path, content: str) -> list[Record]:
-    """The records of a store, checked against its manifest once per process."""
-    rows = store.read(file)
-    if store.facts(rows)["content"] != content:
-        raise DataError(
-            f"{paths.shown(file)}: changed since it was finished; delete {runs.MANIFEST} in its "
-            "folder and run notebook 02 again, which asks for what is missing"
-        )
-    return list({row.id: row for row in rows}.values())  # the last one, should one have two
+        return store.finished(self.file, runs.content(self.file.parent))
 
 
 def askable(params: Params) -> list[str]:
@@ -165,22 +151,12 @@ def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
     return [(job.file.parent, job.spec) for job in jobs(params)]
 
 
-def ask_all(params: Params) -> dict[str, Path]:
-    """Have every teacher write its rationales, and return their folders by teacher.
+def ask_all(params: Params, stage: str = "rationales") -> dict[str, Path]:
+    """Have every teacher write its rationales (or `answers`); return their folders by teacher.
 
     Finished folders cost no call. Raises store.Unanswered or store.TooManyRefused where questions
-    have no rationale, RuntimeError where another process is asking.
+    have no reply, RuntimeError where another process is asking.
     """
-    _run(params, "rationales")
-    return {uri: Job(params, uri).file.parent for uri in params.teachers}
-
-
-def answer_all(params: Params) -> None:
-    """Have every teacher answer the questions itself. Raises as `ask_all`."""
-    _run(params.model_copy(update={"temperature": 0.0}), "answers")
-
-
-def _run(params: Params, stage: str) -> None:
     wanted = [job for job in jobs(params) if job.stage == stage]
     missing = [job for job in wanted if not runs.finished(job.file.parent, job.spec)]
     if missing:
@@ -191,6 +167,12 @@ def _run(params: Params, stage: str) -> None:
             if job.uri == uri:
                 job.run(teacher)
         del teacher  # before the next one is loaded
+    return {uri: Job(params, uri).file.parent for uri in params.teachers}
+
+
+def answer_all(params: Params) -> None:
+    """Have every teacher answer the questions itself, greedily. Raises as `ask_all`."""
+    ask_all(params.model_copy(update={"temperature": 0.0}), "answers")
 
 
 def content(params: Params, uri: str, stage: str = "rationales") -> str:
@@ -206,10 +188,7 @@ def records(params: Params, uri: str, sample: int = 0) -> list[Record]:
 
 
 def rationales(params: Params, uri: str, sample: int = 0) -> dict[str, str]:
-    """Rationale by question id as students read them; questions with abstentions alone are absent.
-
-    sample: the one to take (see `taken`).
-    """
+    """Rationale by question id as students read them (see `taken`), without abstentions."""
     texts = taken(params, uri, sample).items()
     return {name: text for name, (text, _) in texts if not quality.abstains(text)}
 
@@ -239,20 +218,16 @@ def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, boo
     return kept | {name: pair for name, pair in silent.items() if name not in kept}
 
 
-def _chosen(job: Job) -> list[tuple[Question, Record, int]]:
+def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
     """Each question of a split, the teacher's reply, and the option it scores best or its text
     names (-1: none)."""
     replies = {record.id: record for record in job.records()}
-    rows = []
     for row in data.read(job.params)[job.split]:
         reply = replies[row.id]
+        named = answer_named(reply.text or "", row.options)
         if reply.scores:
-            choice = max(range(len(reply.scores)), key=reply.scores.__getitem__)
-        else:
-            named = answer_named(reply.text or "", row.options)
-            choice = -1 if named is None else named
-        rows.append((row, reply, choice))
-    return rows
+            named = reply.scores.index(max(reply.scores))
+        yield row, reply, -1 if named is None else named
 
 
 def answers(params: Params) -> pd.DataFrame:
@@ -274,8 +249,7 @@ def option_scores(params: Params, uri: str) -> dict[str, list[float]]:
     """What `kd` learns from: log-probability per token of each option, by training question id.
 
     A server gives its choice alone: 0 for it, minus infinity for the others, and equal scores where
-    it names none. Questions that it refused are absent. FileNotFoundError, with the remedy, if the
-    teacher has not been asked.
+    it names none. Questions that it refused are absent.
     """
     scores, off = {}, float("-inf")
     for row, reply, choice in _chosen(Job(params, uri, "answers")):
