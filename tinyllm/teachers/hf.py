@@ -105,10 +105,9 @@ class HFTeacher:
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """No gradients, and the remedy where memory runs out."""
+        """The remedy where memory runs out."""
         try:
-            with torch.inference_mode():
-                yield
+            yield
         except torch.OutOfMemoryError:
             raise ParameterError(
                 f"teacher_batch: {self.batch}: does not fit into the device's memory; lower it"

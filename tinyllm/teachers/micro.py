@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,19 +61,9 @@ def _train(folder: Path, spec: dict[str, Any]) -> None:
         facts["content"] = runs.sha256(folder / "model" / "model.safetensors")
 
 
-def train_teacher(
-    letter: str,
-    folder: str | Path,
-    seed: int,
-    *,
-    steps: int | None = None,
-    progress: Callable[[int, float], None] = lambda step, loss: None,
-) -> Path:
-    """Train teacher `a` or `b` on its part of museum `seed`, save it in `folder`, and return that.
-
-    progress: called after every step with its number (from 1) and its loss.
-    """
-    steps = steps or STEPS[letter]
+def train_teacher(letter: str, folder: Path, seed: int, steps: int | None = None) -> list[float]:
+    """Train teacher `a` or `b` on its part of museum `seed`, and save it; returns the losses."""
+    steps, losses = steps or STEPS[letter], []
     corpus = teacher_corpus(letter, seed, BATCH, round(ALONE_FIRST * steps))
     model = models.untrained(KIND_OF_MODEL[letter], seed, LAYERS[letter]).train()
     named = list(model.named_parameters())
@@ -83,16 +73,16 @@ def train_teacher(
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=LR[letter])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     words = models.tokenizer(eos=False)
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         loss = model(**_batch(words, next(corpus), model.config.is_encoder_decoder)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        progress(step, loss.item())
+        losses.append(loss.item())
     models.save(model.eval(), KIND_OF_MODEL[letter], folder)
-    return Path(folder)
+    return losses
 
 
 def _rate(step: int, steps: int) -> float:

@@ -146,30 +146,31 @@ class ServerTeacher:
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:
-        create, asked = self.client.completions.create, {"prompt": prompt}
+        create, asked = self.client.completions.create, self.settings | {"prompt": prompt}
+        system = asked.pop("system", None)
         if self.chat:
             create = self.client.chat.completions.create
-            messages = [("system", self.settings.get("system")), ("user", prompt)]
-            asked = {"messages": [{"role": r, "content": text} for r, text in messages if text]}
-        asked |= {name: value for name, value in self.settings.items() if name != "system"}
+            messages = [("system", system), ("user", asked.pop("prompt"))]
+            asked["messages"] = [{"role": role, "content": text} for role, text in messages if text]
         asked |= {"seed": seed} if self.seeded else {}
         try:
             return self._read(create(model=self.model, **asked))
         except openai.APIStatusError as error:
-            status = error.status_code
-            if status in FOR_ALL:
-                raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(self._line(error), final=status < 500 and status not in PASSING)
+            status, line = error.status_code, self._line(error)
+            if status not in FOR_ALL:
+                return Refused(line, final=status < 500 and status not in PASSING)
+            remedy = FOR_ALL[status]
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
                 causes.append(cause)
             kind = next(k for k in REMEDIES if any(isinstance(cause, k) for cause in causes))
-            if kind is ssl.SSLCertVerificationError:
-                raise self._hopeless(causes[-1], REMEDIES[kind]) from None
-            return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
+            line, remedy = self._line(causes[-1]), REMEDIES[kind]
+            if kind is not ssl.SSLCertVerificationError:
+                return Refused(f"{line}; {remedy}", final=False)
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             return Refused(self._line(error), final=False)
+        raise RuntimeError(f"openai:{self.url}#{self.model}: {line}; {remedy}")
 
     def _read(self, reply: Any) -> Completion | Refused:
         """A reply as a completion; servers leave out much, and the client does not check them."""
@@ -195,9 +196,6 @@ class ServerTeacher:
         usage = getattr(reply, "usage", None)
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
         return Completion(text, finish, tokens, thinking=thinking)
-
-    def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
-        return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
 
     def _line(self, error: BaseException) -> str:
         """An error in one line, without the key, which some servers repeat."""
