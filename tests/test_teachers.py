@@ -7,8 +7,8 @@ import torch
 
 from tinyllm import prompts
 from tinyllm.data import micro as world
-from tinyllm.models import load, score
 from tinyllm.models import micro as models
+from tinyllm.models import score
 from tinyllm.params import ParameterError, Params
 from tinyllm.teachers import micro, store
 from tinyllm.teachers.hf import Draw, HFTeacher
@@ -106,16 +106,6 @@ def test_chat_models_read_the_prompt_in_their_template(tmp_path):
     assert plain.rendered("Which robin ?") == "Which robin ?"
     assert chat.rendered("Which robin ?") == "Question: Which robin ? Answer:"
     assert chat.tokens("Which robin ?") == plain.tokens("Which robin ?") + 2
-
-
-def test_on_several_gpus_the_model_is_spread_and_answers_as_on_one(folder, asked, monkeypatch):
-    question = ["Question: Which"], [asked[0][0].options]
-    expected = dict(teacher(folder).answer(*question))
-    spread = Mock(side_effect=load.load)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(load, "load", spread)
-    assert dict(teacher(folder).answer(*question)) == expected
-    assert spread.call_args.kwargs["device_map"] == "auto"
 
 
 def test_out_of_memory_names_the_parameter(folder, monkeypatch):
