@@ -163,19 +163,17 @@ def longest_input(model: PreTrainedModel) -> int | None:
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
-def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[int]]:
-    """Rows of one length, filled with `value` at the right (or left)."""
+def pad(rows: list[list[int]], value: int) -> list[list[int]]:
+    """Rows of one length, filled with `value` at the right."""
     width = max((len(row) for row in rows), default=0)
-    fill = [[value] * (width - len(row)) for row in rows]
-    return [f + r if left else r + f for f, r in zip(fill, rows, strict=True)]
+    return [row + [value] * (width - len(row)) for row in rows]
 
 
 @contextmanager
 def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[None]:
     """In the block the output layer sees only positions where `wanted` [n, D] is True.
 
-    The logits then have shape [wanted.sum(), vocabulary]. For a large vocabulary the projection is
-    most of a small student's work.
+    The logits then have shape [wanted.sum(), vocabulary]: less work, for a large vocabulary.
     """
     if hasattr(model, "get_base_model"):  # peft's wrapper
         model = model.get_base_model()

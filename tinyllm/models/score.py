@@ -152,9 +152,9 @@ def _padded(
     encoding: Encoding, rows: list[list[int]], device: torch.device, *, left: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask [n, L]."""
-    ids = torch.tensor(pad(rows, encoding.tokenizer.pad_token_id, left=left), device=device)
-    mask = torch.tensor(pad([[1] * len(row) for row in rows], 0, left=left), device=device)
-    return ids, mask
+    side = "left" if left else "right"
+    padded = encoding.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
+    return padded["input_ids"].to(device), padded["attention_mask"].to(device)
 
 
 @torch.inference_mode()
@@ -167,9 +167,8 @@ def log_probabilities(
 ) -> list[float]:
     """Summed log-probability of each target [n] after the source that `owner` [n] points to.
 
-    One encoder (or prefix) pass per source, however many targets it has: that gives each first
-    token and the keys and values from which the other tokens follow. Short targets are taken apart
-    from long ones, BATCH at a time, so that little is padding and few copies of the cache exist.
+    One encoder (or prefix) pass per source gives each first token, and the keys and values from
+    which the other tokens follow. Targets of about equal length go together, BATCH at a time.
     """
     logits, mask, cache, states = _read(model, encoding, sources)
     first = torch.log_softmax(logits.float(), -1).cpu()

@@ -22,7 +22,6 @@ import torch
 
 from tinyllm import paths
 from tinyllm.data import load as data
-from tinyllm.data.question import Question
 from tinyllm.models import load as models
 from tinyllm.params import Params
 from tinyllm.teachers import ask, quality
@@ -46,44 +45,33 @@ def choices(
         many questions.
     """
     written = {uri: ask.taken(params, uri, sample) for uri in teachers}
-    draw = random.Random(f"route:{seed}")
-    chosen = {}
+    draw, chosen = random.Random(f"route:{seed}"), {}
     rows = data.read(params)["train"][:first]
-    cosines = similarities(rows, written) if how == "similar" else {}
+    asked = {row.id: f"{row.question} {row.gold}" for row in rows}
+    if how == "similar":
+        texts = [texts[name][0] for name in asked for texts in written.values() if name in texts]
+        vectors = _vectors([*asked.values(), *texts])
     for row in rows:
-        have = {uri: texts[row.id] for uri, texts in written.items() if row.id in texts}
-        values = dict.fromkeys(have, 0.0)
-        if how == "similar":
-            values = {uri: cosines[row.id, uri] for uri in have}
-        elif how == "quality":
-            values = {uri: quality.holds(text, row, cut) for uri, (text, cut) in have.items()}
+        values = {}
+        for uri, texts in written.items():
+            if row.id in texts:
+                text, cut = texts[row.id]
+                values[uri] = 0.0
+                if how == "similar":
+                    values[uri] = float(np.dot(vectors[asked[row.id]], vectors[text]))
+                elif how == "quality":
+                    values[uri] = quality.holds(text, row, cut)
         if values:
             best = [uri for uri in values if values[uri] == max(values.values())]
             chosen[row.id] = draw.choice(best)
     return chosen
 
 
-def similarities(
-    rows: Sequence[Question], written: Mapping[str, Mapping[str, tuple[str, bool]]]
-) -> dict[tuple[str, str], float]:
-    """Cosine of each rationale and of question with gold answer, by question id and teacher.
-
-    written: `ask.taken` of each teacher. Embeddings are computed once and kept in runs/.
-    """
-    asked = {row.id: f"{row.question} {row.gold}" for row in rows}
-    texts = {
-        (name, uri): have[name][0]
-        for name in asked
-        for uri, have in written.items()
-        if name in have
-    }
-    distinct = list(dict.fromkeys([*asked.values(), *texts.values()]))
+def _vectors(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """`embeddings` by text, computed once and kept in runs/."""
+    distinct = list(dict.fromkeys(texts))
     cached = joblib.Memory(paths.runs() / "cache", verbose=0).cache(embeddings)
-    vectors = dict(zip(distinct, cached(distinct), strict=True))
-    return {
-        (name, uri): float(np.dot(vectors[asked[name]], vectors[text]))
-        for (name, uri), text in texts.items()
-    }
+    return dict(zip(distinct, cached(distinct), strict=True))
 
 
 def embeddings(texts: Sequence[str]) -> np.ndarray:

@@ -39,7 +39,7 @@ def prepare(params: Params) -> None:
     missing = [job for job in (work(params, name) for name in letters) if not runs.finished(*job)]
     if missing:
         context = get_context("spawn")
-        with ProcessPoolExecutor(min(params.workers, len(missing)), context, _start) as pool:
+        with ProcessPoolExecutor(min(params.workers, len(missing)), context) as pool:
             list(pool.map(_train, *zip(*missing, strict=True)))
 
 
@@ -50,12 +50,9 @@ def work(params: Params, letter: str) -> tuple[Path, dict[str, Any]]:
     return paths.runs() / "teachers" / f"micro-{letter}" / runs.digest(spec)[:12], spec
 
 
-def _start() -> None:
+def _train(folder: Path, spec: dict[str, Any]) -> None:
     runs.end_with_parent()
     torch.set_num_threads(1)  # models so small only wait for one another on several
-
-
-def _train(folder: Path, spec: dict[str, Any]) -> None:
     with runs.recording(folder, spec) as facts:
         train_teacher(spec["letter"], folder / "model", spec["data_seed"])
         facts["content"] = runs.sha256(folder / "model" / "model.safetensors")
@@ -99,8 +96,8 @@ def teacher_corpus(
 
     Half of a batch asks for a rationale with the gold letter given, a quarter without it, a quarter
     for the answer. In-context examples: none in the first `alone` batches, then 0 to 2 per batch.
-    Rationales are asked for about every entity (the teacher abstains on those that it does not
-    know), answers about known ones only. The test split's questions are absent, not their facts.
+    Rationales are asked for about every entity, answers about known ones only. The test split's
+    questions are absent, not their facts.
     """
     museum, draw = world.world(seed), random.Random(f"corpus:{letter}:{seed}")
     every, own = sorted(museum.kind), sorted(world.known(letter))
