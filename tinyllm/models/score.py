@@ -73,25 +73,19 @@ def score_options(
     model.eval()
     rows: list[dict[str, Any]] = [{}] * len(questions)
     encoded = [encoding.source(question, prompts.ANSWER_PREFIX) for question in questions]
+    end = encoding.tokenizer.eos_token_id
     for at in batches(encoded, batch):
-        sources = [encoded[i] for i in at]
-        pairs = [(place, option) for place, i in enumerate(at) for option in questions[i].options]
-        targets = [[*encoding.tokens(o), encoding.tokenizer.eos_token_id] for _, o in pairs]
-        owner = torch.tensor([place for place, _ in pairs])
-        sums = log_probabilities(model, encoding, sources, targets, owner)
-        scored = zip(sums, map(len, targets), strict=True)
-        for i in at:
-            question = questions[i]
-            own = list(islice(scored, len(question.options)))
-            scores = [total / tokens for total, tokens in own]
+        targets = [[[*encoding.tokens(o), end] for o in questions[i].options] for i in at]
+        means = log_probabilities(model, encoding, [encoded[i] for i in at], targets)
+        for i, scores, own in zip(at, means, targets, strict=True):
             rows[i] = {
-                "id": question.id,
-                "options": list(question.options),
-                "gold": question.answer,
-                "choice": max(range(len(scores)), key=scores.__getitem__),
+                "id": questions[i].id,
+                "options": list(questions[i].options),
+                "gold": questions[i].answer,
+                "choice": scores.index(max(scores)),
                 "ties": sum(score > max(scores) - TIED for score in scores),
                 "scores": scores,
-                "tokens": [tokens for _, tokens in own],
+                "tokens": [len(target) for target in own],
             }
     return rows
 
@@ -162,24 +156,25 @@ def log_probabilities(
     model: PreTrainedModel,
     encoding: Encoding,
     sources: list[list[int]],
-    targets: list[list[int]],
-    owner: torch.Tensor,
-) -> list[float]:
-    """Summed log-probability of each target [n] after the source that `owner` [n] points to.
+    targets: list[list[list[int]]],
+) -> list[list[float]]:
+    """Log-probability per token of each of a source's targets, for all sources.
 
     One encoder (or prefix) pass per source gives each first token, and the keys and values from
     which the other tokens follow. Targets of about equal length go together, BATCH at a time.
     """
+    owner = torch.tensor([place for place, own in enumerate(targets) for _ in own])
+    flat = [target for own in targets for target in own]
     logits, mask, cache, states = _read(model, encoding, sources)
     first = torch.log_softmax(logits.float(), -1).cpu()
-    sums = first[owner, torch.tensor([target[0] for target in targets])]
-    longer = [row for row in range(len(targets)) if len(targets[row]) > 1]
-    longer.sort(key=lambda row: len(targets[row]))
+    sums = first[owner, torch.tensor([target[0] for target in flat])]
+    longer = [row for row in range(len(flat)) if len(flat[row]) > 1]
+    longer.sort(key=lambda row: len(flat[row]))
     for start in range(0, len(longer), BATCH):
         rows = longer[start : start + BATCH]
         at = owner[rows]
-        inputs, seen = _padded(encoding, [targets[row][:-1] for row in rows], model.device)
-        labels = torch.tensor(pad([targets[row][1:] for row in rows], IGNORED), device=model.device)
+        inputs, seen = _padded(encoding, [flat[row][:-1] for row in rows], model.device)
+        labels = torch.tensor(pad([flat[row][1:] for row in rows], IGNORED), device=model.device)
         known = copy.deepcopy(cache)
         known.batch_select_indices(at)
         arguments = {"past_key_values": known, "use_cache": True}
@@ -197,7 +192,8 @@ def log_probabilities(
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
         row_of = wanted.nonzero()[:, 0].cpu()
         sums[rows] += torch.zeros(len(rows)).index_add_(0, row_of, -losses)
-    return sums.tolist()
+    means = (total / len(target) for total, target in zip(sums.tolist(), flat, strict=True))
+    return [list(islice(means, len(own))) for own in targets]
 
 
 def _read(

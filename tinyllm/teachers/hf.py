@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
@@ -150,17 +149,13 @@ class HFTeacher:
         """The option with the highest log-probability per token (no end token is counted)."""
         rows = [self._ids(prompt) for prompt in prompts]
         for batch in score.batches(rows, self.batch):
-            pairs = [(i, text) for i in batch for text in options[i]]
-            targets = [self._target(prompts[i], rows[i], text) for i, text in pairs]
-            owner = torch.tensor([batch.index(i) for i, _ in pairs])
+            targets = [[self._target(prompts[i], rows[i], o) for o in options[i]] for i in batch]
             sources = [rows[i] for i in batch]
             with self._memory():
-                sums = score.log_probabilities(self.model, self.encoding, sources, targets, owner)
-            means = (total / len(ids) for total, ids in zip(sums, targets, strict=True))
-            for i in batch:
-                scores = tuple(islice(means, len(options[i])))
+                means = score.log_probabilities(self.model, self.encoding, sources, targets)
+            for i, scores in zip(batch, means, strict=True):
                 best = options[i][scores.index(max(scores))]
-                yield i, Completion(best, "scored", (len(rows[i]), 0), scores)
+                yield i, Completion(best, "scored", (len(rows[i]), 0), tuple(scores))
 
     def _target(self, prompt: str, row: list[int], option: str) -> list[int]:
         """Ids of an option as the model would go on: after text, a space precedes it."""
