@@ -179,6 +179,8 @@ def test_samples_are_sent_with_temperature_and_seed_and_none_twice():
         assert {body["temperature"] for body in server.bodies} == {0.7}
         assert len({body["seed"] for body in server.bodies}) == len(server.bodies) == 36
         assert set(server.tries.values()) == {3}
+        ask.ask_all(small(uri, samples=4, temperature=0.7))
+        assert len(server.bodies) == 48, "further samples leave what there is"
         for own in (0.3, None):
             server.bodies.clear()
             ask.ask_all(small(uri, servers={uri: {"temperature": own}}))
