@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import huggingface_hub
+import peft
 import pytest
 import torch
 from tiny import saved_model
@@ -119,7 +120,7 @@ def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path,
         for parameter in trained.values():
             parameter.add_(0.01)
     load.save(adapted, tokenizer, tmp_path)
-    again = load.load_adapters(load.load("minilm-ed")[0], tmp_path)
+    again = peft.PeftModel.from_pretrained(load.load("minilm-ed")[0], str(tmp_path))
     torch.testing.assert_close(logits(adapted, tokenizer), logits(again, tokenizer))
 
 

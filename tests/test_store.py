@@ -102,7 +102,7 @@ def test_another_teacher_revision_prompt_setting_or_sample_is_another_record(tmp
 
 def test_refusals_are_recorded_once_the_teacher_has_answered_and_limited(tmp_path):
     refusing = Echo(lambda n: Refused("filter", True) if n in (1, 2) else None)
-    with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.1 allows.*0.200 (?s:.*)filter \(2"):
+    with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.200(?s:.*)filter \(2"):
         fill(tmp_path / "s", refusing, 10, max_refused=0.1)
     fill(tmp_path / "s", refusing, 10, max_refused=0.2)
     assert len(refusing.asked) == 10

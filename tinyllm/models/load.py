@@ -35,8 +35,7 @@ from tinyllm.models.aliases import ALIASES, Alias, source
 # A report of every loaded and new weight, and bars for files that are on disk, bury what matters.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-# peft asks transformers by a name that is going to change.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
@@ -122,11 +121,6 @@ def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> pef
     return adapted
 
 
-def load_adapters(model: PreTrainedModel, folder: Path) -> peft.PeftModel:
-    """A model with the adapters that `save` wrote to a folder."""
-    return peft.PeftModel.from_pretrained(model, str(folder))
-
-
 def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:
     """The model itself, its adapters in place, without peft's wrapper."""
     return model.get_base_model() if isinstance(model, peft.PeftModel) else model
@@ -167,9 +161,9 @@ def _minilm_encoder_decoder(source: str, dtype: torch.dtype) -> Loaded:
     """Warm-started encoder-decoder (Rothe et al. 2020) from a BERT-like encoder.
 
     Encoder: all layers of the source. Decoder: its DECODER_LAYERS, made causal, with the embeddings
-    as output layer. The cross-attention starts as a copy of its layer's self-attention: it then
-    looks for words like those just written, and learns to copy from the question in about 200 steps
-    of 32 questions at lr 2e-4; a random start at lr 1e-4 had not after 465 (OpenBookQA's train).
+    as output layer. The cross-attention starts as a copy of its layer's self-attention, and learns
+    to copy from the question in about 200 steps of 32 questions at lr 2e-4; a random start at lr
+    1e-4 had not after 465 (OpenBookQA's train).
     """
     encoder = BertModel.from_pretrained(
         source,

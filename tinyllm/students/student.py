@@ -64,7 +64,7 @@ def load_student(
     else:
         model, tokenizer = load.load(params.student, seed=seed)
         if arm.lora:
-            model = load.load_adapters(model, stored)
+            model = peft.PeftModel.from_pretrained(model, str(stored))
     return model.to(load.device()).eval(), Encoding.of(model, tokenizer, params)
 
 
