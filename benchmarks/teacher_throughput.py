@@ -1,29 +1,19 @@
-"""Tokens per second of a teacher, in four ways of batching.
+"""Tokens per second of a teacher, in three ways of batching.
 
     python benchmarks/teacher_throughput.py [--model smollm2] [--dataset piqa] [--questions 48]
 
-single      a prompt at a time
+single      one prompt at a time
 fixed       batches in dataset order
-sorted      batches of about equal length, each decoded until its longest text ends
-refilled    what the study does: a prompt that is done makes room for the next (`teachers.decode`)
+sorted      what the study does: batches of about equal length (`models.score.batches`)
 
 The same prompts (the study's own, from the paper's release) go to the same model in all ways, in
 turn, because the machine is noisy; what counts are the ratios. Tokens are those read and written,
 padding excluded.
-
-Refilled against sorted, SmolLM2 on one busy CPU core, OpenBookQA, prompts of about equal length
-(--dataset obqa --examples none --rounds 1 --ways sorted refilled), by CPU time; all texts equal:
-
-    --questions 96 --new-tokens 128   1.29 (1.27 by wall time); texts of 7 to 128 tokens, mean 76
-    --questions 32 --new-tokens 64    1.00; half of the texts are cut, and 2 batches leave no queue
-
-The gain grows with the spread of the lengths and the number of batches. transformers' own
-`generate_batch` (5.23) gave the same texts on this CPU at 0.74 times the speed of sorted batches
-(32 questions, 64 tokens, one run); neither way was measured on a GPU.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from statistics import mean, median
 
 import torch
@@ -31,7 +21,7 @@ from tqdm import tqdm
 
 from tinyllm import prompts
 from tinyllm.data import load as data
-from tinyllm.models import load
+from tinyllm.models import load, score
 from tinyllm.params import Params
 from tinyllm.teachers.base import Completion
 from tinyllm.teachers.hf import HFTeacher
@@ -47,28 +37,16 @@ parser.add_argument("--examples", default="random:2", help="in-context examples,
 parser.add_argument("--rounds", type=int, default=3)
 
 
-class Sorted(HFTeacher):
-    """The same teacher with batches of about equal length, each decoded until its longest ends."""
-
-    def _refilled(self, rows):
-        return self._in_batches(rows)
-
-
-class InOrder(Sorted):
-    """Fixed batches in the order in which the questions stand."""
-
-    def _batches(self, rows):
-        yield from (
-            list(range(start, min(start + self.batch, len(rows))))
-            for start in range(0, len(rows), self.batch)
-        )
+def in_order(rows, size):
+    """Batches in the order in which the questions stand."""
+    for start in range(0, len(rows), size):
+        yield list(range(start, min(start + size, len(rows))))
 
 
-WAYS = {  # class, and whether it batches
-    "single": (InOrder, False),
-    "fixed": (InOrder, True),
-    "sorted": (Sorted, True),
-    "refilled": (HFTeacher, True),  # what the study does
+WAYS = {  # how it batches, and whether it does
+    "single": (in_order, False),
+    "fixed": (in_order, True),
+    "sorted": (score.batches, True),
 }
 parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
 
@@ -98,8 +76,8 @@ def main() -> None:
         for e in train
     ]
 
-    def run(kind: type, batched: bool) -> tuple[list[float], dict[int, Completion]]:
-        teacher.__class__, teacher.batch = kind, options.batch if batched else 1
+    def run(way: Callable, batched: bool) -> tuple[list[float], dict[int, Completion]]:
+        score.batches, teacher.batch = way, options.batch if batched else 1
         start = time.process_time(), time.perf_counter()
         replies = dict(teacher.write(asked))
         seconds = [time.process_time() - start[0], time.perf_counter() - start[1]]

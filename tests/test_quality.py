@@ -35,7 +35,7 @@ def test_cut_off_means_mid_sentence(text, cut):
     ("Let Q: x be true.", False), ("Quails fly.\nQuestionable, but so.", False),
 ])  # fmt: skip
 def test_an_invented_question_begins_a_line(text, more):
-    assert quality.invented(text) is more
+    assert bool(quality.INVENTED.search(text)) is more
 
 
 @pytest.mark.parametrize(("text", "twice"), [
@@ -70,10 +70,13 @@ def test_what_is_not_written_has_an_outcome_and_nothing_else(text, refused, outc
 
 
 def test_a_text_that_ends_at_the_token_limit_is_cut_off():
-    plain = quality.facts(Record("", "q", "t", "", "A wren flies.", "stop"), BIRD)
+    plain, cut = (
+        quality.facts(Record("", "q", "t", "", "A wren flies.", finish), BIRD)
+        for finish in ("stop", "length")
+    )
     assert plain["whole"] and (plain["words"], plain["names"]) == (3, "gold")
-    cut = quality.facts(Record("", "q", "t", "", "A wren flies.", "length"), BIRD)
     assert cut["cut_off"] and not cut["whole"]
+    assert [quality.holds("A wren flies.", BIRD, cut) for cut in (False, True)] == [4, 3]
 
 
 STORY = "Birds fly. Fish do not.\nSo (a) is right.\nQuestion:\nWhat swims?\nOptions:\n(a) a fi"
@@ -108,10 +111,7 @@ def test_counts_of_the_release_agree_with_what_is_known_of_it(release_mirror):
         pd.DataFrame(map(quality.facts, store.recorded("riddle", "train", teacher), questions))
         for teacher in ("flan-t5", "llama2")
     )
-    missing = [(frame["outcome"] == "missing").sum() for frame in (flan, llama)]
-    assert len(flan) == len(llama) == 3510 and missing == [12, 21]
+    assert [(frame["outcome"] == "missing").sum() for frame in (flan, llama)] == [12, 21]
     assert 0.67 < llama["cut_off"].mean() < 0.935 and flan["cut_off"].mean() < 0.03
     assert not flan["invented"].any() and llama["invented"].any()
     assert (llama["outcome"] == "empty").any() and 16 <= flan["words"].median() <= 23
-    named = flan["names"].value_counts()
-    assert named["other"] < named["gold"] > 0.2 * 3510

@@ -115,8 +115,6 @@ class Reply(BaseHTTPRequestHandler):
         elif isinstance(fault, dict):  # of the choice
             message = choice["message"] | fault.get("message", {})
             text = json.dumps(reply | {"choices": [choice | fault | {"message": message}]})
-        elif isinstance(fault, tuple):
-            status, headers["Retry-After"] = fault
         elif fault in BODIES:
             headers["Content-Type"], text = BODIES[fault]
         elif fault == "slow":
@@ -135,6 +133,14 @@ class Reply(BaseHTTPRequestHandler):
         pass
 
 
+def asked(faults=lambda question, tries: None, **changes):
+    """A study that has asked a faulty server, and the server."""
+    with Faulty(faults) as server:
+        params = small(f"openai:{server.url}#m", **changes)
+        ask.ask_all(params)
+    return params, server
+
+
 def some(share, fault):
     """The same share of the questions gets a fault, at every try."""
     return lambda question, tries: fault if int(hash_of(question), 16) % 100 < 100 * share else None
@@ -143,11 +149,8 @@ def some(share, fault):
 @pytest.mark.parametrize("fault", [429, 503, "slow", "hang up"])
 def test_what_passes_is_tried_again_and_nothing_is_lost(monkeypatch, fault):
     monkeypatch.setattr(servers, "TIMEOUT", 0.5)
-    with Faulty(lambda question, tries: fault if tries <= 2 else None) as server:
-        params = small(f"openai:{server.url}#m")
-        ask.ask_all(params)
-        assert set(server.tries.values()) == {3}
-    assert len(records(params)) == 12
+    params, server = asked(lambda question, tries: fault if tries <= 2 else None)
+    assert set(server.tries.values()) == {3} and len(records(params)) == 12
     assert all(r.text == f"OK {hash_of(r.prompt)}." for r in records(params))
 
 
@@ -159,8 +162,6 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
             ask.ask_all(params)
         missing = 12 - len(stored(params))
         assert 0 < missing < 12 and f"{missing} of 12" in str(error.value)
-        with pytest.raises(FileNotFoundError):
-            records(params)
         server.faults = lambda question, tries: None
         server.tries.clear()
         ask.ask_all(params)
@@ -178,15 +179,15 @@ def test_samples_are_sent_with_temperature_and_seed_and_none_twice():
         assert {body["temperature"] for body in server.bodies} == {0.7}
         assert len({body["seed"] for body in server.bodies}) == len(server.bodies) == 36
         assert set(server.tries.values()) == {3}
+        ask.ask_all(small(uri, samples=4, temperature=0.7))
+        assert len(server.bodies) == 48, "further samples leave what there is"
         for own in (0.3, None):
             server.bodies.clear()
-            ask.ask_all(small(uri, samples=2, servers={uri: {"temperature": own}}))
-            assert len(server.bodies) == 24 and not any("seed" in body for body in server.bodies)
-            assert {body.get("temperature") for body in server.bodies} == {own}
+            ask.ask_all(small(uri, servers={uri: {"temperature": own}}))
+            assert {(b.get("temperature"), b.get("seed")) for b in server.bodies} == {(own, None)}
         server.bodies.clear()
         ask.answer_all(params)
-        assert {body["temperature"] for body in server.bodies} == {0}
-        assert server.bodies and not any("seed" in body for body in server.bodies)
+        assert {(b["temperature"], b.get("seed")) for b in server.bodies} == {(0, None)}
 
 
 TEXT = {"type": "text", "text": "OK."}
@@ -198,46 +199,30 @@ THINKING = {
     "field of another name": {"content": "OK.", "reasoning": "Hm."},
     "parts": {"content": [{"type": "thinking", "thinking": "Hm."}, TEXT]},
     "nested": {"content": [{"type": "thinking", "thinking": [TEXT | {"text": "Hm."}]}, TEXT]},
+    "no thinking": {"content": [TEXT, {"type": "image_url", "image_url": {"url": "x"}}, 7, {}]},
 }
 
 
 @pytest.mark.parametrize("form", THINKING)
 def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_are_told_to(form):
-    with Faulty(lambda question, tries: {"message": THINKING[form]}) as server:
-        params = small(f"openai:{server.url}#m")
-        folder = ask.ask_all(params)[params.teachers[0]]
-    thinking = "" if form == "empty block" else "Hm."
+    params, _ = asked(lambda question, tries: {"message": THINKING[form]})
+    thinking = "" if form in ("empty block", "no thinking") else "Hm."
     assert {(r.text, r.thinking) for r in records(params)} == {("OK.", thinking)}
-    assert runs.read_manifest(folder)["facts"]["thinking"] == (12 if thinking else 0)
     wanted = {"answer": "OK.", "thinking": thinking or "OK.", "both": f"{thinking}\nOK.".strip()}
     for part, text in wanted.items():
         learned = ask.rationales(params.model_copy(update={"learn_from": part}), params.teachers[0])
         assert set(learned.values()) == {text}
 
 
-ODD = {
-    "Sure!\n<think>because dogs (cut": ("because dogs (cut", "Sure!"),
-    "<think>a</think> b <think>c (cut": ("a\nc (cut", "b"),
-    "<Think type='x'>a</THINK> b </think> c": ("a", "b </think> c"),
-    "[THINK]a[/THINK]b": ("a", "b"),
-    "I think so.": ("", "I think so."),
-}
-
-
-@pytest.mark.parametrize("text", ODD)
-def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text):
-    assert base.apart(text) == ODD[text]
-    assert base.apart("a (cut", "Question\n<think>\n") == ("a (cut", "")
-
-
-PARTS = [{"type": "text", "text": "OK."}, {"type": "image_url", "image_url": {"url": "x"}}, 7, {}]
-
-
-def test_parts_of_other_kinds_do_not_end_the_run():
-    with Faulty(lambda question, tries: {"message": {"content": PARTS}}) as server:
-        params = small(f"openai:{server.url}#m")
-        ask.ask_all(params)
-    assert {record.text for record in records(params)} == {"OK."}
+@pytest.mark.parametrize(("text", "prompt", "parts"), [
+    ("Sure!\n<think>because dogs (cut", "", ("because dogs (cut", "Sure!")),
+    ("<think>a</think> b <think>c (cut", "", ("a\nc (cut", "b")),
+    ("<Think type='x'>a</THINK> b", "", ("a", "b")), ("[THINK]a[/THINK]b", "", ("a", "b")),
+    ("a (cut", "Question\n<think>\n", ("a (cut", "")),
+    ("I think so, [thought] it <b>.", "", ("", "I think so, [thought] it <b>.")),
+])  # fmt: skip
+def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, parts):
+    assert base.apart(text, prompt) == parts
 
 
 def test_a_reasoning_teachers_own_answer_is_read_after_its_thinking():
@@ -249,16 +234,6 @@ def test_a_reasoning_teachers_own_answer_is_read_after_its_thinking():
         params = small(f"openai:{server.url}#m", examples="none")
         ask.answer_all(params)
     assert set(ask.answers(params)["choice"]) == {1}
-
-
-def test_thinking_that_fills_the_whole_reply_is_a_final_refusal_that_names_the_limit():
-    cut = {"finish_reason": "length", "message": {"content": "<think>Hm, so"}}
-    with Faulty(lambda question, tries: cut if hash_of(question) < "8" else None) as server:
-        params = small(f"openai:{server.url}#m", max_refused=1.0)
-        ask.ask_all(params)
-    refused = [record for record in records(params) if record.refused]
-    assert refused and all("raise max_new_tokens" in record.refused for record in refused)
-    assert {record.thinking for record in refused} == {"Hm, so"}
 
 
 # Settings of one server ---------------------------------------------------------------------------
@@ -282,33 +257,33 @@ def test_a_servers_own_settings_are_sent_and_name_another_store():
     assert new["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-SECRETS = [{"extra": {"api_key": "s3cret"}}, {"extra": {"headers": {"Authorization": "s3cret"}}}]
-SECRETS += [{"extra": {"x": ["sk-s3cret"]}}, {"extra": {"headers": {"X-Api-Token": "s3cret"}}}]
-UNKNOWN = [{"tokens": "s3cret"}, {"temperature": "s3cret"}, {"extra": {"messages": ["s3cret"]}}]
-UNKNOWN += [{"extra": {"day": date(2026, 1, 1)}}]
-
-
-@pytest.mark.parametrize("settings", [*SECRETS, *UNKNOWN])
-def test_settings_that_a_server_cannot_have_are_named_and_no_secret_is_repeated(settings):
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"extra": {"api_key": "s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"headers": {"Authorization": "s3cret"}}}, "OPENAI_API_KEY"),
+    ({"extra": {"x": ["sk-s3cret"]}}, "OPENAI_API_KEY"),
+    ({"tokens": "s3cret"}, "tokens"), ({"temperature": "s3cret"}, "temperature"),
+    ({"extra": {"messages": ["s3cret"]}}, "messages"), ({"extra": {"x": date.today()}}, "JSON"),
+])  # fmt: skip
+def test_settings_that_a_server_cannot_have_are_named_and_no_secret_is_repeated(settings, named):
     uri = "openai:http://127.0.0.1:9/v1#m"
-    named = "OPENAI_API_KEY" if settings in SECRETS else "tokens|temperature|messages|JSON"
     with pytest.raises(ValueError, match=named) as error:
         Params.checked(teachers=[uri], arms=["finetune"], servers={uri: settings})
     assert "s3cret" not in str(error.value)
 
 
-def test_settings_are_for_teachers_and_their_context_must_hold_prompt_and_completion():
+def test_a_servers_context_must_hold_prompt_and_completion():
     uri = "openai:http://127.0.0.1:9/v1#m"
     with pytest.raises(ValueError, match="URIs of openai: teachers"):
         Params.checked(teachers=[uri], arms=["finetune"], servers={"openai:other": {}})
-    params = small(uri, servers={uri: {"context": 1000}})
     with pytest.raises(ValueError, match="at most 984"):
-        ask.ask_all(params)
+        ask.ask_all(small(uri, servers={uri: {"context": 1000}}))
 
 
 LENGTH = {"finish_reason": "length", "message": {"content": None, "reasoning_content": "Hm."}}
+CUT = {"finish_reason": "length", "message": {"content": "<think>Hm."}}
 REFUSAL = {"message": {"content": None, "refusal": "I cannot."}}
-FINAL = [(400, "BadRequestError"), (LENGTH, "raise max_new_tokens"), (REFUSAL, "I cannot.")]
+FINAL = [(400, "BadRequestError"), (REFUSAL, "I cannot.")]
+FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 
 
 @pytest.mark.parametrize(("fault", "reason"), FINAL)
@@ -322,7 +297,7 @@ def test_a_final_refusal_is_recorded_and_asked_once(fault, reason):
         assert set(server.tries.values()) == {1}, "no retry of what is final"
     [refused] = [record for record in records(params) if record.refused]
     assert reason in refused.refused and refused.text is None and refused.prompt == prompts[5]
-    assert refused.thinking == ("Hm." if fault is LENGTH else "")
+    assert refused.thinking == ("Hm." if fault in (LENGTH, CUT) else "")
     kept = ask.rationales(params, params.teachers[0])
     assert len(kept) == 11 and refused.id not in kept
 
@@ -335,21 +310,12 @@ def test_a_server_that_refuses_everything_is_left_soon_and_nothing_is_believed()
         assert sum(server.tries.values()) < 400 and stored(params) == []
 
 
-def test_invalid_text_is_replaced_and_noted_and_thinking_is_kept_apart():
-    message = {"content": "half \ud83d a pair, whole \ud83d\ude00", "reasoning_content": "Hm."}
-    with Faulty(lambda question, tries: {"message": message}) as server:
-        params = small(f"openai:{server.url}#m")
-        folder = ask.ask_all(params)[params.teachers[0]]
-    texts = {(r.text, r.thinking) for r in records(params)}
-    assert texts == {("half \ufffd a pair, whole 😀", "Hm.")}
+def test_invalid_text_is_replaced_and_noted():
+    message = {"content": "half \ud83d a pair, whole \ud83d\ude00"}
+    params, _ = asked(lambda question, tries: {"message": message})
+    assert {record.text for record in records(params)} == {"half \ufffd a pair, whole 😀"}
+    folder = ask.Job(params, params.teachers[0]).file.parent
     assert len(runs.read_manifest(folder)["facts"]["invalid_text"]) == 12
-
-
-def test_retry_after_is_honoured():
-    with Faulty(lambda question, tries: (429, "1.5") if tries == 1 else None) as server:
-        start = time.monotonic()
-        ask.ask_all(small(f"openai:{server.url}#m", teacher_batch=12))
-    assert time.monotonic() - start >= 1.5
 
 
 # Connections: each error names its cause and the remedy -------------------------------------------
@@ -473,13 +439,10 @@ def test_a_real_server_writes_what_hf_writes_as_text_and_as_chat(tmp_path):
     for folder, end in ((text, "v1/completions"), (chat, "v1")):
         direct = small(f"hf:{folder}", max_prompt=400)
         ask.ask_all(direct)
-        ask.answer_all(direct)
         with serving(folder) as url:
             uri = f"openai:{url}/{end}#{folder}"
             served = direct.model_copy(update={"teachers": [uri]})
             ask.ask_all(served)
-            ask.answer_all(served)
         same = [[(r.id, r.text, r.finish, r.tokens) for r in records(p)] for p in (direct, served)]
         assert sorted(same[0]) == sorted(same[1])
         assert len({record.text for record in records(direct)}) > 3
-        assert ask.answers(served).groupby("shots").size().tolist() == [6, 6]

@@ -9,7 +9,7 @@ from tiny import questions, rationales
 from tinyllm import arms
 from tinyllm.data import load as data
 from tinyllm.data.micro import ABSTAINS
-from tinyllm.models import aliases, embed
+from tinyllm.models import aliases, load
 from tinyllm.params import Params
 from tinyllm.students import targets
 from tinyllm.teachers import ask, choose
@@ -24,7 +24,7 @@ def asked(monkeypatch):
     """The parameters and teachers that rationales were read for."""
     calls = []
 
-    def stored(params, uri, sample=0, abstentions=False):
+    def stored(params, uri, sample=0):
         calls.append((params.examples, params.teacher_forcing, tuple(params.cleaning), uri))
         return TEXTS[uri]
 
@@ -91,9 +91,13 @@ def both(monkeypatch, tmp_path):
     """Two teachers wrote for every question; what they wrote can be changed."""
     kept = {A: dict(TEXTS[A]), B: {row.id: f"It is {row.gold}." for row in ROWS}}
 
-    def stored(params, uri, sample=0, abstentions=False):
-        return {k: text for k, text in kept[uri].items() if abstentions or text != ABSTAINS}
+    def taken(params, uri, sample=0):
+        return {name: (text, text.endswith("cut.")) for name, text in kept[uri].items()}
 
+    def stored(params, uri, sample=0):
+        return {name: text for name, text in kept[uri].items() if text != ABSTAINS}
+
+    monkeypatch.setattr(ask, "taken", taken)
     monkeypatch.setattr(ask, "rationales", stored)
     monkeypatch.setattr(data, "read", lambda params: {"train": ROWS})
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
@@ -126,6 +130,10 @@ def test_a_choice_by_quality_takes_whole_texts_that_name_the_gold_option_alone(b
         wrong = next(o for o in row.options if o != row.gold)
         both[A][row.id] = f"It is {wrong}, since"
     assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {B}
+    both[A] = {row.id: f"It is {row.gold}. It was cut." for row in ROWS}  # by max_new_tokens
+    assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {B}
+    both[B] = dict.fromkeys(both[B], ABSTAINS)
+    assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {A}
 
 
 def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embeds_once(
@@ -137,7 +145,7 @@ def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embed
     both[B] = dict.fromkeys(both[B], "The stock market closed higher on Friday.")
     chosen = choose.choices(Params(), TEACHERS, "similar", 0)
     assert set(chosen.values()) == {A}
-    monkeypatch.setattr(embed, "source", None)  # embedding again would need it
+    monkeypatch.setattr(load, "load", None)  # embedding again would need it
     assert choose.choices(Params(), TEACHERS, "similar", 1) == chosen
 
 

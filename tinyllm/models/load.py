@@ -7,7 +7,6 @@ Weights are read from safetensors and GGUF alone: no pickle, no remote code. Ali
 from __future__ import annotations
 
 import copy
-import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
@@ -36,8 +35,7 @@ from tinyllm.models.aliases import ALIASES, Alias, source
 # A report of every loaded and new weight, and bars for files that are on disk, bury what matters.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-# peft asks transformers by a name that is going to change.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
@@ -53,17 +51,14 @@ def load(
 ) -> Loaded:
     """Load a model and its tokenizer by alias, folder, GGUF file or hub id.
 
-    seed: seeds the weights that are not pretrained (all of `micro-t5`, the layer before the output
-        of `minilm-ed`), so that two seeds of a study differ in them too.
-    device_map: spreads pretrained weights over devices, as `from_pretrained` does (`auto`).
-    Raises ValueError where the name is neither a folder nor reachable on the hub, with what to do.
+    seed: of the weights that are not pretrained (all of `micro-t5`, the layer before the output of
+        `minilm-ed`). device_map: as `from_pretrained` takes it (`auto` spreads over GPUs).
+    ValueError, with the remedy, where no model can be read.
     """
     set_seed(seed)
     if name in ("micro-t5", "micro-llama"):
-        with tempfile.TemporaryDirectory() as folder:
-            kind = name.removeprefix("micro-")
-            micro.save(micro.untrained(kind, seed), kind, folder)
-            return _from_pretrained(folder, dtype, None)
+        kind = name.removeprefix("micro-")
+        return micro.untrained(kind, seed).to(dtype).eval(), micro.tokenizer(eos=kind == "t5")
     where = source(ALIASES[name]) if name in ALIASES else name
     try:
         if name == "minilm-ed":
@@ -71,9 +66,9 @@ def load(
         return _from_pretrained(where, dtype, device_map)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{where!r} is no alias ({', '.join(ALIASES)}), and no folder or hub id from which a "
-            f"model could be read ({str(error).splitlines()[0]}). Without a network run `make "
-            "models` and use an alias, or give a folder"
+            f"{where!r} is no alias ({', '.join(ALIASES)}), and no model could be read from it "
+            f"({str(error).splitlines()[0]}). Without a network run `make models` and use an "
+            "alias, or give a folder"
         ) from error
 
 
@@ -87,8 +82,8 @@ def local(name: str) -> Path:
 def content(name: str) -> dict[str, str]:
     """What identifies a model's weights beyond its name, for a spec.
 
-    Of a folder or GGUF file the SHA-256, since files may change under the same name; of a hub id
-    the commit, that of the local cache if there is one. Nothing where neither is reached.
+    Of a folder or GGUF file the SHA-256; of a hub id the commit, that of the local cache if there
+    is one. Nothing where neither is reached.
     """
     path = local(name)
     if name in ALIASES:
@@ -110,10 +105,8 @@ def content(name: str) -> dict[str, str]:
 def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> peft.PeftModel:
     """Freeze a model and give it LoRA adapters (Hu et al. 2021), which alone are trained.
 
-    Every linear layer but the output layer gets a low-rank update (the paper's LoRA rank and layers
-    are not known). At first the update is zero, so the model is the same.
-
-    name: by which it was loaded. seed: of the adapters' random halves.
+    Every linear layer but the output layer gets a low-rank update, zero at first (the paper's LoRA
+    rank and layers are not known). name: by which the model was loaded. seed: of the adapters.
     """
     set_seed(seed)
     config = peft.LoraConfig(
@@ -124,13 +117,8 @@ def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> pef
         modules_to_save=list(ALIASES.get(name, Alias()).whole) or None,
     )
     adapted = peft.get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = name  # not where it lay for a moment
+    adapted.peft_config["default"].base_model_name_or_path = name
     return adapted
-
-
-def load_adapters(model: PreTrainedModel, folder: Path) -> peft.PeftModel:
-    """A model with the adapters that `save` wrote to a folder."""
-    return peft.PeftModel.from_pretrained(model, str(folder))
 
 
 def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:
@@ -173,9 +161,9 @@ def _minilm_encoder_decoder(source: str, dtype: torch.dtype) -> Loaded:
     """Warm-started encoder-decoder (Rothe et al. 2020) from a BERT-like encoder.
 
     Encoder: all layers of the source. Decoder: its DECODER_LAYERS, made causal, with the embeddings
-    as output layer. The cross-attention starts as a copy of its layer's self-attention: it then
-    looks for words like those just written, and learns to copy from the question in about 200 steps
-    of 32 questions at lr 2e-4; a random start at lr 1e-4 had not after 465 (OpenBookQA's train).
+    as output layer. The cross-attention starts as a copy of its layer's self-attention, and learns
+    to copy from the question in about 200 steps of 32 questions at lr 2e-4; a random start at lr
+    1e-4 had not after 465 (OpenBookQA's train).
     """
     encoder = BertModel.from_pretrained(
         source,
@@ -206,8 +194,7 @@ def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> No
     """Have `minilm-ed` attend by plain matrix products, not PyTorch's fused kernel.
 
     For training in bf16 on a CPU, where the fused kernel takes 8 times as long backwards at 64
-    tokens; at 320 it is the faster one (PyTorch 2.13).
-    longest: tokens that the encoder may read.
+    tokens; at 320 it is the faster one (PyTorch 2.13). longest: tokens that the encoder may read.
     """
     model = bare(model)
     if model.config.model_type == "encoder-decoder":
@@ -216,29 +203,28 @@ def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> No
             model.get_encoder().set_attn_implementation("eager")
 
 
-def precision(wanted: str) -> torch.dtype:
-    """The dtype of the parameter `precision` on this device: `auto` is bf16 on GPUs that have it.
+def precision_name(wanted: str) -> str:
+    """What the parameter `precision` comes to here: `auto` is bf16 on GPUs that have it."""
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return ("bf16" if bf16 else "fp32") if wanted == "auto" else wanted
 
-    `tf32` is float32; the training loop sets how a GPU multiplies it. Warns where bf16 would be
-    emulated: on x86 processors without units for it (of others it is not known).
+
+def precision(wanted: str) -> torch.dtype:
+    """The dtype of the parameter `precision` here (`tf32` is float32, which a GPU multiplies so).
+
+    Warns where an x86 processor would emulate bf16.
     """
-    gpu = torch.cuda.is_available()
+    if precision_name(wanted) != "bf16":
+        return torch.float32
     cpu = torch.cpu.get_capabilities()
-    units = cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("architecture") != "x86_64"
-    if wanted == "bf16" and not gpu and not units:
+    emulated = cpu.get("architecture") == "x86_64" and not cpu.get("avx512_bf16")
+    if emulated and not torch.cuda.is_available():
         warnings.warn(
-            "precision: bf16: this processor emulates it, many times slower than fp32 "
-            "(benchmarks/precision.py measures it): set precision: fp32",
+            "precision: bf16: this processor emulates it, many times slower than fp32: set "
+            "precision: fp32",
             stacklevel=2,
         )
-    automatic = wanted == "auto" and gpu and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if wanted == "bf16" or automatic else torch.float32
-
-
-def precision_name(wanted: str) -> str:
-    """What the parameter `precision` comes to on this device, for facts: `auto` is resolved."""
-    automatic = "bf16" if precision("auto") == torch.bfloat16 else "fp32"
-    return automatic if wanted == "auto" else wanted
+    return torch.bfloat16
 
 
 def device() -> torch.device:

@@ -70,11 +70,9 @@ def untrained(kind: str, seed: int, layers: int = 1) -> PreTrainedModel:
                 model.shared.weight.mul_(0.7 if layers == 1 else 0.5)
                 model.lm_head.weight.mul_(0.05)
             return model
-        if kind == "llama":
-            shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": layers}
-            shape |= {"num_attention_heads": 4, "max_position_embeddings": 512}
-            return LlamaForCausalLM(LlamaConfig(**shape, **ids))
-    raise ValueError(f"{kind!r} is no micro model; allowed are t5 and llama")
+        shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": layers}
+        shape |= {"num_attention_heads": 4, "max_position_embeddings": 512}
+        return LlamaForCausalLM(LlamaConfig(**shape, **ids))
 
 
 def save(model: PreTrainedModel, kind: str, folder: str | Path) -> None:

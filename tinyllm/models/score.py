@@ -7,13 +7,14 @@ rows are in `tinyllm.evaluation`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import pandas as pd
 import torch
-from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from tinyllm import prompts
@@ -35,13 +36,11 @@ def predict(
     in_train: set[str] = frozenset(),
     batch: int = BATCH,
 ) -> pd.DataFrame:
-    """One row per question: scores of the options, choice, generated text, what it says.
+    """One row per question: `score_options`' columns, and
 
-    in_train: ids of questions that are in train too.
-
-    Besides `score_options`' columns: correct, generated, exact (the text is the gold option's;
-    never for an empty text), named (index of the option that the text names, -1 where it names none
-    or several), extracted (named is gold), in_train.
+    correct, generated, exact (the text is the gold option's; never for an empty text), named (index
+    of the option that the text names, -1 where it names none or several), extracted (named is
+    gold), in_train (the question's id is one of the argument's).
     """
     frame = pd.DataFrame(score_options(model, encoding, questions, batch=batch))
     frame["correct"] = frame.choice == frame.gold
@@ -71,25 +70,22 @@ def score_options(
     ties (options that share it; 1: none), scores (log-probability per token, the end token
     counted), tokens.
     """
+    model.eval()
     rows: list[dict[str, Any]] = [{}] * len(questions)
-    for at, sources in _batches(model, encoding, questions, prompts.ANSWER_PREFIX, batch):
-        pairs = [(place, option) for place, i in enumerate(at) for option in questions[i].options]
-        targets = [[*encoding.tokens(o), encoding.tokenizer.eos_token_id] for _, o in pairs]
-        owner = torch.tensor([place for place, _ in pairs])
-        sums = log_probabilities(model, encoding, sources, targets, owner)
-        scored = zip(sums, map(len, targets), strict=True)
-        for i in at:
-            question = questions[i]
-            own = list(islice(scored, len(question.options)))
-            scores = [total / tokens for total, tokens in own]
+    encoded = [encoding.source(question, prompts.ANSWER_PREFIX) for question in questions]
+    end = encoding.tokenizer.eos_token_id
+    for at in batches(encoded, batch):
+        targets = [[[*encoding.tokens(o), end] for o in questions[i].options] for i in at]
+        means = log_probabilities(model, encoding, [encoded[i] for i in at], targets)
+        for i, scores, own in zip(at, means, targets, strict=True):
             rows[i] = {
-                "id": question.id,
-                "options": list(question.options),
-                "gold": question.answer,
-                "choice": max(range(len(scores)), key=scores.__getitem__),
+                "id": questions[i].id,
+                "options": list(questions[i].options),
+                "gold": questions[i].answer,
+                "choice": scores.index(max(scores)),
                 "ties": sum(score > max(scores) - TIED for score in scores),
                 "scores": scores,
-                "tokens": [tokens for _, tokens in own],
+                "tokens": [len(target) for target in own],
             }
     return rows
 
@@ -108,11 +104,10 @@ def generate(
     prefix: str,
     *,
     max_new_tokens: int,
-    batch: int = BATCH,
 ) -> list[str]:
     """What the model writes, greedily, for each question and the task with `prefix`."""
-    texts = [""] * len(questions)
-    tokenizer = encoding.tokenizer
+    model.eval()
+    texts, tokenizer = [""] * len(questions), encoding.tokenizer
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -120,8 +115,10 @@ def generate(
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=encoding.start if encoding.seq2seq else None,
     )
-    for at, sources in _batches(model, encoding, questions, prefix, batch):
-        ids, mask = _padded(encoding, sources, model.device, left=not encoding.seq2seq)
+    sources = [encoding.source(question, prefix) for question in questions]
+    for at in batches(sources, BATCH):
+        rows = [sources[i] for i in at]
+        ids, mask = _padded(encoding, rows, model.device, left=not encoding.seq2seq)
         extra, skip = {}, ids.shape[1]
         if encoding.seq2seq:
             begun = torch.tensor([encoding.decoder_prefix(prefix)] * len(at), device=model.device)
@@ -133,29 +130,25 @@ def generate(
     return texts
 
 
-def _batches(
-    model: PreTrainedModel,
-    encoding: Encoding,
-    questions: Sequence[Question],
-    prefix: str,
-    batch: int,
-) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Indices and input ids of a batch at a time, longest first."""
-    model.eval()
-    sources = [encoding.source(question, prefix) for question in questions]
-    order = sorted(range(len(questions)), key=lambda i: -len(sources[i]))
-    for start in range(0, len(order), batch):
-        at = order[start : start + batch]
-        yield at, [sources[i] for i in at]
+def batches(rows: Sequence[list[int]], size: int) -> Iterator[list[int]]:
+    """Indices of a batch at a time, longest rows first, so that there is little padding.
+
+    Only the first batch may be not full, so a resumed run forms the batches still to come.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
+    while order:
+        count = len(order) % size or size
+        yield order[:count]
+        order = order[count:]
 
 
 def _padded(
     encoding: Encoding, rows: list[list[int]], device: torch.device, *, left: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask [n, L]."""
-    ids = torch.tensor(pad(rows, encoding.tokenizer.pad_token_id, left=left), device=device)
-    mask = torch.tensor(pad([[1] * len(row) for row in rows], 0, left=left), device=device)
-    return ids, mask
+    side = "left" if left else "right"
+    padded = encoding.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
+    return padded["input_ids"].to(device), padded["attention_mask"].to(device)
 
 
 @torch.inference_mode()
@@ -163,26 +156,28 @@ def log_probabilities(
     model: PreTrainedModel,
     encoding: Encoding,
     sources: list[list[int]],
-    targets: list[list[int]],
-    owner: torch.Tensor,
-) -> list[float]:
-    """Summed log-probability of each target [n] after the source that `owner` [n] points to.
+    targets: list[list[list[int]]],
+) -> list[list[float]]:
+    """Log-probability per token of each of a source's targets, for all sources.
 
-    One encoder (or prefix) pass per source, however many targets it has: that gives each first
-    token and the keys and values from which the other tokens follow. Short targets are taken apart
-    from long ones, BATCH at a time, so that little is padding and few copies of the cache exist.
+    One encoder (or prefix) pass per source gives each first token, and the keys and values from
+    which the other tokens follow. Targets of about equal length go together, BATCH at a time.
     """
+    owner = torch.tensor([place for place, own in enumerate(targets) for _ in own])
+    flat = [target for own in targets for target in own]
     logits, mask, cache, states = _read(model, encoding, sources)
     first = torch.log_softmax(logits.float(), -1).cpu()
-    sums = first[owner, torch.tensor([target[0] for target in targets])]
-    longer = [row for row in range(len(targets)) if len(targets[row]) > 1]
-    longer.sort(key=lambda row: len(targets[row]))
+    sums = first[owner, torch.tensor([target[0] for target in flat])]
+    longer = [row for row in range(len(flat)) if len(flat[row]) > 1]
+    longer.sort(key=lambda row: len(flat[row]))
     for start in range(0, len(longer), BATCH):
         rows = longer[start : start + BATCH]
         at = owner[rows]
-        inputs, seen = _padded(encoding, [targets[row][:-1] for row in rows], model.device)
-        labels = torch.tensor(pad([targets[row][1:] for row in rows], IGNORED), device=model.device)
-        arguments = {"past_key_values": _selected(cache, at), "use_cache": True}
+        inputs, seen = _padded(encoding, [flat[row][:-1] for row in rows], model.device)
+        labels = torch.tensor(pad([flat[row][1:] for row in rows], IGNORED), device=model.device)
+        known = copy.deepcopy(cache)
+        known.batch_select_indices(at)
+        arguments = {"past_key_values": known, "use_cache": True}
         if encoding.seq2seq:
             arguments |= {"encoder_outputs": BaseModelOutput(states[at])}
             arguments |= {"attention_mask": mask[at], "decoder_input_ids": inputs}
@@ -197,7 +192,8 @@ def log_probabilities(
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
         row_of = wanted.nonzero()[:, 0].cpu()
         sums[rows] += torch.zeros(len(rows)).index_add_(0, row_of, -losses)
-    return sums.tolist()
+    means = (total / len(target) for total, target in zip(sums.tolist(), flat, strict=True))
+    return [list(islice(means, len(own))) for own in targets]
 
 
 def _read(
@@ -220,11 +216,3 @@ def _read(
     with projecting_only(model, last):
         out = model(**arguments, attention_mask=mask, use_cache=True)
     return out.logits, mask, out.past_key_values, states
-
-
-def _selected(cache: Cache, rows: torch.Tensor) -> Cache:
-    """The keys and values of some rows, any of them several times; the cache itself stays."""
-    if isinstance(cache, EncoderDecoderCache):
-        halves = (cache.self_attention_cache, cache.cross_attention_cache)
-        return EncoderDecoderCache(*(_selected(half, rows) for half in halves))
-    return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in cache.layers])

@@ -63,7 +63,7 @@ def load_student(
     else:
         model, tokenizer = load.load(params.student, seed=seed)
         if arm.lora:
-            model = load.load_adapters(model, stored)
+            model = peft.PeftModel.from_pretrained(model, str(stored))
     return model.to(load.device()).eval(), Encoding.of(model, tokenizer, params)
 
 
@@ -141,7 +141,9 @@ def _fit(
     """Train a model in place; returns where training ended, and facts for its manifest."""
     questions, tasks = data.read(params)["train"], targets.tasks(arm, params)
     turns = params.samples if arm.teachers and params.learn_sample == "each-epoch" else 1
-    texts = [targets.arm_texts(params, arm, questions, seed, turn) for turn in range(turns)]
+    chosen = choose.choices(params, arm.teachers, arm.routed, seed) if arm.routed else None
+    how = (params, arm, questions, seed)
+    texts = [targets.arm_texts(*how, turn, None if turn else chosen) for turn in range(turns)]
     if silent := [uri for uri, have in texts[0].items() if not have]:
         raise ParameterError(
             f"arms: {arm.name!r}: no rationale of {silent[0]!r} for any training question of "
@@ -168,7 +170,7 @@ def _fit(
     if arm.auto_alpha:
         facts["final_alpha"] = task_weights(tasks, state.losses)[1:]
     if arm.routed:
-        facts["chosen"] = choose.shares(params, arm.teachers, arm.routed, seed)
+        facts["chosen"] = choose.shares(chosen, arm.teachers)
     return state, facts
 
 

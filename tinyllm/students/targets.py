@@ -11,7 +11,7 @@ the teachers' own, so no tokenizer has to agree. T^2 keeps the gradient's size a
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -68,14 +68,23 @@ def tasks(arm: arms.Arm, params: Params) -> list[Task]:
 
 
 def arm_texts(
-    params: Params, arm: arms.Arm, questions: Sequence[Question], seed: int, sample: int = 0
+    params: Params,
+    arm: arms.Arm,
+    questions: Sequence[Question],
+    seed: int,
+    sample: int = 0,
+    chosen: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, str]]:
     """For each task of an arm: rationale by question id, moved about where the arm says so;
-    FileNotFoundError, with the remedy, where a store that the arm needs is not finished."""
+    FileNotFoundError, with the remedy, where a store that the arm needs is not finished.
+
+    chosen: by `choose.choices`, for an arm that chooses among teachers; else computed.
+    """
     asked = arms.asked(arm, params)
     asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
     if arm.routed:
-        return {ROUTED: choose.routed(asked, arm.teachers, arm.routed, seed, sample)}
+        chosen = chosen or choose.choices(asked, arm.teachers, arm.routed, seed, sample=sample)
+        return {ROUTED: choose.routed(asked, chosen, sample)}
     texts = {}
     for teacher in arm.teachers:
         have = ask.rationales(asked, teacher, sample)

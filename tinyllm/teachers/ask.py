@@ -3,14 +3,14 @@
     runs/rationales/DATASET/TEACHER/HASH/rationales.jsonl    why the gold answer is right: train
     runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
 
-HASH stands for all that the texts depend on (the manifest's spec); a further sample has a folder of
-its own, so asking for more of them leaves what there is. The files are stores (`teachers.store`):
-append-only, keyed, resumable. `cleaning` applies only to what students read.
+HASH stands for all that the texts depend on (the manifest's spec). The files are stores
+(`teachers.store`): append-only, keyed, resumable. `cleaning` applies only to what students read.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,39 @@ import pandas as pd
 from tinyllm import arms, paths, prompts, runs
 from tinyllm.data import load as data
 from tinyllm.data import micro as world
-from tinyllm.data.question import DataError, Question
+from tinyllm.data.question import Question
 from tinyllm.models import load as models
 from tinyllm.models.extract import answer_named
 from tinyllm.params import Params
 from tinyllm.teachers import micro, quality, store
 from tinyllm.teachers.base import Teacher
-from tinyllm.teachers.load import load_teacher
+from tinyllm.teachers.hf import HFTeacher
+from tinyllm.teachers.openai import ServerTeacher
 from tinyllm.teachers.store import Record
+
+
+def load_teacher(params: Params, uri: str) -> Teacher | None:
+    """The teacher that a URI names, ready to write; None for recorded ones."""
+    kind, name = arms.teacher(uri)
+    if kind == "release":
+        return None
+    sizes = params.spec("max_new_tokens", "max_prompt", "temperature")
+    sizes["batch"] = params.teacher_batch
+    if kind == "openai":
+        return ServerTeacher(name, server=params.servers.get(uri), **sizes)
+    sizes["dtype"] = models.precision(params.precision)
+    if kind == "hf":
+        revision = next(iter(models.content(name).values()), "")
+        return HFTeacher(name, revision=revision, **sizes)
+    folder, _ = micro.work(params, name)
+    return HFTeacher(str(folder / "model"), revision=runs.content(folder), **sizes)
 
 
 @dataclass(frozen=True)
 class Job:
     """One store to fill: what `params` ask one teacher about the questions of a split.
 
-    stage: `rationales`, or `answers` (its own, greedily, without the gold answer). sample: number
-        of the rationale, from 0.
+    stage: `rationales`, or `answers` (its own, greedily, without the gold answer).
     """
 
     params: Params
@@ -82,10 +99,9 @@ class Job:
         in_context = prompts.InContext(splits["train"], params.examples, params.data_seed)
         render = functools.partial(prompts.teacher_prompt, forcing=params.teacher_forcing)
         render = render if self.stage == "rationales" else prompts.answer_prompt
-        rows = []
+        how, rows = (render, teacher.tokens, params.max_prompt), []
         for row in splits[self.split]:
-            shots = in_context(row)
-            prompt = prompts.fitted(row, shots, render, teacher.tokens, params.max_prompt)
+            prompt = prompts.fitted(row, in_context(row), *how)
             options = None if self.stage == "rationales" else row.options
             rows.append(store.request(teacher, self.uri, row.id, prompt, options, self.sample))
         return rows
@@ -96,8 +112,8 @@ class Job:
         with runs.recording(self.file.parent, self.spec) as facts:
             if teacher:
                 choices = {} if self.stage == "rationales" else options
-                asked, limit = self.requests(teacher), self.params.max_refused
-                store.fill(self.file, teacher, asked, choices, limit)
+                asked = self.requests(teacher)
+                store.fill(self.file, teacher, asked, choices, self.params.max_refused)
             else:
                 with store.appending(self.file) as append:
                     for record in store.recorded(self.params.dataset, self.split, self.uri):
@@ -107,19 +123,7 @@ class Job:
 
     def records(self) -> list[Record]:
         """What the teacher wrote; FileNotFoundError, with the remedy, if it is not finished."""
-        return _read(self.file, runs.content(self.file.parent))
-
-
-@functools.cache
-def _read(file: Path, content: str) -> list[Record]:
-    """The records of a store, checked against its manifest once per process."""
-    rows = store.read(file)
-    if store.facts(rows)["content"] != content:
-        raise DataError(
-            f"{paths.shown(file)}: changed since it was finished; delete {runs.MANIFEST} in its "
-            "folder and run notebook 02 again, which asks for what is missing"
-        )
-    return list({row.id: row for row in rows}.values())  # the last one, should one have two
+        return store.finished(self.file, runs.content(self.file.parent))
 
 
 def askable(params: Params) -> list[str]:
@@ -147,22 +151,12 @@ def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
     return [(job.file.parent, job.spec) for job in jobs(params)]
 
 
-def ask_all(params: Params) -> dict[str, Path]:
-    """Have every teacher write its rationales, and return their folders by teacher.
+def ask_all(params: Params, stage: str = "rationales") -> dict[str, Path]:
+    """Have every teacher write its rationales (or `answers`); return their folders by teacher.
 
     Finished folders cost no call. Raises store.Unanswered or store.TooManyRefused where questions
-    have no rationale, RuntimeError where another process is asking.
+    have no reply, RuntimeError where another process is asking.
     """
-    _run(params, "rationales")
-    return {uri: Job(params, uri).file.parent for uri in params.teachers}
-
-
-def answer_all(params: Params) -> None:
-    """Have every teacher answer the questions itself. Raises as `ask_all`."""
-    _run(params.model_copy(update={"temperature": 0.0}), "answers")
-
-
-def _run(params: Params, stage: str) -> None:
     wanted = [job for job in jobs(params) if job.stage == stage]
     missing = [job for job in wanted if not runs.finished(job.file.parent, job.spec)]
     if missing:
@@ -173,6 +167,12 @@ def _run(params: Params, stage: str) -> None:
             if job.uri == uri:
                 job.run(teacher)
         del teacher  # before the next one is loaded
+    return {uri: Job(params, uri).file.parent for uri in params.teachers}
+
+
+def answer_all(params: Params) -> None:
+    """Have every teacher answer the questions itself, greedily. Raises as `ask_all`."""
+    ask_all(params.model_copy(update={"temperature": 0.0}), "answers")
 
 
 def content(params: Params, uri: str, stage: str = "rationales") -> str:
@@ -187,17 +187,21 @@ def records(params: Params, uri: str, sample: int = 0) -> list[Record]:
     return Job(params, uri, sample=sample).records()
 
 
-def rationales(
-    params: Params, uri: str, sample: int = 0, abstentions: bool = False
-) -> dict[str, str]:
-    """Rationale by question id as students read them, after `learn_from` and `cleaning`.
+def rationales(params: Params, uri: str, sample: int = 0) -> dict[str, str]:
+    """Rationale by question id as students read them (see `taken`), without abstentions."""
+    texts = taken(params, uri, sample).items()
+    return {name: text for name, (text, _) in texts if not quality.abstains(text)}
 
-    Absent are questions without one in any sample, and (unless asked for) with abstentions alone.
+
+def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, bool]]:
+    """Rationale by question id, after `learn_from` and `cleaning`, and whether its end was cut off
+    by max_new_tokens. Absent are questions without a text in any sample.
+
     sample: the one to take. Where it is absent the next one is, or with `learn_sample: agreeing`
         the next that names the gold option alone (`quality.names`), if there is one.
     """
     questions = {row.id: row for row in data.read(params)["train"]}
-    kept, done = {}, set()
+    kept, silent, done = {}, {}, set()
     for number in range(sample, sample + params.samples):
         for record in records(params, uri, number % params.samples):
             if record.id in done:
@@ -205,29 +209,25 @@ def rationales(
             question = questions[record.id]
             text = quality.as_read(record, question, params.learn_from, params.cleaning)
             agrees = params.learn_sample != "agreeing" or quality.names(text, question) == "gold"
-            if quality.abstains(text):  # taken only while there is nothing better
-                if abstentions:
-                    kept.setdefault(record.id, text)
-            elif text and (agrees or quality.abstains(kept.get(record.id, world.ABSTAINS))):
-                kept[record.id] = text
+            if quality.abstains(text):  # taken only where there is nothing better
+                silent.setdefault(record.id, (text, False))
+            elif text and (agrees or record.id not in kept):
+                whole_end = text.endswith((record.text or "").strip())  # else it was repaired
+                kept[record.id] = (text, record.finish == "length" and whole_end)
                 done |= {record.id} if agrees else set()
-    return kept
+    return kept | {name: pair for name, pair in silent.items() if name not in kept}
 
 
-def _chosen(job: Job) -> list[tuple[Question, Record, int]]:
+def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
     """Each question of a split, the teacher's reply, and the option it scores best or its text
     names (-1: none)."""
     replies = {record.id: record for record in job.records()}
-    rows = []
     for row in data.read(job.params)[job.split]:
         reply = replies[row.id]
+        named = answer_named(reply.text or "", row.options)
         if reply.scores:
-            choice = max(range(len(reply.scores)), key=reply.scores.__getitem__)
-        else:
-            named = answer_named(reply.text or "", row.options)
-            choice = -1 if named is None else named
-        rows.append((row, reply, choice))
-    return rows
+            named = reply.scores.index(max(reply.scores))
+        yield row, reply, -1 if named is None else named
 
 
 def answers(params: Params) -> pd.DataFrame:
@@ -249,8 +249,7 @@ def option_scores(params: Params, uri: str) -> dict[str, list[float]]:
     """What `kd` learns from: log-probability per token of each option, by training question id.
 
     A server gives its choice alone: 0 for it, minus infinity for the others, and equal scores where
-    it names none. Questions that it refused are absent. FileNotFoundError, with the remedy, if the
-    teacher has not been asked.
+    it names none. Questions that it refused are absent.
     """
     scores, off = {}, float("-inf")
     for row, reply, choice in _chosen(Job(params, uri, "answers")):

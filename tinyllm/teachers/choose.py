@@ -18,15 +18,16 @@ from collections.abc import Mapping, Sequence
 
 import joblib
 import numpy as np
+import torch
 
 from tinyllm import paths
 from tinyllm.data import load as data
-from tinyllm.data.question import Question
-from tinyllm.models.embed import embeddings
+from tinyllm.models import load as models
 from tinyllm.params import Params
 from tinyllm.teachers import ask, quality
 
-Texts = Mapping[str, str]  # by teacher
+BATCH = 64  # texts per forward pass
+LONGEST = 256  # tokens of a text; the rest is cut
 
 
 def choices(
@@ -40,57 +41,67 @@ def choices(
 ) -> dict[str, str]:
     """The chosen teacher of each training question that any of the teachers wrote for, by id.
 
-    how: see the module. seed: of the draws. sample: of the rationales (`ask.rationales`). first:
-        only so many questions.
+    how: see the module. seed: of the draws. sample: of the rationales (`ask.taken`). first: only so
+        many questions.
     """
-    written = {uri: ask.rationales(params, uri, sample, abstentions=True) for uri in teachers}
-    rows, candidates = [], []
-    for row in data.read(params)["train"][:first]:
-        have = {uri: texts[row.id] for uri, texts in written.items() if row.id in texts}
-        if have:
-            rows.append(row)
-            candidates.append(have)
+    written = {uri: ask.taken(params, uri, sample) for uri in teachers}
+    draw, chosen = random.Random(f"route:{seed}"), {}
+    rows = data.read(params)["train"][:first]
+    asked = {row.id: f"{row.question} {row.gold}" for row in rows}
     if how == "similar":
-        values = similarities(rows, candidates)
-    elif how == "quality":
-        pairs = zip(rows, candidates, strict=True)
-        values = [{uri: quality.holds(t, row) for uri, t in have.items()} for row, have in pairs]
-    else:
-        values = [dict.fromkeys(have, 0.0) for have in candidates]
-    draw = random.Random(f"route:{seed}")
-    chosen = {}
-    for row, value in zip(rows, values, strict=True):
-        best = [uri for uri in value if value[uri] == max(value.values())]
-        chosen[row.id] = draw.choice(best)
+        texts = [texts[name][0] for name in asked for texts in written.values() if name in texts]
+        vectors = _vectors([*asked.values(), *texts])
+    for row in rows:
+        values = {}
+        for uri, texts in written.items():
+            if row.id in texts:
+                text, cut = texts[row.id]
+                values[uri] = 0.0
+                if how == "similar":
+                    values[uri] = float(np.dot(vectors[asked[row.id]], vectors[text]))
+                elif how == "quality":
+                    values[uri] = quality.holds(text, row, cut)
+        if values:
+            best = [uri for uri in values if values[uri] == max(values.values())]
+            chosen[row.id] = draw.choice(best)
     return chosen
 
 
-def similarities(rows: Sequence[Question], candidates: Sequence[Texts]) -> list[dict[str, float]]:
-    """For each question, the cosine of each rationale and of question with gold answer.
-
-    Embeddings are computed once and kept in runs/.
-    """
-    texts = [f"{row.question} {row.gold}" for row in rows]
-    texts += [text for have in candidates for text in have.values()]
+def _vectors(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """`embeddings` by text, computed once and kept in runs/."""
+    distinct = list(dict.fromkeys(texts))
     cached = joblib.Memory(paths.runs() / "cache", verbose=0).cache(embeddings)
-    vectors = cached(list(dict.fromkeys(texts)))
-    at = dict(zip(dict.fromkeys(texts), vectors, strict=True))
-    return [
-        {uri: float(np.dot(at[question], at[text])) for uri, text in have.items()}
-        for question, have in zip(texts, candidates, strict=False)
-    ]
+    return dict(zip(distinct, cached(distinct), strict=True))
 
 
-def routed(
-    params: Params, teachers: Sequence[str], how: str, seed: int, sample: int = 0
-) -> dict[str, str]:
-    """Rationale by question id, each of its chosen teacher; none where that one abstained."""
-    kept = {uri: ask.rationales(params, uri, sample) for uri in teachers}
-    chosen = choices(params, teachers, how, seed, sample=sample)
+def embeddings(texts: Sequence[str]) -> np.ndarray:
+    """One vector of length 1 per text: [texts, 384], float32.
+
+    The mean of a text's last hidden states in all-MiniLM-L6-v2 (Reimers and Gurevych 2019), the
+    encoder of `minilm-ed` before it is trained. ValueError, with the remedy, without the model.
+    """
+    model, tokenizer = models.load("minilm-ed")
+    encoder = model.get_encoder().to(models.device()).eval()
+    vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
+    order = np.argsort([len(text) for text in texts])
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        sizes = {"truncation": True, "max_length": LONGEST, "padding": True}
+        read = tokenizer([texts[i] for i in rows], **sizes, return_tensors="pt")
+        read = read.to(encoder.device)
+        with torch.inference_mode():
+            states = encoder(**read).last_hidden_state * read["attention_mask"].unsqueeze(-1)
+        vectors[rows] = torch.nn.functional.normalize(states.sum(1), dim=1).cpu().numpy()
+    return vectors
+
+
+def routed(params: Params, chosen: Mapping[str, str], sample: int = 0) -> dict[str, str]:
+    """Rationale by question id, each of its teacher in `choices`; none where that one abstained."""
+    kept = {uri: ask.rationales(params, uri, sample) for uri in dict.fromkeys(chosen.values())}
     return {name: kept[uri][name] for name, uri in chosen.items() if name in kept[uri]}
 
 
-def shares(params: Params, teachers: Sequence[str], how: str, seed: int) -> str:
-    """How often each teacher was chosen (in the first sample): `micro:a 52%, micro:b 48%`."""
-    counts = Counter(choices(params, teachers, how, seed).values())
+def shares(chosen: Mapping[str, str], teachers: Sequence[str]) -> str:
+    """How often `choices` took each teacher: `micro:a 52%, micro:b 48%`."""
+    counts = Counter(chosen.values())
     return ", ".join(f"{uri} {100 * counts[uri] / counts.total():.0f}%" for uri in teachers)

@@ -1,14 +1,9 @@
-"""Teachers that run here: any transformers model, decoded greedily or at a temperature.
-
-Decoder-only models decode greedily in a batch that is refilled (`teachers.decode`). The others,
-models whose cache has other layers than full attention, and drawn texts go a batch at a time.
-"""
+"""Teachers that run here: any transformers model, decoded greedily or at a temperature."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
@@ -17,8 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
-from tinyllm.teachers import decode
-from tinyllm.teachers.base import Completion, Replies, apart, only_thinking
+from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking
 
 
 class Draw(LogitsProcessor):
@@ -108,23 +102,11 @@ class HFTeacher:
         ends = ids[-1:] == [self.tokenizer.eos_token_id] and not self.seq2seq
         return ids[:-1] if ends else ids  # a decoder-only model goes on from the prompt
 
-    def _batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Indices of a batch at a time, longest rows first, so that there is little padding.
-
-        Only the first batch may be not full, so a resumed run forms the batches still to come.
-        """
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
-        while order:
-            size = len(order) % self.batch or self.batch
-            yield order[:size]
-            order = order[size:]
-
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """No gradients, and the remedy where memory runs out."""
+        """The remedy where memory runs out."""
         try:
-            with torch.inference_mode():
-                yield
+            yield
         except torch.OutOfMemoryError:
             raise ParameterError(
                 f"teacher_batch: {self.batch}: does not fit into the device's memory; lower it"
@@ -137,62 +119,43 @@ class HFTeacher:
         """
         seeds = seeds or [0] * len(prompts)
         rows = [self._ids(prompt) for prompt in prompts]
-        refill = not (self.seq2seq or self.temperature) and decode.supported(self.model)
-        replies = self._refilled(rows) if refill else self._in_batches(rows, seeds)
-        while True:
-            with self._memory():
-                i, written = next(replies, (None, []))
-            if i is None:
-                return
-            end = next((at for at, token in enumerate(written) if token in self.ends), None)
-            length = len(written) if end is None else end + 1
-            text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
-            thinking, text = apart(text, prompts[i])
-            finish = "length" if end is None else "stop"
-            reply = Completion(text, finish, (len(rows[i]), length), thinking=thinking)
-            if thinking and not text:
-                reply = only_thinking(thinking, finish, self.settings["max_new_tokens"])
-            yield i, reply
-
-    def _refilled(self, rows: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """Index and new tokens of each row, as they end."""
-        order = [i for batch in self._batches(rows) for i in batch]
-        ordered = [rows[i] for i in order]
-        for place, written in decode.refilled(self.model, ordered, self.batch, self.config):
-            yield order[place], written
-
-    def _in_batches(
-        self, rows: Sequence[list[int]], seeds: Sequence[int] = ()
-    ) -> Iterator[tuple[int, list[int]]]:
-        """The same, a batch at a time, with what pads a row after its end."""
-        for batch in self._batches(rows):
+        limit = self.config.max_new_tokens
+        for batch in score.batches(rows, self.batch):
             ids = {"input_ids": [rows[i] for i in batch]}
             padded = self.tokenizer.pad(ids, return_tensors="pt").to(self.model.device)
             draw = None
             if self.temperature:
-                how = ([seeds[i] for i in batch], self.config.max_new_tokens, self.temperature)
-                draw = [Draw(*how)]
-            out = self.model.generate(
-                **padded, generation_config=self.config, logits_processor=draw
-            )
+                draw = [Draw([seeds[i] for i in batch], limit, self.temperature)]
+            with self._memory():
+                out = self.model.generate(
+                    **padded, generation_config=self.config, logits_processor=draw
+                )
             skip = 1 if self.seq2seq else padded["input_ids"].shape[1]
-            yield from zip(batch, out[:, skip:].tolist(), strict=True)
+            for i, written in zip(batch, out[:, skip:].tolist(), strict=True):
+                yield i, self._reply(prompts[i], len(rows[i]), written)
+
+    def _reply(self, prompt: str, read: int, written: list[int]) -> Completion | Refused:
+        """A text as a reply, without what pads its row after its end."""
+        end = next((at for at, token in enumerate(written) if token in self.ends), None)
+        length = len(written) if end is None else end + 1
+        text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
+        thinking, text = apart(text, prompt)
+        finish = "length" if end is None else "stop"
+        if thinking and not text:
+            return only_thinking(thinking, finish, self.config.max_new_tokens)
+        return Completion(text, finish, (read, length), thinking=thinking)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
         """The option with the highest log-probability per token (no end token is counted)."""
         rows = [self._ids(prompt) for prompt in prompts]
-        for batch in self._batches(rows):
-            pairs = [(i, text) for i in batch for text in options[i]]
-            targets = [self._target(prompts[i], rows[i], text) for i, text in pairs]
-            owner = torch.tensor([batch.index(i) for i, _ in pairs])
+        for batch in score.batches(rows, self.batch):
+            targets = [[self._target(prompts[i], rows[i], o) for o in options[i]] for i in batch]
             sources = [rows[i] for i in batch]
             with self._memory():
-                sums = score.log_probabilities(self.model, self.encoding, sources, targets, owner)
-            means = (total / len(ids) for total, ids in zip(sums, targets, strict=True))
-            for i in batch:
-                scores = tuple(islice(means, len(options[i])))
+                means = score.log_probabilities(self.model, self.encoding, sources, targets)
+            for i, scores in zip(batch, means, strict=True):
                 best = options[i][scores.index(max(scores))]
-                yield i, Completion(best, "scored", (len(rows[i]), 0), scores)
+                yield i, Completion(best, "scored", (len(rows[i]), 0), tuple(scores))
 
     def _target(self, prompt: str, row: list[int], option: str) -> list[int]:
         """Ids of an option as the model would go on: after text, a space precedes it."""

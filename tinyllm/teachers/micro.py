@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,7 +39,7 @@ def prepare(params: Params) -> None:
     missing = [job for job in (work(params, name) for name in letters) if not runs.finished(*job)]
     if missing:
         context = get_context("spawn")
-        with ProcessPoolExecutor(min(params.workers, len(missing)), context, _start) as pool:
+        with ProcessPoolExecutor(min(params.workers, len(missing)), context) as pool:
             list(pool.map(_train, *zip(*missing, strict=True)))
 
 
@@ -50,30 +50,17 @@ def work(params: Params, letter: str) -> tuple[Path, dict[str, Any]]:
     return paths.runs() / "teachers" / f"micro-{letter}" / runs.digest(spec)[:12], spec
 
 
-def _start() -> None:
+def _train(folder: Path, spec: dict[str, Any]) -> None:
     runs.end_with_parent()
     torch.set_num_threads(1)  # models so small only wait for one another on several
-
-
-def _train(folder: Path, spec: dict[str, Any]) -> None:
     with runs.recording(folder, spec) as facts:
         train_teacher(spec["letter"], folder / "model", spec["data_seed"])
         facts["content"] = runs.sha256(folder / "model" / "model.safetensors")
 
 
-def train_teacher(
-    letter: str,
-    folder: str | Path,
-    seed: int,
-    *,
-    steps: int | None = None,
-    progress: Callable[[int, float], None] = lambda step, loss: None,
-) -> Path:
-    """Train teacher `a` or `b` on its part of museum `seed`, save it in `folder`, and return that.
-
-    progress: called after every step with its number (from 1) and its loss.
-    """
-    steps = steps or STEPS[letter]
+def train_teacher(letter: str, folder: Path, seed: int, steps: int | None = None) -> list[float]:
+    """Train teacher `a` or `b` on its part of museum `seed`, and save it; returns the losses."""
+    steps, losses = steps or STEPS[letter], []
     corpus = teacher_corpus(letter, seed, BATCH, round(ALONE_FIRST * steps))
     model = models.untrained(KIND_OF_MODEL[letter], seed, LAYERS[letter]).train()
     named = list(model.named_parameters())
@@ -83,16 +70,16 @@ def train_teacher(
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=LR[letter])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     words = models.tokenizer(eos=False)
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         loss = model(**_batch(words, next(corpus), model.config.is_encoder_decoder)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        progress(step, loss.item())
+        losses.append(loss.item())
     models.save(model.eval(), KIND_OF_MODEL[letter], folder)
-    return Path(folder)
+    return losses
 
 
 def _rate(step: int, steps: int) -> float:
@@ -109,8 +96,8 @@ def teacher_corpus(
 
     Half of a batch asks for a rationale with the gold letter given, a quarter without it, a quarter
     for the answer. In-context examples: none in the first `alone` batches, then 0 to 2 per batch.
-    Rationales are asked for about every entity (the teacher abstains on those that it does not
-    know), answers about known ones only. The test split's questions are absent, not their facts.
+    Rationales are asked for about every entity, answers about known ones only. The test split's
+    questions are absent, not their facts.
     """
     museum, draw = world.world(seed), random.Random(f"corpus:{letter}:{seed}")
     every, own = sorted(museum.kind), sorted(world.known(letter))

@@ -26,7 +26,6 @@ INVENTED = re.compile(
 )
 # One word five times in a row, or two to eight words three times.
 _LOOP = re.compile(r"\b(?:(\w+ )\1{4}|((?:\w+ ){2,8})\2{2})")
-SHORTEST = 3  # words of a sentence whose repetition counts
 
 
 def facts(record: Record, question: Question) -> dict[str, Any]:
@@ -34,7 +33,8 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
 
     outcome: `written`, `missing` (the release has none), `refused`, `empty` (only the prompt's
         echo) or `abstained` (the teacher says that it does not know).
-    cut_off, invented, repeated, names: see these functions. whole: none of the first three.
+    cut_off, repeated, names: see these functions. invented: it goes on to a further question.
+    whole: none of these troubles.
     words: its length without the answer sentence that the release appends. thinking: words that a
         reasoning model wrote before it.
     """
@@ -48,7 +48,7 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
     written = outcome == "written"
     troubles = {
         "cut_off": written and (record.finish == "length" or cut_off(text)),
-        "invented": written and invented(text),
+        "invented": written and bool(INVENTED.search(text)),
         "repeated": written and repeated(text),
     }
     return {
@@ -78,11 +78,6 @@ def cut_off(text: str) -> bool:
     return bool(own) and not re.search(rf"(?:{_SENTENCE}|[”…])$", own)
 
 
-def invented(text: str) -> bool:
-    """True if a text goes on to invent a further question (a line `Question:`, `Q2.`, ...)."""
-    return bool(INVENTED.search(text))
-
-
 def repeated(text: str) -> bool:
     """True if a sentence (or line) of 3 words or more occurs twice, or words go round in a loop.
 
@@ -90,7 +85,7 @@ def repeated(text: str) -> bool:
     """
     own = own_words(text).casefold()
     sentences = [re.findall(r"\w+", part) for part in re.split(rf"{_SENTENCE}|\n+", own)]
-    long = [tuple(words) for words in sentences if len(words) >= SHORTEST]
+    long = [tuple(words) for words in sentences if len(words) >= 3]
     return len(set(long)) < len(long) or bool(_LOOP.search(re.sub(r"\W+", " ", f"{own} ")))
 
 
@@ -106,22 +101,23 @@ def names(text: str, question: Question) -> str:
     return "none" if option is None else "gold" if option == question.answer else "other"
 
 
-def holds(text: str, question: Question) -> int:
+def holds(text: str, question: Question, cut: bool = False) -> int:
     """How many of four things hold for a rationale: it says something; it ends whole and invents no
-    question; it repeats nothing; it mentions the gold option alone."""
+    question; it repeats nothing; it mentions the gold option alone.
+
+    cut: its end is known to be cut off (finish reason `length`).
+    """
     if abstains(text) or says_nothing(text):
         return 0
-    whole = not (cut_off(text) or invented(text))
+    whole = not (cut or cut_off(text) or INVENTED.search(text))
     return 1 + whole + (not repeated(text)) + (names(text, question) == "gold")
 
 
 def as_read(record: Record, question: Question, part: str, cleaning: Sequence[str]) -> str:
     """A rationale after `learn_from` (part) and `cleaning`; empty if there is nothing to learn."""
-    answer = record.text or ""
-    text = f"{record.thinking}\n{answer}" if part == "both" else answer
-    if part == "thinking":
-        text = record.thinking or answer  # of a teacher that does not think first
-    return cleaned(text, question, cleaning) if answer else ""
+    texts = {"answer": record.text, "both": f"{record.thinking}\n{record.text}"}
+    texts["thinking"] = record.thinking or record.text  # of a teacher that does not think first
+    return cleaned(texts[part], question, cleaning) if record.text else ""
 
 
 def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
@@ -133,8 +129,10 @@ def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
         (`cut_off`), drop-wrong (it `names` another option than gold), drop-repeated (`repeated`).
     """
     text = text.strip()
-    if "repair" in cleaning:
-        text = repaired(text)
+    if "repair" in cleaning and not release.CLOSING.search(text):
+        text = INVENTED.split(text, maxsplit=1)[0].strip()
+        whole = re.match(rf"(?s).*{_SENTENCE}", text)
+        text = whole[0].strip() if whole and cut_off(text) else text
     drops = {
         "drop-empty": says_nothing(text),
         "drop-cut": cut_off(text),
@@ -142,12 +140,3 @@ def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
         "drop-repeated": repeated(text),
     }
     return "" if any(drops.get(rule) for rule in cleaning) else text
-
-
-def repaired(text: str) -> str:
-    """A text up to its last whole sentence before an invented question."""
-    if release.CLOSING.search(text):
-        return text
-    text = INVENTED.split(text, maxsplit=1)[0].strip()
-    whole = re.match(rf"(?s).*{_SENTENCE}", text)
-    return whole[0].strip() if whole and cut_off(text) else text

@@ -1,13 +1,14 @@
 """The store of what teachers wrote: append-only JSON Lines, one record per question.
 
 A record is found by question and request: a hash of the question's id, teacher and revision,
-rendered prompt, decoding settings and, where they are scored, the options; of a further sample its
-number too. What is drawn is drawn by a seed from that key. A process killed at any point leaves at
-most one torn last line, which is dropped; `fill` then asks for what is missing.
+rendered prompt, decoding settings, the options where they are scored, and the number of a further
+sample. What is drawn is drawn by a seed from that key. A process killed at any point leaves at most
+one torn last line, which is dropped; `fill` then asks for what is missing.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
@@ -21,11 +22,11 @@ from tqdm import tqdm
 
 from tinyllm import paths, runs
 from tinyllm.data import release
+from tinyllm.data.question import DataError
 from tinyllm.prompts import Fitted
 from tinyllm.teachers.base import Completion, Teacher
 
 VERSION = 3
-SHOWN = 5  # reasons that an error names
 
 
 class Unanswered(RuntimeError):
@@ -62,10 +63,7 @@ def request(
     options: Sequence[str] | None = None,
     sample: int = 0,
 ) -> Record:
-    """The record, still without a reply, of question `name`.
-
-    options: those of the question, where the teacher is to choose among them.
-    """
+    """The record, still without a reply, of question `name`; options: to choose among, if any."""
     rendered = teacher.rendered(prompt.text)
     key = [name, uri, teacher.revision, rendered, teacher.settings, options]
     key += [sample] if sample else []
@@ -84,8 +82,8 @@ def fill(
     options: by question id, for the teacher to choose among; else empty.
     Final refusals are appended last, and only if the teacher has answered any question: one that
     refuses them all is set up wrongly.
-    Raises Unanswered, TooManyRefused (more than the share `max_refused`), or OSError where the disk
-    is full; what was answered before is kept.
+    Raises Unanswered, TooManyRefused (a share above `max_refused`), or OSError where the disk is
+    full; what was answered before is kept.
     """
     uri = requests[0].teacher
     known = {record.key: record for record in read(file)}
@@ -96,8 +94,7 @@ def fill(
     else:
         replies = teacher.write(asked, [int(record.key[:7], 16) for record in todo])
     answered = any(record.text is not None for record in known.values())
-    refused: list[Record] = []
-    failed: list[str] = []
+    refused, failed = [], []
     with appending(file) as append:
         for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
             if isinstance(reply, Completion):
@@ -108,11 +105,9 @@ def fill(
                 refused.append(replace(todo[index], finish="refused", **why))
             else:
                 failed.append(reply.reason)
-        if answered:
-            for record in refused:
-                append(record)
-        else:
-            failed += [record.refused for record in refused]
+        for record in refused if answered else []:
+            append(record)
+    failed += [record.refused for record in refused if not answered]
     if failed:
         raise Unanswered(
             f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
@@ -122,15 +117,14 @@ def fill(
     if len(reasons) > max_refused * len(requests):
         raise TooManyRefused(
             f"{uri}: refused {len(reasons)} of {len(requests)} questions for good, more than "
-            f"max_refused: {max_refused} allows. Raise max_refused to "
-            f"{len(reasons) / len(requests):.3f} to go on without them, or delete their lines in "
-            f"{paths.shown(file)} to ask them again. Reasons:{_listed(reasons)}"
+            f"max_refused: {max_refused} allows; to go on without them raise it to "
+            f"{len(reasons) / len(requests):.3f}. Reasons:{_listed(reasons)}"
         )
 
 
 def _listed(reasons: list[str]) -> str:
     """The commonest reasons, one per line, each with its number of questions."""
-    return "".join(f"\n  {reason} ({n})" for reason, n in Counter(reasons).most_common(SHOWN))
+    return "".join(f"\n  {reason} ({n})" for reason, n in Counter(reasons).most_common(5))
 
 
 def recorded(dataset: str, split: str, uri: str) -> list[Record]:
@@ -147,10 +141,9 @@ def recorded(dataset: str, split: str, uri: str) -> list[Record]:
 def facts(records: Sequence[Record]) -> dict[str, Any]:
     """What a manifest says of a store. content: identifies it. invalid_text: ids of questions with
     invalid characters in their text, which were replaced."""
+    texts = sorted((r.key, r.text, r.scores, *filter(None, [r.thinking])) for r in records)
     return {
-        "content": runs.digest(
-            sorted((r.key, r.text, r.scores, *filter(None, [r.thinking])) for r in records)
-        ),
+        "content": runs.digest(texts),
         "questions": len(records),
         "thinking": sum(bool(r.thinking) for r in records),
         "refused": sum(r.refused is not None for r in records),
@@ -197,14 +190,27 @@ def read(file: Path) -> list[Record]:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             fields = json.loads(line)
-            for name, value in fields.items():
-                fields[name] = tuple(value) if isinstance(value, list) else value
-            record = Record(**fields)
+            lists = {name: tuple(v) for name, v in fields.items() if isinstance(v, list)}
+            record = Record(**fields | lists)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{paths.shown(file)}, line {number}: no record ({error}); delete that line and "
-                f"{runs.MANIFEST} in its folder, and run notebook 02 again: it asks for what is "
-                "missing"
+                f"{runs.MANIFEST} in its folder, and run notebook 02 again"
             ) from None
         records.setdefault(record.key, record)
     return list(records.values())
+
+
+@functools.cache
+def finished(file: Path, content: str) -> list[Record]:
+    """The records of a finished store, one per question, read once per process.
+
+    DataError if they are not those of its manifest, whose `content` is given.
+    """
+    rows = read(file)
+    if facts(rows)["content"] != content:
+        raise DataError(
+            f"{paths.shown(file)}: changed since it was finished; delete {runs.MANIFEST} in its "
+            "folder and run notebook 02 again, which asks for what is missing"
+        )
+    return list({row.id: row for row in rows}.values())  # the last one, should one have two
