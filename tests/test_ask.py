@@ -85,6 +85,38 @@ def test_a_store_from_before_there_were_samples_is_read(use):
     assert not teacher.asked, "its keys are those of today"
 
 
+def drawing(number):
+    return study(samples=number, temperature=0.7)
+
+
+def test_samples_killed_and_resumed_are_those_of_an_uninterrupted_run(use, tmp_path, monkeypatch):
+    """No reply is asked for twice, also when more samples are wanted later, or fewer."""
+
+    def killed(n):
+        if n in (70, 120):  # in the second sample, and in the third
+            raise KeyboardInterrupt
+
+    teacher = use(Echo(killed))
+    ask.ask_all(drawing(1))
+    before = ask.content(drawing(1), SERVER)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ask.ask_all(drawing(3))
+        with pytest.raises(FileNotFoundError):
+            ask.content(drawing(3), SERVER)
+    ask.ask_all(drawing(3))
+    ask.ask_all(drawing(2))
+    assert len(teacher.seeds) == 150 + 2 and len(set(teacher.seeds)) == 150, "two got no reply"
+    assert ask.content(drawing(3), SERVER).split("+")[0] == before
+    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "whole"))
+    use(Echo())
+    ask.ask_all(drawing(3))
+    for job in ask.jobs(drawing(3))[:3]:
+        assert len(job.records()) == 50
+        once, resumed = job.file, tmp_path / job.file.relative_to(tmp_path / "whole")
+        assert resumed.read_bytes() == once.read_bytes()
+
+
 def test_a_student_reads_samples_in_turn_or_the_one_that_agrees_with_gold(monkeypatch):
     rows = [Question(f"q{i}", "", "Which flies?", ["a wren", "a cod"], 0) for i in range(4)]
     silent, off, gold, vague = "I do not know.", "It is a cod.", "A wren does.", "It has wings."
