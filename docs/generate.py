@@ -89,11 +89,30 @@ def parameters() -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def sizes() -> str:
+    """Lines of the package by folder, docstrings included, and of the notebooks' code."""
+    package, rows = paths.ROOT / "tinyllm", []
+    for place in [package, *sorted(folder.parent for folder in package.glob("*/__init__.py"))]:
+        files = list(place.glob("*.py"))
+        lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+        rows.append(
+            {"folder": f"{place.relative_to(paths.ROOT)}/", "files": len(files), "lines": lines}
+        )
+    table = pd.DataFrame(rows)
+    code = 0
+    for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        code += sum(len(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    rows.append({"folder": "all", "files": table["files"].sum(), "lines": table["lines"].sum()})
+    text = f"The notebooks have {code:,} lines of code: one for every "
+    return f"{markdown(pd.DataFrame(rows))}\n\n{text}{rows[-1]['lines'] / code:.1f} of the package."
+
+
 def write(folder: Path) -> None:
     """All parts, as Markdown files that pages include."""
     folder.mkdir(exist_ok=True)
     table = "\n".join(line for line in arms.__doc__.splitlines() if line[:1] == "|")
-    parts = {"results": outcome(), "parameters": parameters(), "arms": table}
+    parts = {"results": outcome(), "parameters": parameters(), "arms": table, "sizes": sizes()}
     for file in paths.results().glob("*.csv"):
         parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))
     for name, text in parts.items():

@@ -47,7 +47,8 @@ def table(study: str) -> str:
             name += f" (`{arm}`)"
         if arm not in rows["arm"].unique():
             continue
-        cells = [f"{100 * accuracies[data, arm]:.1f}" for data in datasets]
+        values = [accuracies.get((data, arm)) for data in datasets]
+        cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
         if (total, arm) in compared.index:
             line = compared.loc[(total, arm)].to_dict()
             cells += [summary.interval(line, "difference"), line["verdict"]]

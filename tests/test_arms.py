@@ -90,3 +90,12 @@ def test_a_study_needs_each_store_once_and_teachers_are_scored_only_for_kd():
     asked = [(way.examples, way.teacher_forcing) for way in ways]
     assert asked == [("random:2", True), ("none", True), ("random:2", False)]
     assert arms.scored(ways[0]) == []
+
+
+def test_a_model_may_be_called_as_passes_and_adapters_are_written():
+    uri = "openai:http://h/v1#m:x2"
+    assert arms.resolve(f"dss:{uri}", [uri, A]) == Arm(f"dss:{uri}", teachers=(uri,))
+    assert arms.resolve(f"dss:{uri}:x3", [uri, A]).passes == 3
+    for name in ("hf:m:x2", "hf:m+lora"):
+        arm = arms.resolve(f"dss:{name}", ["hf:m", name])
+        assert (arm.teachers, arm.passes, arm.lora) == ((name,), 1, 0)

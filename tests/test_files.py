@@ -72,6 +72,8 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16-le"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
+        ("m.csv", b"question,A,B,answer\nq,a,b\n", "line 2: expected"),
+        ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
         ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "cannot be read"),
         ("m.parquet", b"PAR0", "Parquet"),
         ("m.txt", b"q", "allowed type"),
@@ -188,6 +190,8 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
     path = write(tmp_path / "fragen.jsonl", [row] * 10)
     columns = {"question": "Frage", "answer": "Lösung", "A": "eins", "B": "zwei"}
     assert everything(files.questions(path, 0, columns))[0].gold == "Feuer"
+    with pytest.raises(DataError, match="columns: 'Frage' is none of id, context"):
+        files.questions(path, 0, {"Frage": "question"})
     with pytest.raises(DataError, match=r"no column 'Prosa'; the columns are .*Frage"):
         files.questions(path, 0, {"context": "Prosa"})
     with pytest.raises(DataError, match=r"no question: .*Frage.*`columns`"):

@@ -60,6 +60,7 @@ def test_students_that_answered_different_questions_are_refused(whole, tmp_path,
         part = part.drop(index=part.index[2])
     else:
         part.at[part.index[2], change] = ["w", "x", "y", "other"] if change == "options" else 0
+    part["correct"] = part["choice"] == part["gold"]
     predictions.write(part, files[1])
     with pytest.raises(ValueError, match=r"'q2' .*`limit`"):
         predictions.read(*files)

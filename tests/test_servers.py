@@ -199,6 +199,7 @@ THINKING = {
     "field of another name": {"content": "OK.", "reasoning": "Hm."},
     "parts": {"content": [{"type": "thinking", "thinking": "Hm."}, TEXT]},
     "nested": {"content": [{"type": "thinking", "thinking": [TEXT | {"text": "Hm."}]}, TEXT]},
+    "reasoning part": {"content": [{"type": "reasoning", "text": "Hm."}, TEXT]},
     "no thinking": {"content": [TEXT, {"type": "image_url", "image_url": {"url": "x"}}, 7, {}]},
 }
 
@@ -258,7 +259,8 @@ def test_a_servers_own_settings_are_sent_and_name_another_store():
 
 
 @pytest.mark.parametrize(("settings", "named"), [
-    ({"extra": {"api_key": "s3cret"}}, "OPENAI_API_KEY"),
+    *[({"extra": {name: "s3cret"}}, "OPENAI_API_KEY") for name in (
+        "api_key", "client_secret", "X-API-Key", "private_key", "keys", "passwd", "credentials")],
     ({"extra": {"headers": {"Authorization": "s3cret"}}}, "OPENAI_API_KEY"),
     ({"extra": {"x": ["sk-s3cret"]}}, "OPENAI_API_KEY"),
     ({"tokens": "s3cret"}, "tokens"), ({"temperature": "s3cret"}, "temperature"),
@@ -364,7 +366,9 @@ def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so():
         ask.ask_all(params)
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name")])
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "OPENAI_API_KEY"), (402, "OPENAI_API_KEY"), (404, "model's name")]
+)
 def test_a_refusal_of_all_requests_ends_at_once_with_the_remedy(status, remedy):
     with Faulty(lambda question, tries: status) as server:
         with pytest.raises(RuntimeError, match=remedy):

@@ -52,7 +52,8 @@ TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "
 OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
 OWN |= {"max_completion_tokens", "max_new_tokens"}  # fields of a request that are not `extra`
 SECRET = re.compile(  # a field's name, or the start of a value, in JSON
-    r'(?i)"(x[-_])?((api|access|auth|secret)[-_]?)?(key|token|secret|password|authorization)": '
+    r'(?i)"((\w+[-_])?(api|access|auth|secret|private|bearer|client)[-_]?(key|token|secret)s?'
+    r'|(x[-_])?(keys?|token|secret|passw(or)?d|auth(orization)?|credentials?|bearer))": '
     r'|"(sk-|bearer )'
 )
 LORA_RANK = 8
@@ -102,7 +103,7 @@ ALLOWED = (
     f"tinyllm, tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but "
     "inference with :xN, +lora or +lora:RANK (a number from 1), in this order"
 )
-GRAMMAR = r"(?s)(.*?)(:x([1-9]\d*))?(\+lora(:([1-9]\d*))?)?"
+GRAMMAR = r"(?s)(?P<method>.*?)(:x(?P<passes>[1-9]\d*))?(\+lora(?P<rank>(?::[1-9]\d*)?))?"
 
 
 def teacher(uri: str) -> tuple[str, str]:
@@ -152,14 +153,20 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
 
     Raises ValueError if there is none such, or if recorded teachers cannot give what it needs.
     """
-    whole = f"finetune+{name}" if re.match("lora(:|$)", name) else name
-    method, _, passes, lora, _, rank = re.fullmatch(GRAMMAR, whole).groups()
-    arm = _method(name, method, tuple(teachers))
-    if not arm.trained and (passes or lora):
+    method, passes, rank = name, None, None
+    try:
+        arm = _method(name, name, tuple(teachers))  # a model may be called m:x2 or m+lora
+    except ValueError:
+        whole = f"finetune+{name}" if re.match("lora(:|$)", name) else name
+        method, passes, rank = re.fullmatch(GRAMMAR, whole).group("method", "passes", "rank")
+        arm = _method(name, method, tuple(teachers))
+    if not arm.trained and (passes or rank is not None):
         raise ValueError(f"{name!r}: {method!r} trains nothing: no passes, no adapters")
     if method not in METHODS and not arm.teachers and not arm.scorers:
         raise ValueError(f"{name!r}: needs a teacher, but there is none left")
-    arm = replace(arm, passes=int(passes or 1), lora=int(rank or LORA_RANK) if lora else 0)
+    arm = replace(
+        arm, passes=int(passes or 1), lora=0 if rank is None else int(rank[1:] or LORA_RANK)
+    )
     needs = "must be asked anew" if arm.asked else "must score the options" if arm.scorers else ""
     if needs and any(uri.startswith("release:") for uri in (*arm.teachers, *arm.scorers)):
         raise ValueError(f"{name!r}: its teachers {needs}: not recorded ones; use hf:MODEL")

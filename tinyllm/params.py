@@ -207,7 +207,7 @@ class Params(BaseModel):
             raise ParameterError(f"no parameter file {file.absolute()}") from None
         if not isinstance(values, dict):
             raise ParameterError(f"{file}: expected lines `parameter: value`")
-        values |= changes
+        values = {str(name): value for name, value in values.items()} | changes
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
             path = Path(path).expanduser()

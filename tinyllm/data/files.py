@@ -44,6 +44,7 @@ NAMES = {  # of a field's column
     "split": ("split",),
 }
 LETTERS = string.ascii_lowercase
+OPTION_COLUMN = re.compile(r"(option|choice|answer)?([a-z]|\d\d?)")
 NUMBERS = [str(number) for number in range(27)]
 
 
@@ -59,6 +60,11 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
     for file_split, file in _by_split(path).items():
         content = _rows(file)
         names = {str(name): None for _, row in content if isinstance(row, dict) for name in row}
+        for field in columns:
+            if field not in NAMES and not OPTION_COLUMN.fullmatch(_plain(field)):
+                raise DataError(
+                    f"{file}: columns: {field!r} is none of {', '.join(NAMES)}, A, B, ..."
+                )
         if absent := [column for column in columns.values() if column not in names]:
             known = ", ".join(names)
             raise DataError(f"{file}: columns: no column {absent[0]!r}; the columns are {known}")
@@ -137,8 +143,15 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
             if file.suffix.lower() in (".csv", ".tsv"):
                 mark = max(",;\t", key=lines[0].count)
                 how = {"delimiter": mark, "strict": True, "skipinitialspace": True}
-                reader = csv.DictReader(io.StringIO(text), **how)
-                return [(f"line {reader.line_num}", row) for row in reader]
+                reader = csv.DictReader(io.StringIO(text, newline=""), **how)
+                names = reader.fieldnames or []
+                if repeated := [name for name in names if name and names.count(name) > 1]:
+                    raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
+                content = []
+                for row in reader:
+                    whole = None not in row and None not in row.values()
+                    content.append((f"line {reader.line_num}", row if whole else [*row.values()]))
+                return content
             if not text.lstrip().startswith("["):
                 content = []
                 for number, line in enumerate(lines, start=1):
@@ -196,7 +209,7 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
 
 def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """A row's values by field (a key of NAMES), and by plain column name for all other columns."""
-    if not isinstance(row, dict) or None in row:
+    if not isinstance(row, dict):
         raise ValueError(f"expected named values, as many as columns, not {str(row)[:60]!r}")
     plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
     plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}

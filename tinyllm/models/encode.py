@@ -97,15 +97,16 @@ class Encoding:
         asks for more than the model has positions for.
         """
         longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
-        if self.limit is not None:
-            self._check_limit(len(self.decoder_prefix(longest)))
+        room = self._check_limit(len(self.decoder_prefix(longest)))
         need = [sum(map(len, self._around(question, longest))) for question in questions]
         most, long = max(need, default=0), sum(n > self.max_input for n in need)
         if long:
+            remedy = f"set max_input to at least {most}"
+            if room and most > room:
+                remedy = f"this model has room for {room} tokens, so use another student"
             raise ParameterError(
                 f"max_input: {self.max_input}: {long} of {len(need)} questions with their options "
-                f"are longer, and only context is ever cut; set max_input to at least {most}, or "
-                "use a student with room for that"
+                f"are longer (up to {most} tokens), and only context is ever cut; {remedy}"
             )
         counts = {"questions": len(questions), "unknown": 0, "tied": 0}
         unknown = self.tokenizer.unk_token_id
@@ -116,11 +117,14 @@ class Encoding:
             counts["unknown"] += unknown is not None and any(unknown in x for x in (text, *options))
         return counts
 
-    def _check_limit(self, prefix: int) -> None:
-        """ParameterError where parameters ask for more positions than the model has.
+    def _check_limit(self, prefix: int) -> int | None:
+        """Most tokens that an input may have, None for any number.
 
         prefix: tokens of the decoder's prefix.
+        ParameterError where parameters ask for more positions than the model has.
         """
+        if self.limit is None:
+            return None
         writes = {name: getattr(self, name) for name in ("max_target", "max_new_tokens")}
         if self.seq2seq:  # the last token that is written is never read
             sizes = {"max_input": (self.max_input, self.limit)}
@@ -134,6 +138,7 @@ class Encoding:
                     f"{name}: {size}: this model has positions for {self.limit} tokens; set "
                     f"{name} to at most {most}"
                 )
+        return self.limit if self.seq2seq else self.limit - max(writes.values())
 
     def target(self, text: str, question_id: str = "") -> list[int]:
         """Target ids of a text, closed by the end token, at most `max_target` long."""

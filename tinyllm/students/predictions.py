@@ -59,6 +59,8 @@ def read(*files: Path) -> pd.DataFrame:
 
 def check(frame: pd.DataFrame, file: Path) -> None:
     """ValueError, naming the file and the column, if predictions are not whole."""
+    if frame.empty:
+        raise ValueError(f"{paths.shown(file)}: there are no rows. {REMEDY}")
     if missing := [name for name in SCHEMA if name not in frame]:
         raise ValueError(f"{paths.shown(file)}: column {missing[0]!r} is missing. {REMEDY}")
     count = frame["options"].map(np.size)
@@ -67,13 +69,14 @@ def check(frame: pd.DataFrame, file: Path) -> None:
     problems["scores"] = finite != count
     for name in ("gold", "choice"):
         problems[name] |= ~frame[name].between(0, count - 1)
+    problems["correct"] |= frame["correct"].astype(bool) != (frame["choice"] == frame["gold"])
     problems["id"] |= frame.duplicated([*TEST, *STUDENT, "id"])
     for name, wrong in problems.items():
         if wrong.any():
             question = frame.loc[wrong, "id"].iloc[0]
             raise ValueError(
                 f"{paths.shown(file)}: column {name!r} of question {question!r} is empty, not "
-                f"finite, out of range or there twice. {REMEDY}"
+                f"finite, out of range, there twice or contradicts another one. {REMEDY}"
             )
 
 

@@ -119,6 +119,8 @@ def gibberish(
     questions: Sequence[Question], lengths: Sequence[int], draw: random.Random
 ) -> dict[str, str]:
     """Random words of all questions, by question id; lengths: to draw from, in words."""
+    if not lengths:
+        return {}
     words = [w for e in questions for text in (e.question, *e.options) for w in text.split()]
     return {e.id: " ".join(draw.choices(words, k=draw.choice(lengths))) for e in questions}
 

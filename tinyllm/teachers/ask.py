@@ -167,7 +167,7 @@ def ask_all(params: Params, stage: str = "rationales") -> dict[str, Path]:
             if job.uri == uri:
                 job.run(teacher)
         del teacher  # before the next one is loaded
-    return {uri: Job(params, uri).file.parent for uri in params.teachers}
+    return {job.uri: job.file.parent for job in reversed(wanted)}  # the study's own way is first
 
 
 def answer_all(params: Params) -> None:

@@ -40,25 +40,28 @@ class Refused:
     thinking: str = ""
 
 
-# <think>, </think>, <reasoning>, [THINK] ...; the group holds the slash of a closing tag.
-_NAMES = "think|thinking|thought|reasoning"
-_TAG = re.compile(rf"(?i)(?:<(?=/?(?:{_NAMES})\b)|\[(?=/?think\]))(/?)[^>\]]*[>\]]")
+_TAGS = "think|thinking|thought|reasoning"
+_BLOCK = re.compile(rf"(?is)<({_TAGS})\b[^>]*>(.*?)</\1>|\[think\](.*?)\[/think\]")
+_OPENED = re.compile(rf"(?i)<(?:{_TAGS})\b[^>]*>|\[think\]")
+_CLOSED = re.compile(rf"(?i)</(?:{_TAGS})>|\[/think\]")
 
 
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
     """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none.
 
-    A block that never closes was cut off: what follows is thinking. A chat template may have opened
-    the block, at the end of the prompt; of a server that is not seen, so a text whose first tag
-    closes a block began with thinking.
+    A block that never closes was cut off: what follows is thinking. prompt: as rendered; a chat
+        template may have opened the block, and on a server that is not seen: a text that only
+        closes one began with thinking.
     """
-    opened = any(not tag[1] and prompt.rstrip().endswith(tag[0]) for tag in _TAG.finditer(prompt))
-    first, *rest = _TAG.split(text)
-    slashes = ["" if opened or rest[:1] == ["/"] else "/", *rest[::2]]
-    parts = list(zip(slashes, [first, *rest[1::2]], strict=True))
-    thinking = [part.strip() for slash, part in parts if not slash]
-    answer = "".join(part for slash, part in parts if slash)
-    return "\n".join(filter(None, thinking)), answer.strip()
+    opened = [tag[0] for tag in _OPENED.finditer(prompt) if prompt.rstrip().endswith(tag[0])]
+    text = "".join(opened[-1:]) + text
+    if not _OPENED.search(text):
+        *thinking, answer = _CLOSED.split(text, maxsplit=1)
+    else:
+        thinking = [block[2] or block[3] or "" for block in _BLOCK.finditer(text)]
+        answer, *cut = _OPENED.split(_BLOCK.sub("", text), maxsplit=1)
+        thinking += cut
+    return "\n".join(part.strip() for part in thinking).strip(), answer.strip()
 
 
 def only_thinking(thinking: str, finish: str, limit: int) -> Refused:

@@ -5,8 +5,9 @@
 
 The key comes from the environment variable OPENAI_API_KEY alone (local servers need none). The
 `openai` client repeats what may pass (429, 5xx, time-outs, lost connections) up to RETRIES times,
-and waits as long as Retry-After says. Then the question stays unanswered, and a rerun asks it
-again. What would be refused again (a content filter, a prompt that is too long) is a final refusal.
+and waits as long as Retry-After says, if that is at most two minutes. Then the question stays
+unanswered, and a rerun asks it again. What would be refused again (a content filter, a prompt that
+is too long) is a final refusal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,27 +30,25 @@ from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thin
 
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
-IN_A_ROW = 10  # questions without an answer, after which the others are not asked
+FIRST = 20  # questions refused before any answer, after which the others are not asked
 PASSING = {408, 409, 425, 429}
-FOR_ALL = {  # no question would fare better
-    401: "set OPENAI_API_KEY to a key that it accepts",
-    403: "set OPENAI_API_KEY to a key that it accepts",
-    404: "check the address and model's name",
-}
+KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
+FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
     ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
     ConnectionRefusedError: "is the server running, on this port?",
+    socket.gaierror: "no such host: check the address",
     openai.APITimeoutError: f"no reply in {TIMEOUT:.0f} s: lower teacher_batch",
-    Exception: "check the address; if the server speaks https, write https:// in the URI",
+    Exception: "the server hung up; if it speaks https, write https:// in the URI",
 }
 
 
 class ServerTeacher:
     """A model behind an OpenAI-compatible server.
 
-    name: `URL#MODEL`. batch: requests at a time. server: what it takes that others do not;
-        ParameterError where its context cannot hold prompt and completion.
+    name: `URL#MODEL`. batch: requests at a time. server: what this server takes that others do not
+        (`arms.Server`); ParameterError where its context cannot hold prompt and completion.
     temperature: where the server has none of its own; above 0, a seed is sent with each request.
     """
 
@@ -77,10 +77,11 @@ class ServerTeacher:
                 f"servers: system: {self.url}/completions reads no system message; leave it out"
             )
         if server.context and max_prompt + max_new_tokens > server.context:
+            most = server.context - max_new_tokens
             raise ParameterError(
                 f"max_prompt: {max_prompt}: with max_new_tokens, more than {self.model}'s context "
-                f"of {server.context} tokens; set max_prompt to at most "
-                f"{server.context - max_new_tokens}, or lower max_new_tokens"
+                f"of {server.context} tokens; "
+                + (f"set max_prompt to at most {most}" if most > 0 else "lower max_new_tokens")
             )
         self.settings: dict[str, Any] = {server.limit: max_new_tokens}
         self.seeded = temperature > 0 and server.temperature == 0
@@ -110,13 +111,13 @@ class ServerTeacher:
         """Complete prompts, `batch` requests at a time; each reply is given as it comes.
 
         RuntimeError at once where the server would refuse every request (no such model, wrong key,
-        wrong certificate). The rest are not asked after IN_A_ROW failures in a row; final refusals
-        are failures until there is an answer.
+        wrong certificate). The rest are not asked if `batch` questions in a row get no answer, or
+        if the first FIRST replies are final refusals.
         """
         pool = ThreadPoolExecutor(self.batch)
         pairs = enumerate(zip(prompts, seeds or [0] * len(prompts), strict=True))
         futures = {pool.submit(self._ask, *pair): i for i, pair in pairs}
-        failures, answered = 0, False
+        in_a_row, refused, answered = 0, 0, False
         try:
             for future in as_completed(futures):
                 if future.cancelled():
@@ -125,11 +126,11 @@ class ServerTeacher:
                     continue
                 reply = future.result()
                 yield futures[future], reply
-                if isinstance(reply, Completion):
-                    failures, answered = 0, True
-                elif not (reply.final and answered):
-                    failures += 1
-                if failures == max(self.batch, IN_A_ROW):
+                answered = answered or isinstance(reply, Completion)
+                final = isinstance(reply, Refused) and reply.final
+                refused = 0 if answered else refused + final
+                in_a_row = 0 if isinstance(reply, Completion) or final else in_a_row + 1
+                if in_a_row == max(self.batch, 3) or refused == max(self.batch, FIRST):
                     for other in futures:
                         other.cancel()
         finally:
@@ -146,31 +147,30 @@ class ServerTeacher:
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:
-        create, asked = self.client.completions.create, self.settings | {"prompt": prompt}
-        system = asked.pop("system", None)
+        create, asked = self.client.completions.create, {"prompt": prompt}
         if self.chat:
             create = self.client.chat.completions.create
-            messages = [("system", system), ("user", asked.pop("prompt"))]
-            asked["messages"] = [{"role": role, "content": text} for role, text in messages if text]
+            messages = [("system", self.settings.get("system")), ("user", prompt)]
+            asked = {"messages": [{"role": r, "content": text} for r, text in messages if text]}
+        asked |= {name: value for name, value in self.settings.items() if name != "system"}
         asked |= {"seed": seed} if self.seeded else {}
         try:
             return self._read(create(model=self.model, **asked))
         except openai.APIStatusError as error:
-            status, line = error.status_code, self._line(error)
-            if status not in FOR_ALL:
-                return Refused(line, final=status < 500 and status not in PASSING)
-            remedy = FOR_ALL[status]
+            status = error.status_code
+            if status in FOR_ALL:
+                raise self._hopeless(error, FOR_ALL[status]) from None
+            return Refused(self._line(error), final=status < 500 and status not in PASSING)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
                 causes.append(cause)
             kind = next(k for k in REMEDIES if any(isinstance(cause, k) for cause in causes))
-            line, remedy = self._line(causes[-1]), REMEDIES[kind]
-            if kind is not ssl.SSLCertVerificationError:
-                return Refused(f"{line}; {remedy}", final=False)
+            if kind is ssl.SSLCertVerificationError:
+                raise self._hopeless(causes[-1], REMEDIES[kind]) from None
+            return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             return Refused(self._line(error), final=False)
-        raise RuntimeError(f"openai:{self.url}#{self.model}: {line}; {remedy}")
 
     def _read(self, reply: Any) -> Completion | Refused:
         """A reply as a completion; servers leave out much, and the client does not check them."""
@@ -179,23 +179,25 @@ class ServerTeacher:
             return Refused(f"the reply is no completion: {str(reply)[:100]!r}", final=False)
         finish = choices[0].finish_reason or "stop"
         message = getattr(choices[0], "message", None) if self.chat else choices[0]
-        content = getattr(message, "content" if self.chat else "text", None)
-        inside, text = apart(_texts(content, "text"))
-        thoughts = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
-        thoughts += [_texts(content, "thinking") if isinstance(content, list) else "", inside]
-        thoughts = [part.strip() for part in thoughts if isinstance(part, str)]
-        thinking = "\n".join(dict.fromkeys(filter(None, thoughts)))
+        text, thinking = _texts(getattr(message, "content" if self.chat else "text", None))
+        fields = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+        inside, text = apart(text) if isinstance(text, str) else ("", text)
+        fields = [field for field in (*fields, thinking, inside) if isinstance(field, str)]
+        thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
         if not text and thinking:
             return only_thinking(thinking, finish, self.max_new_tokens)
         if not text and finish == "length":
             reason = f"no text within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
             return Refused(reason, True)
-        if not text and not isinstance(content, str):
+        if not isinstance(text, str):
             refusal = getattr(message, "refusal", None) or "no text"
-            return Refused(f"{refusal} (finish reason {finish!r})", True)
+            return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
         usage = getattr(reply, "usage", None)
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
-        return Completion(text, finish, tokens, thinking=thinking)
+        return Completion(text.strip(), finish, tokens, thinking=thinking)
+
+    def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
+        return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
 
     def _line(self, error: BaseException) -> str:
         """An error in one line, without the key, which some servers repeat."""
@@ -203,9 +205,19 @@ class ServerTeacher:
         return (text.replace(self.key, "***") if self.key != "none" else text)[:300]
 
 
-def _texts(content: Any, kind: str) -> str:
-    """A message's content; the parts of one kind where a server sends a list of parts."""
+def _texts(content: Any) -> tuple[str | None, str]:
+    """Text and thinking of a message's content, which some servers send as a list of parts."""
     if not isinstance(content, list):
-        return content if isinstance(content, str) else ""
-    parts = [part.get(kind) for part in content if isinstance(part, dict)]
-    return "".join(_texts(part, "text") for part in parts)
+        return (content if isinstance(content, str) else None), ""
+    text, thinking = [], []
+    for part in content:
+        kind, inner = "text", part
+        if isinstance(part, dict):
+            kind = part.get("type") or "text"
+            inner = part.get("text") or part.get(kind) or part.get("summary")
+        inner, deeper = _texts(inner)
+        if kind in ("text", "output_text"):
+            text.append(inner or "")
+        elif kind in ("thinking", "reasoning", "summary_text"):
+            thinking.append(inner or deeper)
+    return "".join(text) or None, "".join(thinking)

@@ -117,8 +117,9 @@ def fill(
     if len(reasons) > max_refused * len(requests):
         raise TooManyRefused(
             f"{uri}: refused {len(reasons)} of {len(requests)} questions for good, more than "
-            f"max_refused: {max_refused} allows; to go on without them raise it to "
-            f"{len(reasons) / len(requests):.3f}. Reasons:{_listed(reasons)}"
+            f"max_refused: {max_refused} allows. Raise it to {len(reasons) / len(requests):.3f} "
+            f"to go on without them, or delete their lines in {paths.shown(file)} to ask them again. "
+            f"Reasons:{_listed(reasons)}"
         )
 
 
