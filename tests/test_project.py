@@ -34,6 +34,16 @@ def test_every_folder_is_packaged():
     assert all((folder / "__init__.py").exists() for folder in folders)
 
 
+def test_every_folder_and_file_of_data_is_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"tinyllm": "tinyllm.batch.cli:main"}
+    folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders)
+    kinds = project["tool"]["setuptools"]["package-data"]["*"]
+    files = [f for f in (ROOT / "tinyllm").rglob("*.*") if f.suffix not in (".py", ".pyc")]
+    assert files and all(any(file.match(kind) for kind in kinds) for file in files)
+
+
 def test_commands_statistics_and_figures_do_not_load_torch():
     code = (
         "import sys; from tinyllm.batch import cli; from tinyllm.figures import style; "

@@ -52,7 +52,9 @@ def hold(folder, reached):
         time.sleep(60)
 
 
-def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path, monkeypatch):
+    """RANK in the environment, as pods may set it, does not turn the lock off."""
+    monkeypatch.setenv("RANK", "3")
     context = multiprocessing.get_context("spawn")
     reached = context.Event()
     process = context.Process(target=hold, args=(tmp_path, reached))

@@ -318,15 +318,31 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path, kind):
     same_weights(plain, saving, rtol=1e-4, atol=1e-6)
 
 
+def test_a_large_gradient_is_clipped_to_norm_1(tmp_path, monkeypatch):
+    norms = []
+
+    def stepping(self):
+        grads = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
+        norms.append(float(torch.cat(grads).norm()))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    monkeypatch.setattr(train, "weighted_loss", lambda *args: 100 * weighted_loss(*args))
+    run(tmp_path, QUESTIONS, TEXTS, batch_size=24, epochs=1.0, evals=1)
+    assert norms == pytest.approx([1.0], rel=1e-3)
+
+
 def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     losses = []
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "tf32", "bf16"):
         options = {"batch_size": 24, "epochs": 1.0, "evals": 1, "precision": precision}
         model, state, _ = run(tmp_path / precision, QUESTIONS, TEXTS, **options)
+        product = torch.backends.cuda.matmul.fp32_precision  # as a GPU would find it
+        assert product == ("tf32" if precision == "tf32" else "ieee")
         assert all(p.dtype == torch.float32 for p in model.parameters())
         losses.append([row["value"] for row in state.history if row["metric"] == "loss"])
-    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] == losses[0] != losses[2]  # tf32 is of GPUs alone
+    assert losses[2] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():

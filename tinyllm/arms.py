@@ -185,6 +185,8 @@ def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
         absent = _meant(name, method.removeprefix("tinyllm-"), teachers)
         return Arm(name, teachers=tuple(uri for uri in teachers if uri != absent))
     base, _, variant = method.partition(":")
+    if variant.startswith("routed-") and len(teachers) == 1:
+        raise ValueError(f"{name!r}: with one teacher there is no choice; that is a dss arm")
     if base == "tinyllm" and (method == base or variant in TINYLLM):
         return Arm(name, teachers=teachers, **TINYLLM.get(variant, {}))
     raise ValueError(f"{name!r} is unknown; allowed are {ALLOWED}")

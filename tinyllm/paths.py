@@ -23,34 +23,34 @@ from tinyllm.params import Params
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _folder(name: str, default: Path | None) -> Path | None:
-    value = os.environ.get(f"TINYLLM_{name}")
+def _folder(variable: str, default: Path | None) -> Path | None:
+    value = os.environ.get(variable)
     return Path(value).expanduser().resolve() if value else default
 
 
 def runs() -> Path:
     """Root of all run folders."""
-    return _folder("RUNS", ROOT / "runs")
+    return _folder("TINYLLM_RUNS", ROOT / "runs")
 
 
 def figures() -> Path:
     """Folder of the figures: PNG, PDF, caption, and the CSV of the numbers plotted."""
-    return _folder("FIGURES", ROOT / "figures")
+    return _folder("TINYLLM_FIGURES", ROOT / "figures")
 
 
 def results() -> Path:
     """Folder of the stored predictions that README, docs and figures report."""
-    return _folder("RESULTS", ROOT / "results")
+    return _folder("TINYLLM_RESULTS", ROOT / "results")
 
 
 def cache() -> Path:
     """Folder of downloaded files."""
-    return _folder("CACHE", Path(pooch.os_cache("tinyllm")))
+    return _folder("TINYLLM_CACHE", Path(pooch.os_cache("tinyllm")))
 
 
 def release_mirror() -> Path | None:
     """The user's mirror of the paper's release, or None: then it is downloaded."""
-    return _folder("RELEASE_DIR", None)
+    return _folder("TINYLLM_RELEASE_DIR", None)
 
 
 def slug(name: str) -> str:

@@ -79,9 +79,8 @@ def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
     spec = manifest["spec"]
     if _teachers(spec):
         spec = {"learn_from": "answer", "samples": 1} | spec
-    if spec["tasks"]:
-        spec = spec | {"training code": manifest["facts"].get("versions", {}).get("train")}
-    return spec
+    code = manifest["facts"].get("versions", {}).get("train")
+    return spec | {"training code": code} if spec["tasks"] and code else spec
 
 
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:

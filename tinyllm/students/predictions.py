@@ -5,6 +5,7 @@ Option scores are log-probabilities per token, rounded to DIGITS decimals.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,22 @@ def read(*files: Path) -> pd.DataFrame:
     ValueError, naming the file, where they are not whole (`check`), or where students of a study
     and dataset answered different questions.
     """
-    frames = []
-    for file in files:
-        try:
-            frame = pd.read_parquet(file)
-        except (OSError, pyarrow.ArrowException) as error:
-            problem = f"{paths.shown(file)}: not a readable parquet file: {error}"
-            raise ValueError(problem) from None
-        check(frame, file)
-        frames.append(frame)
+    frames = [_read(file, file.stat().st_mtime_ns) for file in map(Path, files)]
     rows = pd.concat(frames, ignore_index=True)
     _refuse_other_questions(rows)
     return rows
+
+
+@cache
+def _read(file: Path, written: int) -> pd.DataFrame:
+    """A file is read and checked once per process, until it changes."""
+    try:
+        frame = pd.read_parquet(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        problem = f"{paths.shown(file)}: not a readable parquet file: {error}"
+        raise ValueError(problem) from None
+    check(frame, file)
+    return frame
 
 
 def check(frame: pd.DataFrame, file: Path) -> None:

@@ -130,11 +130,12 @@ def train(
         update.zero_grad()
         state.step += 1
         if state.step in evals:
-            *whole, tokens = accelerator.reduce(totals, "sum").tolist()
+            parts = accelerator.reduce(totals, "sum").split([len(tasks), len(tasks), 1])
+            losses, targets, tokens = (part.tolist() for part in parts)
             totals.zero_()
-            parts = zip(tasks, whole[: len(tasks)], whole[len(tasks) :], strict=True)
-            losses = {task.name: total / count for task, total, count in parts if count}
-            state.tokens += int(tokens)
+            means = zip(tasks, losses, targets, strict=True)
+            losses = {task.name: total / count for task, total, count in means if count}
+            state.tokens += int(tokens[0])
             better = state.record(round(state.step / per_epoch, 4), score_valid(), losses)
             if accelerator.is_main_process:
                 checkpoint.save(folder, state, model, update, better)

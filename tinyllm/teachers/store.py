@@ -118,8 +118,8 @@ def fill(
         raise TooManyRefused(
             f"{uri}: refused {len(reasons)} of {len(requests)} questions for good, more than "
             f"max_refused: {max_refused} allows. Raise it to {len(reasons) / len(requests):.3f} "
-            f"to go on without them, or delete their lines in {paths.shown(file)} to ask them again. "
-            f"Reasons:{_listed(reasons)}"
+            "to go on without them. To ask them again, delete their lines in "
+            f"{paths.shown(file)}. Reasons:{_listed(reasons)}"
         )
 
 
