@@ -41,6 +41,9 @@ def table(study: str) -> str:
     total = "mean" if len(datasets) > 1 else datasets[0]
     lines = [f"| Accuracy, % | {' | '.join(datasets)} | minus fine-tuning, points | verdict |"]
     lines.append("|---|" + "---|" * (len(datasets) + 2))
+    known = results.baselines(study).query("split == 'test'").set_index("dataset")["majority"]
+    cells = [f"{100 * known[data]:.1f}" if data in known else "" for data in datasets]
+    lines.append(f"| Always train's commonest answer | {' | '.join(cells)} |  |  |")
     for arm, name in ARMS.items():
         if arm == "single":
             arm = summary.best_single(study)
