@@ -46,10 +46,10 @@ STYLE = {
     "savefig.dpi": 250,
     "pdf.fonttype": 42,  # text stays text
 }
-# Where the system has DejaVu too, perhaps not all of it, matplotlib might take that one.
+# Matplotlib's own fonts: the system may have other DejaVu fonts, or a cache that lacks some.
 fonts = font_manager.fontManager
 fonts.ttflist = [font for font in fonts.ttflist if not font.name.startswith("DejaVu")]
-for font in sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf")):
+for font in sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("*.ttf")):
     fonts.addfont(font)
 mpl.rcParams.update(STYLE)  # so that a notebook that imports this draws in the house style
 METADATA = {  # what would differ between two runs, left out
