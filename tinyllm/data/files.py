@@ -4,11 +4,10 @@ PATH is a file, a folder with one file per split (`train.csv`, `obqa_dev.jsonl`)
 as `my_{split}.jsonl`. Splits are called train, valid (or validation, dev, val) and test, in the
 file's name or in a column `split`. A single file without that column is split 80/10/10 by the seed.
 
-Formats: JSON (an array of objects), JSON Lines, parquet, and CSV with a header and `,` `;` or tabs;
-text in UTF-8. NAMES has the columns, in upper or lower case; others are ignored. Options are a list
-of texts, {text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column per
-option: A, B, ... or option_1, ... or choice1, ... A question may be an object {stem, choices}.
-`question.gold_index` says how an answer is read.
+Formats, in UTF-8: JSON (an array of objects), JSON Lines, parquet, CSV with a header and `,` `;` or
+tabs. NAMES has the columns, in any case; others are ignored. Options are a list of texts,
+{text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column per option: A,
+B, ... or option_1, ... A question may be {stem, choices}. `question.gold_index` reads the answer.
 """
 
 from __future__ import annotations
@@ -56,15 +55,12 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
     Raises DataError with every bad row's file, place and reason (the first 20, then the count).
     """
     columns, bad = columns or {}, []
+    if odd := [f for f in columns if f not in NAMES and not OPTION_COLUMN.fullmatch(_plain(f))]:
+        raise DataError(f"columns: {odd[0]!r} is none of {', '.join(NAMES)}, A, B, option_1, ...")
     splits: Splits = {split: [] for split in ("", *SPLITS)}
     for file_split, file in _by_split(path).items():
         content = _rows(file)
         names = {str(name): None for _, row in content if isinstance(row, dict) for name in row}
-        for field in columns:
-            if field not in NAMES and not OPTION_COLUMN.fullmatch(_plain(field)):
-                raise DataError(
-                    f"{file}: columns: {field!r} is none of {', '.join(NAMES)}, A, B, ..."
-                )
         if absent := [column for column in columns.values() if column not in names]:
             known = ", ".join(names)
             raise DataError(f"{file}: columns: no column {absent[0]!r}; the columns are {known}")
@@ -147,11 +143,9 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
                 names = reader.fieldnames or []
                 if repeated := [name for name in names if name and names.count(name) > 1]:
                     raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
-                content = []
-                for row in reader:
-                    whole = None not in row and None not in row.values()
-                    content.append((f"line {reader.line_num}", row if whole else [*row.values()]))
-                return content
+                rows = [(f"line {reader.line_num}", row) for row in reader]
+                torn = [None in row or None in row.values() for _, row in rows]
+                return [(at, str(r) if bad else r) for (at, r), bad in zip(rows, torn, strict=True)]
             if not text.lstrip().startswith("["):
                 content = []
                 for number, line in enumerate(lines, start=1):
