@@ -84,7 +84,7 @@ def section() -> str:
     blocks = [
         table("laptop"),
         findings("laptop", "single", "tinyllm:shuffled"),
-        f"With whole rationales and the paper's task prefix "
+        "With whole rationales and the paper's task prefix "
         f"({', '.join(map(style.dataset_name, whole))}, `laptop-whole`):",
         findings("laptop-whole", *PAIRS),
         "In the micro study, the positive control:",
