@@ -86,9 +86,11 @@ def test_the_stored_micro_study_passes_its_controls(committed_results):
 
 OF_PUBMEDQA = [f":!results/laptop/pubmedqa/students/{arm}" for arm in ("inference", "dss-flan-t5")]
 OF_LAPTOP = ["laptop-whole", "laptop/bioasq", "laptop/piqa", "laptop/pubmedqa/students"]
+FURTHER = "docs/preregistration_further.md"
 JUDGED = [  # the rules of reading; the results that they judge; those that were stored before
     ("docs/preregistration.md", OF_LAPTOP, OF_PUBMEDQA),
     ("docs/preregistration_choosing.md", ["choosing", "micro-choosing"], []),
+    (FURTHER, ["laptop/piqa/students", "laptop/bioasq/students", "micro-choosing-again"], []),
 ]
 
 
