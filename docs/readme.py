@@ -5,6 +5,8 @@ python docs/readme.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tinyllm import paths
 from tinyllm.evaluation import paired, results, summary
 from tinyllm.figures import style
@@ -61,10 +63,14 @@ def table(study: str) -> str:
     return "\n".join(lines)
 
 
-def findings(study: str, *baselines: str) -> str:
-    """TinyLLM against some of PAIRS as Markdown bullets: verdict, difference, interval."""
+def findings(study: str, *baselines: str, datasets: Sequence[str] = ()) -> str:
+    """TinyLLM against some of PAIRS as Markdown bullets: verdict, difference, interval.
+
+    datasets: only these, if any are named.
+    """
     rows = results.whole()
-    compared = paired.compare(rows[rows["study"] == study])
+    rows = rows[(rows["study"] == study) & (rows["dataset"].isin(datasets) | (not datasets))]
+    compared = paired.compare(rows)
     if compared["dataset"].eq("mean").any():
         compared = compared[compared["dataset"] == "mean"]
     known = {(row["arm"], row["baseline"]): row for row in compared.to_dict("records")}
@@ -81,9 +87,13 @@ def section() -> str:
     """The table and the findings of the stored studies."""
     rows = results.whole()
     whole = style.datasets_in_order(rows.loc[rows["study"] == "laptop-whole", "dataset"])
+    able = summary.above_floor("laptop", "minilm-ed")
     blocks = [
         table("laptop"),
         findings("laptop", "single", "tinyllm:shuffled"),
+        f"Only where fine-tuning beats chance and the commonest answer "
+        f"({', '.join(map(style.dataset_name, able))}):",
+        findings("laptop", *PAIRS, datasets=able),
         "With whole rationales and the paper's task prefix "
         f"({', '.join(map(style.dataset_name, whole))}, `laptop-whole`):",
         findings("laptop-whole", *PAIRS),

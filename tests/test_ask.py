@@ -163,9 +163,8 @@ def test_equal_questions_each_have_a_rationale_and_an_answer(use, tmp_path):
     same = {"question": "Which is a chemical change?", "options": ["rust", "ice"], "answer": 0}
     frame = pd.DataFrame([{"id": f"q{i}", **same} for i in range(6)])
     for split in ("train", "valid", "test"):
-        frame.to_json(tmp_path / f"my_{split}.jsonl", orient="records", lines=True)
-    source = f"file:{tmp_path}/my_{{split}}.jsonl"
-    params = study(dataset="my", source=source, examples="none", limit={}, arms=["kd"])
+        frame.to_json(tmp_path / f"{split}.jsonl", orient="records", lines=True)
+    params = study(dataset="my", source=f"file:{tmp_path}", examples="none", limit={}, arms=["kd"])
     use(Echo())
     ask.ask_all(params)
     ask.answer_all(params)

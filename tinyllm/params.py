@@ -35,7 +35,7 @@ Part = Literal["answer", "thinking", "both"]
 Sample = Literal["each-epoch", "agreeing"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Source = Annotated[str, Field(pattern=r"^(micro|release|hub|file:.+)$")]
-Examples = Annotated[str, Field(pattern=r"^(none|(random|similar):[1-9]\d*)$")]
+Examples = Annotated[str, Field(pattern=r"^(none|random:[1-9]\d*)$")]
 Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -73,7 +73,7 @@ class Params(BaseModel):
     teachers: list[str] = Field(
         ["micro:a", "micro:b"], description="release:llama2, hf:MODEL, openai:URL#MODEL, ..."
     )
-    examples: Examples = Field("random:2", description="in-context: random:K, similar:K or none")
+    examples: Examples = Field("random:2", description="in-context: random:K or none")
     teacher_forcing: bool = Field(True, description="the teacher is given the gold answer")
     teacher_batch: int = Field(16, ge=1, description="prompts per batch, or requests at a time")
     max_prompt: int = Field(1024, ge=16, description="tokens of a teacher's prompt; context is cut")
@@ -212,9 +212,7 @@ class Params(BaseModel):
         if kind == "file":
             path = Path(path).expanduser()
             beside = file.parent.resolve() / path
-            # A pattern `my_{split}.csv` exists if its train file does.
-            exists = Path(str(beside).replace("{split}", "train")).exists()
-            values["source"] = f"file:{beside if exists else path.absolute()}"
+            values["source"] = f"file:{beside if beside.exists() else path.absolute()}"
         defaults = {name: field.default for name, field in cls.model_fields.items()}  # all are set
         try:
             return cls.checked(**defaults | values)

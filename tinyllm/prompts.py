@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from tinyllm.data.question import Question
 from tinyllm.params import ParameterError
@@ -122,41 +120,22 @@ def _cut(question: Question, words: int) -> Question:
 class InContext:
     """The in-context example generator (paper, section on rationale generation).
 
-    examples: `random:K` draws K training questions, as the paper does; `similar:K` takes the K
-        whose question and options are nearest by TF-IDF, the nearest last; `none` gives none.
-    Never the question itself, nor one of the same wording. The draw depends on `seed` and the
-    question's id alone. A pool of look-alikes may give fewer than K.
+    examples: `random:K` draws K training questions, as the paper does; `none` gives none. Never the
+        question itself, nor one of the same wording. The draw depends on `seed` and the question's
+        id alone. A pool of look-alikes may give fewer than K.
     """
 
     def __init__(self, pool: Sequence[Question], examples: str, seed: int):
         self.pool, self.seed = pool, seed
-        self.kind, _, number = examples.partition(":")
-        self.number = int(number or 0)
-        if self.kind == "similar":
-            from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
-
-            self.words = TfidfVectorizer(sublinear_tf=True)
-            self.index = self.words.fit_transform([student_question(row) for row in pool])
+        self.number = int(examples.partition(":")[2] or 0)
 
     def __call__(self, question: Question) -> list[Question]:
         """The in-context examples of one question."""
-        similar = self.kind == "similar"
-        shots: dict[str, Question] = {}
-        for index in self._nearest(question) if similar else self._random(question):
+        draw, shots = random.Random(f"{self.seed}:{question.id}"), {}
+        for _ in range(100 * self.number):
             if len(shots) == self.number:
                 break
-            shot = self.pool[index]
+            shot = self.pool[draw.randrange(len(self.pool))]
             if shot.id != question.id and shot.key() != question.key():
-                shots.setdefault(shot.key() if similar else shot.id, shot)
-        return list(shots.values())[:: -1 if similar else 1]
-
-    def _random(self, question: Question) -> Iterator[int]:
-        draw = random.Random(f"{self.seed}:{question.id}")
-        return (draw.randrange(len(self.pool)) for _ in range(100 * self.number))
-
-    def _nearest(self, question: Question) -> np.ndarray:
-        asked = self.words.transform([student_question(question)])
-        likeness = (self.index @ asked.T).toarray()[:, 0]
-        some = min(4 * self.number + 8, len(self.pool))  # enough, but where wordings repeat
-        best = np.argpartition(-likeness, some - 1)[:some]
-        return best[np.lexsort((best, -likeness[best]))]
+                shots.setdefault(shot.id, shot)
+        return list(shots.values())

@@ -1,8 +1,8 @@
 """A user's own questions, in files as people have them (`source: file:PATH`).
 
-PATH is a file, a folder with one file per split (`train.csv`, `obqa_dev.jsonl`), or a pattern such
-as `my_{split}.jsonl`. Splits are called train, valid (or validation, dev, val) and test, in the
-file's name or in a column `split`. A single file without that column is split 80/10/10 by the seed.
+PATH is a file, or a folder with one file per split (`train.csv`, `obqa_dev.jsonl`). Splits are
+called train, valid (or validation, dev, val) and test, in the file's name or in a column `split`. A
+single file without that column is split 80/10/10 by the seed.
 
 Formats, in UTF-8: JSON (an array of objects), JSON Lines, parquet, CSV with a header and `,` `;` or
 tabs. NAMES has the columns, in any case; others are ignored. Options are a list of texts,
@@ -103,19 +103,16 @@ def _sha256(file: Path, *_: int) -> str:
 def _by_split(path: str) -> dict[str, Path]:
     """The file of each split, or {"": file} where one file has them all; DataError without it."""
     where = Path(path).expanduser().absolute()
-    if "{split}" not in path and not where.is_dir():
+    if not where.is_dir():
         if not where.is_file() or where.suffix.lower() not in SUFFIXES:
             raise DataError(f"no file {where} of an allowed type ({', '.join(SUFFIXES)})")
         return {"": where}
+    own = {f: re.split("[^a-z]+", f.stem.lower()) for f in sorted(where.iterdir())}
+    own = {f: words for f, words in own.items() if f.is_file() and f.suffix.lower() in SUFFIXES}
     files = {}
     for split in SPLITS:
         names = {name for name, other in SPLIT_OF.items() if other == split}
-        if where.is_dir():
-            own = {file: re.split("[^a-z]+", file.stem.lower()) for file in sorted(where.iterdir())}
-            of_split = [file for file, words in own.items() if names.intersection(words)]
-        else:
-            of_split = [Path(str(where).replace("{split}", name)) for name in sorted(names)]
-        of_split = [file for file in of_split if file.is_file() and file.suffix.lower() in SUFFIXES]
+        of_split = [file for file, words in own.items() if names.intersection(words)]
         if len(of_split) != 1:
             raise DataError(
                 f"{where}: expected one file for {split} ({', '.join(sorted(names))} in its name), "

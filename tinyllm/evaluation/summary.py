@@ -23,6 +23,22 @@ def best_single(study: str, student: str | None = None) -> str | None:
     return means.idxmax() if len(means) else None
 
 
+def above_floor(study: str, student: str) -> list[str]:
+    """The stored datasets of a study that are not at their floor for a student.
+
+    There the 95% interval of `finetune` lies above chance and above always giving train's commonest
+    answer (docs/preregistration_further.md). Datasets without stored baselines are left out.
+    """
+    rows, known = results.stored(study), results.baselines(study)
+    rows = rows[(rows["arm"] == paired.BASELINE) & (rows["student"] == student)]
+    if rows.empty or known.empty:
+        return []
+    known = known[known["split"] == "test"].set_index("dataset")
+    floor = known[["chance", "majority"]].max(axis=1)
+    tuned = paired.accuracies(rows).set_index("dataset")["low"]
+    return [name for name in tuned.index if tuned[name] > floor.get(name, 1.0)]
+
+
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per arm of one student and dataset, to be read in a terminal.
 
