@@ -258,3 +258,18 @@ def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypat
     line = paired.paired(frame, "tinyllm", "finetune")
     low, middle, high = (100 * line[name] for name in ("low", "difference", "high"))
     assert lines[-1].endswith(f" | {middle:+.1f} [{low:.1f}, {high:.1f}] | better |")
+
+
+def test_a_dataset_is_above_its_floor_if_fine_tuning_beats_chance_and_the_commonest_answer(
+    monkeypatch,
+):
+    """By its whole interval; other arms have no say."""
+    arms = {"finetune": 0.6, "tinyllm": 0.9}
+    frame = pd.concat([predictions(arms, name) for name in ("obqa", "arc", "pubmedqa")])
+    low = paired.mean_interval(predictions({"finetune": 0.6}))["low"]
+    known = pd.DataFrame({"dataset": ["obqa", "arc", "pubmedqa"], "split": "test"})
+    known = known.assign(chance=[low - 0.01, low + 0.01, 0.25], majority=[0.1, 0.1, low + 0.01])
+    monkeypatch.setattr(results, "stored", lambda study: frame)
+    monkeypatch.setattr(results, "baselines", lambda study: known)
+    assert summary.above_floor("simulated", "minilm-ed") == ["obqa"]
+    assert summary.above_floor("simulated", "other") == []
