@@ -31,8 +31,9 @@ PAIRS = {  # what is said of TinyLLM against an arm
 def table(study: str) -> str:
     """Accuracies of five arms, and their differences from fine-tuning, as a Markdown table.
 
-    Columns: each dataset's accuracy in percent, the mean difference over datasets in points with
-    its 95% interval over questions and seeds, and the verdict (`paired.verdict`).
+    Columns: each dataset's accuracy in percent; the mean difference in points over the datasets
+    that have both arms, with its 95% interval over questions and seeds, and their number; the
+    verdict (`paired.verdict`).
     """
     rows = results.whole()
     rows = rows[rows["study"] == study]
@@ -41,7 +42,8 @@ def table(study: str) -> str:
     accuracies = paired.accuracies(rows).set_index(["dataset", "arm"])["estimate"]
     datasets = sorted(set(rows["dataset"]), key=[*DATASETS, *rows["dataset"]].index)
     total = "mean" if len(datasets) > 1 else datasets[0]
-    lines = [f"| Accuracy, % | {' | '.join(datasets)} | minus fine-tuning, points | verdict |"]
+    columns = ["Accuracy, %", *datasets, "minus fine-tuning, points (datasets)", "verdict"]
+    lines = [f"| {' | '.join(columns)} |"]
     lines.append("|---|" + "---|" * (len(datasets) + 2))
     known = results.baselines(study).query("split == 'test'").set_index("dataset")["majority"]
     cells = [f"{100 * known[data]:.1f}" if data in known else "" for data in datasets]
@@ -56,7 +58,8 @@ def table(study: str) -> str:
         cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
         if (total, arm) in compared.index:
             line = compared.loc[(total, arm)].to_dict()
-            cells += [summary.interval(line, "difference"), line["verdict"]]
+            cells += [f"{summary.interval(line, 'difference')} ({line['datasets']})"]
+            cells += [line["verdict"]]
         else:
             cells += ["", ""]
         lines.append(f"| {name} | {' | '.join(cells)} |")

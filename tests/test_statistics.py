@@ -253,11 +253,11 @@ def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypat
     known = pd.DataFrame({"dataset": ["obqa"], "split": ["test"], "majority": [0.276]})
     monkeypatch.setattr(results, "baselines", lambda study: known)
     lines = readme.table("simulated").splitlines()
-    assert lines[0].startswith("| Accuracy, % | obqa | arc | minus fine-tuning, points |")
+    assert lines[0].startswith("| Accuracy, % | obqa | arc | minus fine-tuning, points ")
     assert lines[2].endswith(" | 27.6 |  |  |  |") and "`dss:b`" in lines[4] and len(lines) == 6
     line = paired.paired(frame, "tinyllm", "finetune")
     low, middle, high = (100 * line[name] for name in ("low", "difference", "high"))
-    assert lines[-1].endswith(f" | {middle:+.1f} [{low:.1f}, {high:.1f}] | better |")
+    assert lines[-1].endswith(f" | {middle:+.1f} [{low:.1f}, {high:.1f}] (2) | better |")
 
 
 def test_a_dataset_is_above_its_floor_if_fine_tuning_beats_chance_and_the_commonest_answer(
