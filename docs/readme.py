@@ -90,11 +90,13 @@ def section() -> str:
     """The table and the findings of the stored studies."""
     rows = results.whole()
     whole = style.datasets_in_order(rows.loc[rows["study"] == "laptop-whole", "dataset"])
+    both = paired.with_arms(rows[rows["study"] == "laptop"], paired.OURS, paired.BASELINE)
     able = summary.above_floor("laptop", "minilm-ed")
+    able = style.datasets_in_order(set(able) & set(both["dataset"]))
     blocks = [
         table("laptop"),
         findings("laptop", "single", "tinyllm:shuffled"),
-        f"Only where fine-tuning beats chance and the commonest answer "
+        "Only where fine-tuning beats chance and the commonest answer "
         f"({', '.join(map(style.dataset_name, able))}):",
         findings("laptop", *PAIRS, datasets=able),
         "With whole rationales and the paper's task prefix "
