@@ -1,7 +1,5 @@
 """Questions: the record, loading and storing them, the hub's rows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import datasets
@@ -55,12 +53,11 @@ def test_an_id_that_occurs_twice_in_a_split_is_refused(monkeypatch):
 
 
 @pytest.fixture
-def stored(tmp_path, monkeypatch):
+def stored(own_folders):
     """Parameters of a user's file, whose questions are stored."""
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
     line = '{"question": "p\u2028q", "options": ["x", "y"], "answer": "y"}\n'
-    (tmp_path / "mine.jsonl").write_text(line * 10, encoding="utf-8")
-    given = params(f"file:{tmp_path}/mine.jsonl")
+    (own_folders / "mine.jsonl").write_text(line * 10, encoding="utf-8")
+    given = params(f"file:{own_folders}/mine.jsonl")
     load.save(load.load(given), given)
     return given
 
@@ -70,6 +67,7 @@ def test_questions_are_read_as_saved_and_content_follows_rows_and_order_alone(st
     manifest = (folder / runs.MANIFEST).read_bytes()
     load.save(splits, stored)
     assert (folder / runs.MANIFEST).read_bytes() == manifest  # not written twice
+    load.read(stored)["train"].clear()  # what a caller does to its copy does not matter
     assert load.read(stored) == splits and len(splits["train"]) == 8
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "mine.jsonl").rename(tmp_path / "elsewhere" / "mine.jsonl")
@@ -109,14 +107,11 @@ OBQA = {"id": "7-1", "question_stem": "Cold is", "choices": LABELLED, "answerKey
 PIQA = {"goal": "cool it", "sol1": "fire", "sol2": "1 minute of ice ", "label": 1}
 PUBMED = {"pubid": 21, "question": "Does it?", "context": CONTEXT, "long_answer": "It may."}
 PUBMED |= {"final_decision": "maybe"}
+ABSTRACT = Question("21", "One. \n Two.", "Does it?", ["yes", "no", "maybe"], 2, "It may.")
 HUB_ROWS = [
     ("obqa", OBQA, Question("7-1", "", "Cold is", ["ice", "fire", "wood"], 0)),
     ("piqa", PIQA, Question("n", "", "cool it", ["fire", "1 minute of ice"], 1)),
-    (
-        "pubmedqa",
-        PUBMED,
-        Question("21", "One. \n Two.", "Does it?", ["yes", "no", "maybe"], 2, "It may."),
-    ),
+    ("pubmedqa", PUBMED, ABSTRACT),
 ]
 
 
@@ -155,13 +150,3 @@ def test_hub_lacks_bioasq_and_says_what_to_do_without_a_network(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreached)
     with pytest.raises(DataError, match=r"openbookqa: no route.*source: release"):
         load.load(params("hub", dataset="obqa"))
-
-
-def test_every_file_is_read_and_hashed_once_per_process(stored, monkeypatch):
-    hashed = []
-    sha256 = runs.sha256
-    monkeypatch.setattr(runs, "sha256", lambda file: hashed.append(file.name) or sha256(file))
-    load.read(stored)["train"].clear()  # what a caller does to its copy does not matter
-    assert len(load.read(stored)["train"]) == 8
-    parquet = [name for name in hashed if name.endswith(".parquet")]
-    assert sorted(parquet) == ["test.parquet", "train.parquet", "valid.parquet"]

@@ -1,13 +1,11 @@
 """The pages outside the package: examples are read, and what they name exists."""
 
-import json
 import re
 from functools import cache
 
 import nbformat
 import parameter_cells
 import pytest
-import yaml
 
 from tinyllm import paths
 from tinyllm.batch import cli
@@ -20,19 +18,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 GOLD = {"train": ["carbon dioxide"], "valid": ["honey"], "test": ["Saturn"]}
 
 
-def gold(path, columns=None):
-    splits = files.questions(str(path), 0, columns)
-    return {split: [question.gold for question in rows] for split, rows in splits.items()}
-
-
-@pytest.mark.parametrize("name", ["index.jsonl", "letters.csv", "choices.tsv", "arc"])
+@pytest.mark.parametrize("name", ["index.jsonl", "letters.csv", "choices.tsv", "arc", "names.yaml"])
 def test_every_example_has_the_same_gold_options(name):
-    assert gold(EXAMPLES / name) == GOLD
-
-
-def test_own_column_names_are_read_as_the_example_study_says():
-    params = Params.from_yaml(EXAMPLES / "names.yaml")
-    assert gold(params.source.removeprefix("file:"), params.columns) == GOLD
+    path, columns = str(EXAMPLES / name), None
+    if name.endswith("yaml"):  # a study of own column names
+        params = Params.from_yaml(path)
+        path, columns = params.source.removeprefix("file:"), params.columns
+    splits = files.questions(path, 0, columns)
+    assert {split: [question.gold for question in rows] for split, rows in splits.items()} == GOLD
 
 
 def test_the_page_shows_every_example():
@@ -60,25 +53,6 @@ def test_commands_files_and_tests_that_a_page_names_exist(page):
         assert (ROOT / name).exists(), name
     for file, test in re.findall(r"(tests/test_\w+\.py)::(test_\w+)", code):
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
-
-
-def test_every_page_is_in_one_table_of_contents():
-    docs, listed = ROOT / "docs", ["index"]
-    for page in docs.glob("*.md"):
-        for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL):
-            lines = [line for line in block.splitlines() if line and line[0] != ":"]
-            listed += [re.sub(r".*<(.+)>", r"\1", line) for line in lines]
-    own = {file.stem for file in docs.glob("*.md")} | {"index"}
-    own |= {f"obqa/{file.stem}" for file in (docs / "obqa").glob("*.ipynb")}
-    own |= {f"notebooks/{file.stem}" for file in (ROOT / "notebooks").glob("*.ipynb")}
-    assert sorted(listed) == sorted(own)
-
-
-def test_pins_of_the_site_are_whole_and_hooks_and_container_files_can_be_read():
-    lines = (ROOT / "requirements-docs.txt").read_text(encoding="utf-8").split()
-    assert lines and all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    assert json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())["image"]
 
 
 def test_the_parameters_cell_of_a_notebook_is_rewritten_for_its_stage(tmp_path):

@@ -5,6 +5,7 @@ import json
 import parameter_cells
 import pytest
 import yaml
+from tiny import write_yaml
 
 from tinyllm import params as module
 from tinyllm import paths
@@ -85,7 +86,7 @@ def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, mon
         folder.mkdir()
     monkeypatch.chdir(elsewhere)
     values = {"dataset": "mine", "teachers": [], "arms": ["finetune"], "source": "file:q.csv"}
-    (own / "a.yaml").write_text(yaml.safe_dump(values))
+    write_yaml(own / "a.yaml", **values)
     (elsewhere / "q.csv").touch()
     assert Params.from_yaml("../my studies/a.yaml").source == f"file:{elsewhere}/q.csv"
     (own / "q.csv").touch()

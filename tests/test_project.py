@@ -16,38 +16,38 @@ from tinyllm.evaluation import paired, results
 
 ROOT = paths.ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-docs.txt"])
+def test_every_line_of_a_lock_is_a_pin(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").split()
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in lines)
 
 
 def test_the_lock_pins_everything_that_the_package_needs_for_conda_too():
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in LOCK)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in LOCK}
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lock}
     assert {re.split(r"[<>=]", line)[0] for line in wanted} <= pinned
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["dependencies"][-1]["pip"] == ["-r requirements.lock", "-e ."]
 
 
-def test_every_folder_is_packaged():
-    folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
-    assert all((folder / "__init__.py").exists() for folder in folders)
-
-
 def test_every_folder_and_file_of_data_is_packaged():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["scripts"] == {"tinyllm": "tinyllm.batch.cli:main"}
     folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
-    kinds = project["tool"]["setuptools"]["package-data"]["*"]
+    kinds = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     files = [f for f in (ROOT / "tinyllm").rglob("*.*") if f.suffix not in (".py", ".pyc")]
     assert files and all(any(file.match(kind) for kind in kinds) for file in files)
 
 
-def test_commands_statistics_and_figures_do_not_load_torch():
+def test_commands_plans_statistics_and_figures_do_not_load_torch():
     code = (
-        "import sys; from tinyllm.batch import cli; from tinyllm.figures import style; "
+        "import sys; from tinyllm.batch import cli, grid, plan; from tinyllm.figures import style; "
         "from tinyllm.evaluation import published, results, summary; results.stored(); "
+        "plan.report(grid.load('paper')); "
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.check_call([sys.executable, "-c", code])
