@@ -30,12 +30,19 @@ def line_of(scores: np.ndarray) -> dict:
     return {"difference": one.value, "n": one.n, **paired.interval(one)}
 
 
+def of_datasets(names, arms, n) -> pd.DataFrame:
+    """Predictions for several datasets, each drawn by itself."""
+    return pd.concat([predictions(arms, name, n=n, rng=i) for i, name in enumerate(names)])
+
+
 def test_wilson_agrees_with_the_formula_worked_by_hand():
     # 7 of 10 at z = 1.96: centre (7 + 1.9208) / 13.8416, half-width by Wilson 1927, equation for p
     z = distributions.norm.ppf(0.975)
     centre = (7 + z**2 / 2) / (10 + z**2)
     half = z / (10 + z**2) * math.sqrt(7 * 3 / 10 + z**2 / 4)
     assert accuracy.wilson(7, 10) == pytest.approx((centre - half, centre + half))
+    sure = paired.mean_interval(answers({"tinyllm": [[1] * 10] * 2}))  # without variance
+    assert (sure["low"], sure["high"]) == accuracy.wilson(10, 10)
 
 
 def test_options_that_share_the_best_score_count_as_chance():
@@ -129,11 +136,6 @@ def test_the_interval_covers_the_true_difference_whatever_makes_the_noise(seeds,
     assert 0.90 <= inside / worlds <= 0.985
 
 
-def test_an_accuracy_without_variance_has_wilsons_interval():
-    sure = paired.mean_interval(answers({"tinyllm": [[1] * 10] * 2}))
-    assert (sure["low"], sure["high"]) == accuracy.wilson(10, 10)
-
-
 def test_arms_of_different_seeds_have_the_error_of_both():
     draw, n = np.random.default_rng(0), 4000
     ours = pd.DataFrame(draw.normal(size=(3, 1)) + draw.normal(size=(3, n)))
@@ -221,8 +223,7 @@ def test_the_verdict_on_a_row():
 
 def test_the_family_is_all_comparisons_of_one_dataset_or_of_the_mean():
     arms = {"finetune": 0.5, "dss:a": 0.55, "tinyllm": 0.65, "tinyllm:shuffled": 0.5}
-    names = ["obqa", "arc", "piqa"]
-    frame = pd.concat([predictions(arms, name, n=150, rng=i) for i, name in enumerate(names)])
+    frame = of_datasets(["obqa", "arc", "piqa"], arms, n=150)
     frame = frame[~(frame["dataset"].eq("piqa") & frame["arm"].eq("finetune"))]  # no baseline
     table = paired.compare(frame)
     counts = table.groupby("dataset").size().to_dict()
@@ -235,7 +236,7 @@ def test_the_family_is_all_comparisons_of_one_dataset_or_of_the_mean():
 
 def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypatch):
     arms = {"finetune": 0.5, "dss:a": 0.7, "dss:b": 0.4, "tinyllm": 0.9}
-    frame = pd.concat([predictions(arms, name, n=60) for name in ("obqa", "arc")])
+    frame = of_datasets(["obqa", "arc"], arms, n=60)
     keys = frame[["study", "dataset", "student", "arm", "seed"]].drop_duplicates()
     facts = keys.assign(valid_accuracy=keys["arm"].map({"dss:a": 0.3, "dss:b": 0.6}))
     other = facts.assign(student="other", valid_accuracy=-2 * facts["valid_accuracy"])

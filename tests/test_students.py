@@ -216,18 +216,19 @@ def test_one_killed_worker_fails_its_own_student_alone(params, monkeypatch):
 
     def killing(sentinels, timeout):
         if not pids:
-            (process,) = multiprocessing.active_children()
-            pids.append(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
+            pids.extend(process.pid for process in multiprocessing.active_children())
+            os.kill(*pids, signal.SIGKILL)
         return wait(sentinels, timeout)
+
+    def states():
+        return [runs.state(*work) for work in run.work(killed)]
 
     monkeypatch.setattr(run, "wait", killing)
     with pytest.raises(RuntimeError, match=r"1 of 3 students failed:\nfinetune, seed 1: .*-9"):
         run.train_all(killed)
-    states = [runs.state(*work) for work in run.work(killed)]
-    assert states == ["missing", "finished", "finished"]
+    assert states() == ["missing", "finished", "finished"]
     run.train_all(killed)
-    assert [runs.state(*work) for work in run.work(killed)] == ["finished"] * 3
+    assert states() == ["finished"] * 3
 
 
 MINILM = {"student": "minilm-ed", "arms": ["finetune"]}

@@ -222,20 +222,19 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp
 
 def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    values = iter([0.1, 0.2])
 
     def valid():
-        value = next(values)
-        if value == 0.2:  # from now on, files of this process end at 20 kB
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        return value
+        yield 0.1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes a file of this process
+        yield 0.2
 
+    options = EIGHT | {"epochs": 3.0, "evals": 3, "valid": valid().__next__}
     try:
         with pytest.raises(OSError, match=r"best-000006\.pt: cannot be written"):
-            run(tmp_path / "full", QUESTIONS, TEXTS, valid=valid, epochs=3.0, evals=3, **EIGHT)
+            run(tmp_path, QUESTIONS, TEXTS, **options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    names = sorted(file.name for file in (tmp_path / "full").iterdir())
+    names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["best-000003.pt", "step-000003.pt"]  # from which a run goes on, see above
 
 
@@ -259,9 +258,9 @@ def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(
         torch.load(tmp_path / f"{name}.pt", weights_only=True)["weights"]
         for name in ("best-000006", "step-000012")
     )
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, best[name])
-    assert not torch.equal(best[name], last[name])
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[name], best[name]) for name in best)
+    assert not any(torch.equal(best[name], last[name]) for name in best)
     _, again, collator = run(tmp_path, QUESTIONS, TEXTS, **options)
     assert again == state and not collator.seen  # started again, it is still at its end
 
