@@ -22,7 +22,7 @@ TEXTS = {
         "It is a bird.", "Really? (Yes!)", "He said “yes”", "And so on…", "**It flies.**",
         "它是鸟。", "هل تطير؟", "यह पक्षी है।", "Sun warms. Thus, the answer is (d) plants",
         "The answer is 3.", "The question: what flies? A wren.", "Let Q: x be true.",
-        "Yes. Yes. A wren flies.", "A wren flies. A wren flies high.",
+        "It flies. It flies. A wren does.", "A wren flies. A wren flies high.",
         "A wren flies. Thus, the answer is (b) A wren flies.",
     ],
     "cut_off": [
