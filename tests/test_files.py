@@ -1,7 +1,5 @@
 """A user's own questions, in files as people have them."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -70,9 +68,7 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
-        ("m.csv", "question;answer\n".encode("utf-16-le"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
-        ("m.csv", b"question,A,B,answer\nq,a,b\n", "line 2: expected"),
         ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
         ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "cannot be read"),
         ("m.parquet", b"PAR0", "Parquet"),
@@ -134,21 +130,6 @@ def test_options_and_answers_in_all_their_shapes(shape):
         assert one({"question": "Hot?", **shape, "answer": answer}) == expected
 
 
-def test_rows_of_known_benchmarks():
-    """ARC's label counts before a text; a number is an index only where that is certain."""
-    numbered = {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}
-    listed = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
-    for row, gold in (
-        ({"question": "1 + 1?", "choices": numbered, "answerKey": "3"}, "2"),
-        ({"question": {"stem": "Hot?", "choices": listed}, "answerKey": "B"}, "fire"),
-        ({"question": "q", "choice1": "ice", "choice2": "fire", "label": 0}, "ice"),
-        ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
-    ):
-        assert one(row).gold == gold
-    with pytest.raises(ValueError, match="index from 0 or the number"):
-        one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": 1})
-
-
 @pytest.mark.parametrize(
     ("answer", "options", "index"),
     [
@@ -157,6 +138,7 @@ def test_rows_of_known_benchmarks():
         ("A.", ["A", "A."], 1),
         (2, ["ice", "fire", "wood"], 2),
         (1, ["CO", "H2O"], 1),  # a formula is no number
+        ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # ARC's label counts
         ("A dog", ["a cat", "a dog"], None),
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
         (2, ["ice", "fire"], None),  # counted from 1?
@@ -165,12 +147,25 @@ def test_rows_of_known_benchmarks():
     ],
 )
 def test_what_an_answer_names(answer, options, index):
-    row = {"question": "q", "options": options, "answer": answer}
+    row = {"question": "q", "choices": options, "answerKey": answer}
     if index is None:
         with pytest.raises(ValueError, match=re.escape(f"{answer}")):
             one(row)
     else:
         assert one(row).answer == index
+
+
+def test_rows_of_known_benchmarks():
+    """A number is an index only where that is certain."""
+    listed = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
+    for row, gold in (
+        ({"question": {"stem": "Hot?", "choices": listed}, "answerKey": "B"}, "fire"),
+        ({"question": "q", "choice1": "ice", "choice2": "fire", "label": 0}, "ice"),
+        ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
+    ):
+        assert one(row).gold == gold
+    with pytest.raises(ValueError, match="index from 0 or the number"):
+        one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": 1})
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -213,11 +208,14 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
         ({"split": "holdout"}, "split 'holdout'"),
     ],
 )
-def test_bad_rows_are_named_with_file_line_and_reason_the_first_twenty(tmp_path, change, reason):
+def test_a_bad_row_is_named_with_file_line_and_reason(tmp_path, change, reason):
     good = {**GOOD, "split": "train"}
     path = write(tmp_path / "mine.jsonl", [good, {**good, **change}])
     with pytest.raises(DataError, match=rf"1 bad row[^\n]*\n[^\n]*{path}, line 2: .*{reason}"):
         files.questions(path, 0)
-    write(tmp_path / "mine.jsonl", [{**good, **change}] * 30)
-    with pytest.raises(DataError, match=rf"(?s)^30 bad row(.*{reason}){{20}}.*and 10 more"):
+
+
+def test_of_many_bad_rows_the_first_twenty_are_named(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{**GOOD, "answer": "steam"}] * 30)
+    with pytest.raises(DataError, match=r"(?s)^30 bad row(.*'steam'){20}.*and 10 more"):
         files.questions(path, 0)

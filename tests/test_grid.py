@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-import yaml
+from tiny import write_yaml
 
 from tinyllm import paths
 from tinyllm.batch import grid
@@ -12,14 +12,7 @@ from tinyllm.params import ParameterError, Params
 GRIDS = sorted((paths.ROOT / "params" / "grid").glob("*.yaml"))
 
 
-def write(file, **values):
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(autouse=True)
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "runs"))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture
@@ -27,9 +20,10 @@ def make(tmp_path):
     """A grid of one parameter file with these values."""
 
     def _make(how="one", points=({},), **values):
-        write(tmp_path / "base.yaml", **{"arms": ["finetune", "tinyllm"], "seeds": [0], **values})
+        values = {"arms": ["finetune", "tinyllm"], "seeds": [0], **values}
+        write_yaml(tmp_path / "base.yaml", **values)
         recipe = {"params": ["base.yaml"], "points": list(points), "students_a_job": how}
-        return grid.load(write(tmp_path / "grid.yaml", **recipe))
+        return grid.load(write_yaml(tmp_path / "grid.yaml", **recipe))
 
     return _make
 
@@ -58,8 +52,8 @@ def test_each_teachers_job_has_its_own_servers_settings_alone_and_can_be_read_ba
 
 def test_studies_that_share_samples_or_answers_wait_for_each_other(make):
     drawn = {"study": "drawn", "temperature": 0.7, "samples": 3}
-    first, *others = by_rule(make(points=[{"temperature": 0.7}, drawn, {"study": "greedy"}],
-                                  teachers=["hf:m"]), "prompt")  # fmt: skip
+    points = [{"temperature": 0.7}, drawn, {"study": "greedy"}]
+    first, *others = by_rule(make(points=points, teachers=["hf:m"]), "prompt")
     assert [set(first.asks) < set(job.asks) for job in others] == [True, False]
     assert all(first in job.after or others[0] in job.after for job in others)
 
@@ -81,13 +75,6 @@ def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(tmp_path):
         if shipped.studies[0].curve:
             assert [job.rule for job in shipped.jobs if job.whole] == ["figures"]
             assert all(tmp_path in job.figures.parents for job in shipped.jobs[:-1])
-
-
-def test_the_paper_grid_is_six_datasets_three_students_all_arms_three_seeds():
-    paper = grid.load("paper")
-    assert len({params.dataset for params in paper.studies}) == 6
-    trained = [(job.params.student, s) for job in by_rule(paper, "distill") for s in students(job)]
-    assert len(trained) == len(set(trained)) == 3 * 3 * (5 * 9 + 7)
 
 
 def test_teachers_are_asked_once_whatever_the_students_arms_and_seeds():
@@ -134,22 +121,13 @@ def test_students_are_grouped_as_asked_and_none_is_lost(make, how, jobs):
     assert [job.whole for job in trained] == [how == "all"] * jobs
 
 
-@pytest.mark.parametrize("change", [{"seeds": [0, 1]}, {"arms": ["finetune"]}, {"lr": 0.1}])
-def test_another_seed_arm_or_rate_leaves_questions_and_teachers_jobs_as_they_are(make, change):
-    jobs = [
-        {job.done: job.params for job in make(**values).jobs if job.rule in ("prepare", "prompt")}
-        for values in ({}, change)
-    ]
-    assert len(jobs[0]) == 3 and jobs[0] == jobs[1]
-
-
 def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path, monkeypatch):
     folder = tmp_path / "my own grids"
     folder.mkdir()
-    (folder / "my data.jsonl").write_text("", encoding="utf-8")
+    (folder / "my data.jsonl").touch()
     own = {"study": "own", "dataset": "own", "source": "file:my data.jsonl", "teachers": []}
-    write(folder / "my base.yaml", **own, arms=["finetune"])
-    write(folder / "my grid.yaml", params=["my base.yaml", "laptop/obqa.yaml"])
+    write_yaml(folder / "my base.yaml", **own, arms=["finetune"])
+    write_yaml(folder / "my grid.yaml", params=["my base.yaml", "laptop/obqa.yaml"])
     monkeypatch.chdir(tmp_path)
     first, second = grid.load("my own grids/my grid.yaml").studies
     assert first.source == f"file:{folder / 'my data.jsonl'}" and second.dataset == "obqa"
@@ -169,7 +147,5 @@ def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path,
 )
 def test_a_grid_that_cannot_be_is_refused_by_file_name_and_reason(tmp_path, values, message):
     with pytest.raises(ParameterError) as error:
-        grid.load(write(tmp_path / "test.yaml", **{"params": ["micro.yaml"]} | values))
+        grid.load(write_yaml(tmp_path / "test.yaml", **{"params": ["micro.yaml"]} | values))
     assert "test.yaml" in str(error.value) and message in str(error.value)
-    with pytest.raises(ParameterError, match=r"'papers': no file /.*papers.* ablations, alpha, "):
-        grid.load("papers")

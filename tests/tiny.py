@@ -1,10 +1,9 @@
 """Tiny students, a few questions with rationales, and whole studies of an untrained teacher."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
+import yaml
 
 from tinyllm.data import load as data
 from tinyllm.data import micro
@@ -22,7 +21,6 @@ TASKS = [
     Task("micro:a", "explain: ", 0.5),
     Task("micro:b", "rationale: ", 2.0),
 ]
-WITH_OPTIONS = [TASKS[0], TASKS[1], Task("options", "predict: ", 4.0, temperature=2.0)]
 KINDS = [("t5", "encoder"), ("t5", "decoder"), ("llama", "encoder"), ("llama", "decoder")]
 
 
@@ -37,14 +35,6 @@ def rationales(rows):
     part = {row.id: micro.reference_rationale(row) for i, row in enumerate(rows) if i % 3}
     part[rows[1].id] = "  "
     return {"micro:a": whole, "micro:b": part}
-
-
-def probabilities(rows):
-    """A distribution over the options of every question but the first: the gold one has 0.7."""
-    return {
-        row.id: [0.7 if i == row.answer else 0.1 for i in range(len(row.options))]
-        for row in rows[1:]
-    }
 
 
 def make(kind, task_prefix="encoder", dropout=0.0, **changes):
@@ -127,3 +117,9 @@ def study(folder, asked=True, **changes):
         ask.ask_all(params)
         ask.answer_all(params)
     return params
+
+
+def write_yaml(file, **values):
+    """A file of parameters, or of a grid."""
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
