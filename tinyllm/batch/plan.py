@@ -84,12 +84,13 @@ def _counted(name: str) -> float:
         return 2.0 * file.stat().st_size  # about 4 bits per parameter
     # Imported where it is needed, since that takes seconds.
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     try:
         config = AutoConfig.from_pretrained(str(file), local_files_only=True)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
-            return float(AutoModel.from_config(config).num_parameters())
+            return float(auto.from_config(config).num_parameters())
     except (OSError, ValueError):
         raise ParameterError(
             f"model {name!r}: its size is unknown, as no config of it is on this machine; add "
