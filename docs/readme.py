@@ -96,9 +96,14 @@ def section() -> str:
     blocks = [
         table("laptop"),
         findings("laptop", "single", "tinyllm:shuffled"),
-        "Only where fine-tuning beats chance and the commonest answer "
-        f"({', '.join(map(style.dataset_name, able))}):",
-        findings("laptop", *PAIRS, datasets=able),
+    ]
+    if able:
+        blocks += [
+            "Only where fine-tuning beats chance and the commonest answer "
+            f"({', '.join(map(style.dataset_name, able))}):",
+            findings("laptop", *PAIRS, datasets=able),
+        ]
+    blocks += [
         "With whole rationales and the paper's task prefix "
         f"({', '.join(map(style.dataset_name, whole))}, `laptop-whole`):",
         findings("laptop-whole", *PAIRS),
