@@ -99,8 +99,9 @@ def section() -> str:
     ]
     if able:
         blocks += [
-            "Only where fine-tuning beats chance and the commonest answer "
-            f"({', '.join(map(style.dataset_name, able))}):",
+            "Of the datasets with TinyLLM, only those where fine-tuning beats chance and the "
+            f"commonest answer ({', '.join(map(style.dataset_name, able))}; a rule written after "
+            "these results):",
             findings("laptop", *PAIRS, datasets=able),
         ]
     blocks += [

@@ -239,6 +239,9 @@ def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypat
     frame = of_datasets(["obqa", "arc"], arms, n=60)
     keys = frame[["study", "dataset", "student", "arm", "seed"]].drop_duplicates()
     facts = keys.assign(valid_accuracy=keys["arm"].map({"dss:a": 0.3, "dss:b": 0.6}))
+    alone = facts[(facts["dataset"] == "arc") & facts["arm"].isin(["finetune", "dss:a"])]
+    alone = alone.assign(dataset="piqa", valid_accuracy=1.0)  # says nothing of dss:b
+    facts = pd.concat([facts, alone])
     other = facts.assign(student="other", valid_accuracy=-2 * facts["valid_accuracy"])
     monkeypatch.setattr(results, "facts", lambda study: pd.concat([facts, other]))
     best = [summary.best_single("simulated", name) for name in ("minilm-ed", "other", "none", None)]

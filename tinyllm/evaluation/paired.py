@@ -158,15 +158,18 @@ def singles(arms: Sequence[str]) -> list[str]:
 def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
     """What is compared: each arm with fine-tuning, and TinyLLM with its ablations and controls.
 
-    Arms that choose or weigh teachers also with each single teacher, and a choice with a choice by
-    chance of as many passes.
+    Where there is one teacher alone, its arm stands for TinyLLM. Arms that choose or weigh teachers
+    are also compared with each single teacher, and a choice with a choice by chance of as many
+    passes.
     """
+    alone = singles(arms)
+    ours = alone[0] if OURS not in arms and len(alone) == 1 else OURS
     pairs = [(arm, BASELINE) for arm in arms if arm != BASELINE and BASELINE in arms]
     parts = [arm for arm in arms if arm.startswith((f"{OURS}:", f"{OURS}-")) and "+lora" not in arm]
-    pairs += [(OURS, arm) for arm in (*singles(arms), *parts) if OURS in arms]
+    pairs += [(ours, arm) for arm in (*alone, *parts) if ours in arms and arm != ours]
     for arm in parts:
         if arm.startswith((f"{OURS}:routed", f"{OURS}:alpha")):
-            pairs += [(arm, single) for single in singles(arms)]
+            pairs += [(arm, single) for single in alone]
         drawn = re.sub("routed-(similar|quality)", "routed-random", arm)
         pairs += [(arm, drawn)] if drawn != arm and drawn in arms else []
     return pairs

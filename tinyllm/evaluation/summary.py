@@ -12,15 +12,16 @@ from tinyllm.evaluation import paired, results
 def best_single(study: str, student: str | None = None) -> str | None:
     """The single-teacher arm with the highest accuracy on valid, mean over datasets and seeds.
 
-    student: that one's alone, else the mean over all. Only datasets with a fine-tuned student
-    count. Test has no say in the choice. None where there is no such arm.
+    student: that one's alone, else the mean over all. Only datasets with a fine-tuned student and
+    all of the study's single-teacher arms count. Test has no say in the choice. None where there is
+    no such arm or dataset.
     """
     facts = results.facts(study)
     facts = facts[facts["student"] == student] if student else facts
     tuned = facts.loc[facts["arm"] == paired.BASELINE, "dataset"]
     facts = facts[facts["dataset"].isin(tuned) & facts["arm"].isin(paired.singles(facts["arm"]))]
-    means = facts.groupby("arm")["valid_accuracy"].mean()
-    return means.idxmax() if len(means) else None
+    wide = facts.pivot_table("valid_accuracy", "dataset", "arm").dropna()
+    return wide.mean().idxmax() if len(wide) else None
 
 
 def above_floor(study: str, student: str) -> list[str]:
