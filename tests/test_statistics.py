@@ -234,13 +234,20 @@ def test_the_family_is_all_comparisons_of_one_dataset_or_of_the_mean():
     assert (one.loc["mean", "difference"], one.loc["mean", "datasets"]) == (pytest.approx(mean), 2)
 
 
+def test_one_teacher_alone_stands_for_tinyllm_in_comparisons():
+    pairs = paired.comparisons(["inference", "finetune", "dss:a", "tinyllm:shuffled"])
+    assert pairs[-1] == ("dss:a", "tinyllm:shuffled") and len(pairs) == len(set(pairs)) == 4
+    two = paired.comparisons(["finetune", "dss:a", "dss:b", "tinyllm:shuffled"])
+    assert ("dss:a", "tinyllm:shuffled") not in two
+
+
 def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypatch):
     arms = {"finetune": 0.5, "dss:a": 0.7, "dss:b": 0.4, "tinyllm": 0.9}
     frame = of_datasets(["obqa", "arc"], arms, n=60)
     keys = frame[["study", "dataset", "student", "arm", "seed"]].drop_duplicates()
     facts = keys.assign(valid_accuracy=keys["arm"].map({"dss:a": 0.3, "dss:b": 0.6}))
     alone = facts[(facts["dataset"] == "arc") & facts["arm"].isin(["finetune", "dss:a"])]
-    alone = alone.assign(dataset="piqa", valid_accuracy=1.0)  # says nothing of dss:b
+    alone = alone.assign(dataset="piqa", valid_accuracy=2.0)  # says nothing of dss:b
     facts = pd.concat([facts, alone])
     other = facts.assign(student="other", valid_accuracy=-2 * facts["valid_accuracy"])
     monkeypatch.setattr(results, "facts", lambda study: pd.concat([facts, other]))
