@@ -89,12 +89,43 @@ def parameters() -> str:
     return markdown(pd.DataFrame(rows))
 
 
+FEATURES = {  # what the package does beyond one study on one machine, by module
+    "users' own files, in many formats": ["data/files.py"],
+    "datasets of the Hugging Face hub": ["data/hub.py"],
+    "the micro world": ["data/micro.py", "models/micro.py", "teachers/micro.py"],
+    "servers and their errors, reasoning models": ["teachers/openai.py", "teachers/base.py"],
+    "choosing among teachers": ["teachers/choose.py"],
+    "the option that a free text names": ["models/extract.py"],
+    "stopped work goes on, stale work is refused": ["runs.py", "teachers/store.py"],
+    "checkpoints": ["students/checkpoint.py"],
+    "students side by side, torchrun": ["students/run.py"],
+    "grids, their state and cost": ["batch/grid.py", "batch/status.py", "batch/plan.py"],
+    "Kubernetes": ["batch/kubernetes.py"],
+}
+
+
+def lines_of(file: Path) -> int:
+    """Lines of a file, docstrings and blank ones included."""
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def features() -> str:
+    """Lines of the package by feature of FEATURES."""
+    package = paths.ROOT / "tinyllm"
+    rows = [
+        {"feature": name, "lines": sum(lines_of(package / file) for file in files)}
+        for name, files in FEATURES.items()
+    ]
+    rest = sum(map(lines_of, package.rglob("*.py"))) - sum(row["lines"] for row in rows)
+    return markdown(pd.DataFrame([*rows, {"feature": "all the rest", "lines": rest}]))
+
+
 def sizes() -> str:
     """Lines of the package by folder, docstrings included, and of the notebooks' code."""
     package, rows = paths.ROOT / "tinyllm", []
     for place in [package, *sorted(folder.parent for folder in package.glob("*/__init__.py"))]:
         files = list(place.glob("*.py"))
-        lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+        lines = sum(map(lines_of, files))
         rows.append(
             {"folder": f"{place.relative_to(paths.ROOT)}/", "files": len(files), "lines": lines}
         )
@@ -113,6 +144,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     table = "\n".join(line for line in arms.__doc__.splitlines() if line[:1] == "|")
     parts = {"results": outcome(), "parameters": parameters(), "arms": table, "sizes": sizes()}
+    parts["features"] = features()
     for file in paths.results().glob("*.csv"):
         parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))
     for name, text in parts.items():
