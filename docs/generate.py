@@ -89,7 +89,7 @@ def parameters() -> str:
     return markdown(pd.DataFrame(rows))
 
 
-FEATURES = {  # what the package does beyond one study on one machine, by module
+FEATURES = {  # the modules that a feature takes
     "users' own files, in many formats": ["data/files.py"],
     "datasets of the Hugging Face hub": ["data/hub.py"],
     "the micro world": ["data/micro.py", "models/micro.py", "teachers/micro.py"],
@@ -144,7 +144,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     table = "\n".join(line for line in arms.__doc__.splitlines() if line[:1] == "|")
     parts = {"results": outcome(), "parameters": parameters(), "arms": table, "sizes": sizes()}
-    parts["features"] = features()
+    parts |= {"features": features()}
     for file in paths.results().glob("*.csv"):
         parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))
     for name, text in parts.items():
