@@ -1,6 +1,6 @@
 """Accuracies and differences of arms, with intervals over questions and seeds, and verdicts.
 
-Questions and seeds are samples of those that there might be. A difference by seed and question is
+Questions and seeds are samples from a larger population. A difference by seed and question is
 taken apart as in a two-way analysis of variance into mean, question, seed and rest. The mean's
 variance is
 
@@ -25,7 +25,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tinyllm.evaluation.accuracy import matrix, wilson
 
-MARGIN = 0.025  # arms that differ by less are equivalent; named after laptop's first runs
+MARGIN = 0.025  # of the equivalence test; chosen after the first three datasets of laptop
 LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
 BASELINE, OURS = "finetune", "tinyllm"
 

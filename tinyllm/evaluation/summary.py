@@ -1,4 +1,4 @@
-"""What studies say in short: a table for the terminal, and the best single teacher."""
+"""Short summaries: a table for the terminal, the best single teacher, datasets above the floor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def best_single(study: str, student: str | None = None) -> str | None:
     """The single-teacher arm with the highest accuracy on valid, mean over datasets and seeds.
 
     student: that one's alone, else the mean over all. Only datasets with a fine-tuned student and
-    all of the study's single-teacher arms count. Test has no say in the choice. None where there is
+    all of the study's single-teacher arms count. The test split is not used. None where there is
     no such arm or dataset.
     """
     facts = results.facts(study)

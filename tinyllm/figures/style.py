@@ -81,7 +81,7 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"tinyllm:alpha-auto", "TinyLLM, alpha by losses", "o"),
     (r"tinyllm:routed-similar", "one teacher, most similar", "h"),
     (r"tinyllm:routed-quality", "one teacher, best by rules", "h"),
-    (r"tinyllm:routed-random", "one teacher, drawn", "h"),
+    (r"tinyllm:routed-random", "one teacher, random", "h"),
     (r"tinyllm:(shuffled|scrambled)", "TinyLLM, {}", "D"),
     (r"tinyllm:gibberish", "TinyLLM and gibberish", "D"),
     (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{} itself, {}-shot", "*"),
