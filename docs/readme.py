@@ -40,7 +40,8 @@ def table(study: str) -> str:
     parts = {"Majority answer of train": known}
     for arm, name in ARMS.items():
         arm = summary.best_single(study) if arm == "single" else arm
-        parts[name.format(style.arm_name(arm))] = accuracies[arm]
+        if arm in accuracies:
+            parts[name.format(style.arm_name(arm))] = accuracies[arm]
     for name, values in parts.items():
         cells = [f"{100 * values[d]:.1f}" if d in values else "" for d in datasets]
         lines.append(f"| {name} | {' | '.join(cells)} |")
