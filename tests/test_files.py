@@ -143,6 +143,8 @@ def test_options_and_answers_in_all_their_shapes(shape):
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
         (2, ["ice", "fire"], None),  # counted from 1?
         (2, ["1 cm", "2 cm", "3 cm"], None),
+        (1, ["4", "2", "1"], None),  # the text, or the index of `2`, as in MMLU
+        (2, ["4", "1", "2"], 2),
         (True, ["ice", "fire"], None),
     ],
 )
@@ -169,6 +171,7 @@ def test_rows_of_known_benchmarks():
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
+TEXT = TEXT.filter(lambda text: not text.isdecimal())  # which may be an index
 
 
 @given(st.lists(TEXT, min_size=2, max_size=26, unique=True), st.data())
