@@ -186,7 +186,7 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
     numbered = option_columns and option_columns[0].endswith("1") and "label" not in fields
-    if numbered and answer.isdigit() and answer not in options:
+    if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
     return Question(
         id=_text(fields.get("id"), "id") or name,
