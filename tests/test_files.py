@@ -200,6 +200,7 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
     ("change", "reason"),
     [
         ({"answer": "steam"}, "'steam' is neither"),
+        ({"answer": 2}, "letters in all rows, if the file counts from 1"),
         ({"options": ["fire"]}, r"1 option\(s\)"),
         ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),
         ({"options": ["fire", "fire "]}, "two options are equal"),

@@ -79,9 +79,11 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
         similar = re.compile(rf"\W*\d[\d.,]*\W*|.*\b{number[1]}\b.*", re.DOTALL)
         if int(number[1]) < len(options) and not any(map(similar.fullmatch, [*options, *labels])):
             return int(number[1])
+    from_one = " in all rows, if the file counts from 1"
     raise ValueError(
         f"answer {answer!r} is neither a text among {list(options)}, nor a letter from {marks[0]} "
-        f"to {marks[-1]}, nor an index from 0 (which counts where no option has numbers)"
+        f"to {marks[-1]}, nor an index from 0 (which counts where no option has numbers); use "
+        f"letters{from_one if number and int(number[1]) == len(options) else ''}"
     )
 
 
