@@ -66,6 +66,8 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected named values"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
+        ("m.json", b'{"question": {"0": "q"}}', "one object alone; expected an array"),  # of pandas
+        ("m.json", b'{\n"data": []\n}', "line 1 cannot.*; expected an array of objects"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
@@ -208,6 +210,7 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
         ({"options": "fire or ice"}, "expected a JSON list"),
         ({"options": {"hot": "fire", "cold": "ice"}}, "options: expected a list"),
         ({"options": ["fire", ["ice"]]}, "option 2 .* is not a text"),
+        ({"options": [{"key": "A", "value": "fire"}]}, "option 1 .*'value'.* is not a text"),
         ({"question": "  "}, "the question is empty"),
         ({"question": "half \ud83d"}, "surrogate"),
         ({"split": "holdout"}, "split 'holdout'"),

@@ -149,12 +149,15 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
                     place = f"line {number}"
                     if line.strip():
                         content.append((place, json.loads(line)))
+                if file.suffix.lower() == ".json" and len(content) == 1:
+                    raise ValueError("one object alone")
                 return content
             content = json.loads(text)
     except UnicodeError as error:
         raise DataError(f"{file}: save it as UTF-8 ({error})") from None
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{file}: {place} cannot be read: {error}") from None
+        wanted = "; expected an array of objects, or one object per line" if place else ""
+        raise DataError(f"{file}: {place} cannot be read: {error}{wanted}") from None
     return [(f"row {number}", row) for number, row in enumerate(content, start=1)]
 
 
@@ -243,7 +246,8 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
             value = json.loads(value)
         except ValueError:
             raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+    dicts = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if dicts and value and "text" in value[0]:
         value = {key: [item.get(key) for item in value] for key in ("text", "label")}
     labels = []
     if isinstance(value, dict):
