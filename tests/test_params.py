@@ -76,6 +76,12 @@ def test_errors_of_a_parameter_file_name_it(tmp_path):
     with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4'"):
         Params.from_yaml(file)
     assert Params.from_yaml(file, lr=0.5).lr == 0.5
+    file.write_text("lr: 0.1\nepochs: 1.0\nlr: 0.2\n")  # YAML would take the last
+    with pytest.raises(ParameterError, match=r"study.yaml: lr: is there twice"):
+        Params.from_yaml(file)
+    file.write_bytes(b"lr: 0.1 # \xfc\n")
+    with pytest.raises(ParameterError, match=r"study.yaml: save it as UTF-8"):
+        Params.from_yaml(file)
     with pytest.raises(ParameterError, match=str(tmp_path / "absent.yaml")):
         Params.from_yaml(tmp_path / "absent.yaml")
 

@@ -202,7 +202,7 @@ class Params(BaseModel):
         """
         file = Path(file)
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            values = read_yaml(file) or {}
         except FileNotFoundError:
             raise ParameterError(f"no parameter file {file.absolute()}") from None
         if not isinstance(values, dict):
@@ -228,6 +228,19 @@ class Params(BaseModel):
         """The named parameters as plain values, for a manifest."""
         plain = self.model_dump(mode="json", include=set(names))
         return {name: plain[name] for name in names}
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; ParameterError where it is no UTF-8 or names a key twice."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise ParameterError(f"{file}: save it as UTF-8 ({error})") from None
+    node = yaml.compose(text, yaml.SafeLoader)
+    names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ParameterError(f"{file}: {twice[0]}: is there twice; remove one")
+    return yaml.safe_load(text)
 
 
 def _line(item: dict[str, Any]) -> str:
