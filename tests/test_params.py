@@ -52,6 +52,8 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         ({"teachers": ["openai:host/v1"]}, ["teachers", "openai:URL#MODEL"]),
         ({"batch_size": True}, ["batch_size", "True"]),
         ({"study": "../up"}, ["study", "'../up'"]),
+        ({"study": "my study"}, ["study", "'my study'", "letters a-z, digits, . _ + -"]),
+        ({"seeds": [2**32]}, ["seeds", "4294967296", "less than"]),
         ({"source": "release"}, ["teachers", "micro", "'release'"]),
         ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
         ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),

@@ -38,7 +38,7 @@ Source = Annotated[str, Field(pattern=r"^(micro|release|hub|file:.+)$")]
 Examples = Annotated[str, Field(pattern=r"^(none|random:[1-9]\d*)$")]
 Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as numpy allows
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # what the notebooks show
 
@@ -259,6 +259,7 @@ def _line(item: dict[str, Any]) -> str:
     allowed = item["msg"].removeprefix("Input should be ")
     if kind == "string_pattern_mismatch":
         allowed = Params.model_fields[name].description
+        allowed += ": letters a-z, digits, . _ + -" if "folder" in allowed else ""
     line = f"{name}: {value!r} ({type(value).__name__}): allowed is {allowed}"
     if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][+-]?\d+", value):
         line += f"; YAML reads it as text, write {float(value):.1e} without quotes"
