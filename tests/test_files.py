@@ -168,6 +168,9 @@ def test_rows_of_known_benchmarks():
         ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
     ):
         assert one(row).gold == gold
+    own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
+    with pytest.raises(ValueError, match="index from 0 or the number"):
+        files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
     for number in (1, 1.0):  # pandas writes floats where a cell is empty
         with pytest.raises(ValueError, match="index from 0 or the number"):
             one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": number})
@@ -203,6 +206,7 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
     [
         ({"answer": "steam"}, "'steam' is neither"),
         ({"answer": 2}, "letters in all rows, if the file counts from 1"),
+        ({"Answer ": "ice"}, "two columns are read as 'answer'"),
         ({"options": ["fire"]}, r"1 option\(s\)"),
         ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),
         ({"options": ["fire", "fire "]}, "two options are equal"),

@@ -188,7 +188,9 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
-    numbered = option_columns and option_columns[0].endswith("1") and "label" not in fields
+    own = {_plain(field): name for field, name in columns.items()}  # `Answer 1` may be called A
+    first = [own.get(column, column) for column in option_columns[:1]]
+    numbered = re.search(r"(?<!\d)1(?!\d)", "".join(first)) and "label" not in fields
     if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
     return Question(
@@ -205,7 +207,13 @@ def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """A row's values by field (a key of NAMES), and by plain column name for all other columns."""
     if not isinstance(row, dict):
         raise ValueError(f"expected named values, as many as columns, not {str(row)[:60]!r}")
-    plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if name not in columns.values():
+            key = _plain(name)
+            if key in plain and (key in NAMES or OPTION_COLUMN.fullmatch(key)):
+                raise ValueError(f"two columns are read as {key!r}; rename one")
+            plain[key] = value
     plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}
     for field, names in NAMES.items():
         present = [_plain(name) for name in names if _plain(name) in plain]
