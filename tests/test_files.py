@@ -141,6 +141,7 @@ def test_options_and_answers_in_all_their_shapes(shape):
         (2, ["ice", "fire", "wood"], 2),
         (1, ["CO", "H2O"], 1),  # a formula is no number
         ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # ARC's label counts
+        ("1", {"text": ["ice", "fire"], "labels": ["1", "2"]}, 0),
         ("A dog", ["a cat", "a dog"], None),
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
         (2, ["ice", "fire"], None),  # counted from 1?

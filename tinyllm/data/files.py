@@ -259,7 +259,8 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
         value = {key: [item.get(key) for item in value] for key in ("text", "label")}
     labels = []
     if isinstance(value, dict):
-        labels = [_text(label, "label") for label in value.get("label") or []]
+        marks = value.get("label") or value.get("labels") or []
+        labels = [_text(label, "label") for label in marks]
         value = value.get("text")
     if not isinstance(value, list):
         raise ValueError("options: expected a list of texts or {text: [...], label: [...]}")
