@@ -20,6 +20,12 @@ ANSWERS = [  # options, and the place of the one that a text names
         "The answer is cotton. No: the answer is felt.": 1, "(a) or (b)": None, "Not (a).": None,
         "The answer is (a) or (b).": None, "The answer is not felt": None, "feltham": None,
         "cotton and felt": None, "a is a letter": None,
+        "B\n\nExplanation: cotton burns.": 1, "Answer: B\nCotton burns.": 1,
+        "Felt\n\nBecause cotton burns.": 1, "The answer is an\niron bar": 3, "answer:B": 1,
+        "The correct option is B because cotton burns": 1, 'The answer is "B".': 1,
+        "The best option is not felt.": None, "The answer would be (c).": 2,
+        "\\boxed{B}": 1, "$\\boxed{\\text{B}}$": 1, "<answer>B</answer>": 1, "[b] felt": 1,
+        "Is it [a] or [b]?": None, "(a) cotton or (b) felt": None, "(A), (B)": None,
     }),
     # Exact text comes first, and numbers and signs stay whole.
     (["A+", "A-", "B+", "0+"], {"A-": 1, "a-": 1, "It is A-.": 1, "A": 0, "AB-": None}),
@@ -32,6 +38,8 @@ ANSWERS = [  # options, and the place of the one that a text names
         "at 1:30": None,
     }),
     (["1", "1:30"], {"1:30": 1}), (["1", "1,000"], {"1,000 people": 1, "1, or so": 0}),
+    (["10", "1000"], {"10^3": None}), (["can", "cannot"], {"It can't.": None, "can": 0}),
+    (["cafe", "caf\u00e9"], {"cafe\u0301": 1}),
     (["5", "-5"], {"−5": 1}), (["1", "2", "1/2"], {"1/2": 2}), (["5%", "50%"], {"50 %": 1}),
     (["b", "a"], {"b": 0, "(b)": 1}), (["Co", "CO"], {"It is CO.": 1}),
     (["E. coli", "C. elegans", "yeast"], {"C. elegans is a worm": 1}),
@@ -42,6 +50,7 @@ ANSWERS = [  # options, and the place of the one that a text names
     # Words of any prose name an option only as an answer.
     (["yes", "no", "maybe"], {
         "No.": 1, "Yes, it does.": 0, "The answer is no.": 1, "So, the answer is: maybe": 2,
+        "**Yes**, because": 0, "No - it does not": 1, "Yes\n\nNo doubt.": 0,
         "No effect was seen.": None, "There was no effect.": None, "yes or no": None,
     }),
 ]  # fmt: skip

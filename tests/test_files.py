@@ -66,6 +66,8 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected named values"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
+        ("m.json", b'{"question": {"0": "q"}}', "one object alone; expected an array"),  # of pandas
+        ("m.json", b'{\n"data": []\n}', "line 1 cannot.*; expected an array of objects"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
@@ -139,10 +141,13 @@ def test_options_and_answers_in_all_their_shapes(shape):
         (2, ["ice", "fire", "wood"], 2),
         (1, ["CO", "H2O"], 1),  # a formula is no number
         ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # ARC's label counts
+        ("1", {"text": ["ice", "fire"], "labels": ["1", "2"]}, 0),
         ("A dog", ["a cat", "a dog"], None),
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
         (2, ["ice", "fire"], None),  # counted from 1?
         (2, ["1 cm", "2 cm", "3 cm"], None),
+        (1, ["4", "2", "1"], None),  # the text, or the index of `2`, as in MMLU
+        (2, ["4", "1", "2"], 2),
         (True, ["ice", "fire"], None),
     ],
 )
@@ -164,11 +169,16 @@ def test_rows_of_known_benchmarks():
         ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
     ):
         assert one(row).gold == gold
+    own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
     with pytest.raises(ValueError, match="index from 0 or the number"):
-        one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": 1})
+        files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
+    for number in (1, 1.0):  # pandas writes floats where a cell is empty
+        with pytest.raises(ValueError, match="index from 0 or the number"):
+            one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": number})
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
+TEXT = TEXT.filter(lambda text: not text.isdecimal())  # which may be an index
 
 
 @given(st.lists(TEXT, min_size=2, max_size=26, unique=True), st.data())
@@ -196,6 +206,8 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
     ("change", "reason"),
     [
         ({"answer": "steam"}, "'steam' is neither"),
+        ({"answer": 2}, "letters in all rows, if the file counts from 1"),
+        ({"Answer ": "ice"}, "two columns are read as 'answer'"),
         ({"options": ["fire"]}, r"1 option\(s\)"),
         ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),
         ({"options": ["fire", "fire "]}, "two options are equal"),
@@ -203,6 +215,7 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
         ({"options": "fire or ice"}, "expected a JSON list"),
         ({"options": {"hot": "fire", "cold": "ice"}}, "options: expected a list"),
         ({"options": ["fire", ["ice"]]}, "option 2 .* is not a text"),
+        ({"options": [{"key": "A", "value": "fire"}]}, "option 1 .*'value'.* is not a text"),
         ({"question": "  "}, "the question is empty"),
         ({"question": "half \ud83d"}, "surrogate"),
         ({"split": "holdout"}, "split 'holdout'"),

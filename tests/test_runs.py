@@ -35,6 +35,13 @@ def test_a_folder_is_finished_only_after_its_block_ended_well(tmp_path):
     assert str(tmp_path) not in json.dumps(manifest)  # nor any other folder of this machine
 
 
+@pytest.mark.parametrize("name", [runs.BEGUN, runs.MANIFEST])
+def test_a_torn_file_is_named_with_the_remedy(tmp_path, name):
+    (tmp_path / name).write_text('{"spec": {')
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*; delete it"):
+        runs.finished(tmp_path, {}) or made(tmp_path, {})
+
+
 def test_work_is_missing_stale_or_finished_and_what_differs_is_named(tmp_path):
     assert runs.state(tmp_path / "absent", {"lr": 0.1}) == "missing"
     spec = {"lr": 0.1, "steps": (1, 2), "data": {"train": "a"}}

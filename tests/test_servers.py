@@ -223,10 +223,14 @@ def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, 
     assert base.apart(text, prompt) == parts
 
 
-def test_a_reasoning_teachers_own_answer_is_read_after_its_thinking():
+@pytest.mark.parametrize("form", [
+    "<think>Not {0}.\n\n</think>\n\n{1}", "Let us see {0}.\n\nThe answer is (b).",
+    "Question: Which?\n\nAnswer: {1}\n\nQuestion: And now?\nAnswer: {0}",
+])  # fmt: skip
+def test_a_chat_teachers_own_answer_is_read_wherever_it_stands(form):
     def reply(question, tries):
         options = [line[4:] for line in question.splitlines() if line.startswith("(")]
-        return {"message": {"content": f"<think>Not {options[0]}.\n\n</think>\n\n{options[1]}"}}
+        return {"message": {"content": form.format(*options)}}
 
     with Faulty(reply) as server:
         params = small(f"openai:{server.url}#m", examples="none")

@@ -206,12 +206,15 @@ def test_each_epoch_learns_another_sample_after_a_stop_too(tmp_path):
     assert len(collator.seen) == 9 and learned[0] == learned[2] != learned[1]
 
 
-def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path):
+@pytest.mark.parametrize("kind", ["step", "best"])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path, kind):
     options = EIGHT | {"epochs": 3.0, "evals": 3}
+    scores = [0.1, 0.2, 0.3, 0.1, 0.2, 0.2, 0.3]  # three, two until the stop, and two again
+    options["valid"] = iter(scores).__next__
     whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)
     with pytest.raises(Stop):
         run(tmp_path / "torn", QUESTIONS, TEXTS, stop_at=7, **options)
-    last = tmp_path / "torn" / "step-000006.pt"
+    last = tmp_path / "torn" / f"{kind}-000006.pt"
     last.write_bytes(last.read_bytes()[:999])
     with pytest.warns(UserWarning, match=r"step-000006\.pt is damaged"):
         resumed, again, collator = run(tmp_path / "torn", QUESTIONS, TEXTS, **options)

@@ -38,7 +38,7 @@ Source = Annotated[str, Field(pattern=r"^(micro|release|hub|file:.+)$")]
 Examples = Annotated[str, Field(pattern=r"^(none|random:[1-9]\d*)$")]
 Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as numpy allows
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # what the notebooks show
 
@@ -202,7 +202,7 @@ class Params(BaseModel):
         """
         file = Path(file)
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            values = read_yaml(file) or {}
         except FileNotFoundError:
             raise ParameterError(f"no parameter file {file.absolute()}") from None
         if not isinstance(values, dict):
@@ -230,6 +230,19 @@ class Params(BaseModel):
         return {name: plain[name] for name in names}
 
 
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; ParameterError where it is no UTF-8 or names a key twice."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise ParameterError(f"{file}: save it as UTF-8 ({error})") from None
+    node = yaml.compose(text, yaml.SafeLoader)
+    names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ParameterError(f"{file}: {twice[0]}: is there twice; remove one")
+    return yaml.safe_load(text)
+
+
 def _line(item: dict[str, Any]) -> str:
     """One pydantic error as one line: parameter, value, what is allowed."""
     name, kind = ".".join(map(str, item["loc"])), item["type"]
@@ -246,6 +259,7 @@ def _line(item: dict[str, Any]) -> str:
     allowed = item["msg"].removeprefix("Input should be ")
     if kind == "string_pattern_mismatch":
         allowed = Params.model_fields[name].description
+        allowed += ": letters a-z, digits, . _ + -" if "folder" in allowed else ""
     line = f"{name}: {value!r} ({type(value).__name__}): allowed is {allowed}"
     if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][+-]?\d+", value):
         line += f"; YAML reads it as text, write {float(value):.1e} without quotes"

@@ -59,7 +59,14 @@ def write_json(path: Path, value: Any) -> None:
 def read_manifest(folder: Path) -> dict | None:
     """The folder's manifest, or None where the folder is absent or unfinished."""
     file = Path(folder) / MANIFEST
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return _read_json(file) if file.exists() else None
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # after a power cut, say
+        raise ValueError(f"{paths.shown(file)} is damaged ({error}); delete it") from None
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -119,7 +126,7 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     try:
         with FileLock(folder / LOCK, timeout=0) if first else nullcontext():
             if begun.exists():
-                refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), spec)
+                refuse_other(folder, _read_json(begun), spec)
             elif first:
                 write_json(begun, spec)
             start = time.perf_counter()

@@ -31,7 +31,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyllm import arms, paths, runs
-from tinyllm.params import MICRO, STAGES, ParameterError, Params
+from tinyllm.params import MICRO, STAGES, ParameterError, Params, read_yaml
 
 FOLDER = paths.ROOT / "params"
 RULES = {
@@ -228,12 +228,12 @@ def load(name: str | Path) -> Grid:
             f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; grids are {known}"
         )
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file)
         if not isinstance(values, dict) or "params" not in values:
             return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
         recipe = Recipe(**values)
         files = [(file.parent / base, FOLDER / base) for base in recipe.params]
-        bases = [beside if beside.is_file() else base for beside, base in files]
+        bases = [next(filter(Path.is_file, pair), pair[0]) for pair in files]
         studies = [Params.from_yaml(base, **point) for base in bases for point in recipe.points]
         _refuse_mixed(studies)
     except ValidationError as error:

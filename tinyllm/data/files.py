@@ -149,12 +149,15 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
                     place = f"line {number}"
                     if line.strip():
                         content.append((place, json.loads(line)))
+                if file.suffix.lower() == ".json" and len(content) == 1:
+                    raise ValueError("one object alone")
                 return content
             content = json.loads(text)
     except UnicodeError as error:
         raise DataError(f"{file}: save it as UTF-8 ({error})") from None
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{file}: {place} cannot be read: {error}") from None
+        wanted = "; expected an array of objects, or one object per line" if place else ""
+        raise DataError(f"{file}: {place} cannot be read: {error}{wanted}") from None
     return [(f"row {number}", row) for number, row in enumerate(content, start=1)]
 
 
@@ -185,8 +188,10 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
-    numbered = option_columns and option_columns[0].endswith("1") and "label" not in fields
-    if numbered and answer.isdigit() and answer not in options:
+    own = {_plain(field): name for field, name in columns.items()}  # `Answer 1` may be called A
+    first = [own.get(column, column) for column in option_columns[:1]]
+    numbered = re.search(r"(?<!\d)1(?!\d)", "".join(first)) and "label" not in fields
+    if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
     return Question(
         id=_text(fields.get("id"), "id") or name,
@@ -202,7 +207,13 @@ def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """A row's values by field (a key of NAMES), and by plain column name for all other columns."""
     if not isinstance(row, dict):
         raise ValueError(f"expected named values, as many as columns, not {str(row)[:60]!r}")
-    plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if name not in columns.values():
+            key = _plain(name)
+            if key in plain and (key in NAMES or OPTION_COLUMN.fullmatch(key)):
+                raise ValueError(f"two columns are read as {key!r}; rename one")
+            plain[key] = value
     plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}
     for field, names in NAMES.items():
         present = [_plain(name) for name in names if _plain(name) in plain]
@@ -243,11 +254,13 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
             value = json.loads(value)
         except ValueError:
             raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+    dicts = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if dicts and value and "text" in value[0]:
         value = {key: [item.get(key) for item in value] for key in ("text", "label")}
     labels = []
     if isinstance(value, dict):
-        labels = [_text(label, "label") for label in value.get("label") or []]
+        marks = value.get("label") or value.get("labels") or []
+        labels = [_text(label, "label") for label in marks]
         value = value.get("text")
     if not isinstance(value, list):
         raise ValueError("options: expected a list of texts or {text: [...], label: [...]}")

@@ -57,7 +57,8 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
     """Index of the gold option, from 0; ValueError without one. The first that fits counts:
 
     1. the label of an option, where the file gives labels (ARC's `answerKey: "2"`);
-    2. the text of an option (of `c`, `a` the answer `a` is the second);
+    2. the text of an option (of `c`, `a` the answer `a` is the second), unless it is a number that
+        is the index of another one (of `4`, `2`, `1` the answer `1`) and there are no labels;
     3. its letter or label as `B`, `b`, `(b)`, `B.`, `B)`, or `(b) text` with the option's text;
     4. a number as index from 0, unless an option is a number or mentions this one.
     """
@@ -65,7 +66,10 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
     if labels and answer.casefold() in marks:
         return marks.index(answer.casefold())
     if answer in options:
-        return options.index(answer)
+        index = options.index(answer)
+        if not labels and answer.isdecimal() and index != int(answer) < len(options):
+            raise ValueError(f"answer {answer!r}: a text or an index from 0? Use letters")
+        return index
     letter = LETTER.fullmatch(answer)
     if letter and letter[1].casefold() in marks:
         index = marks.index(letter[1].casefold())
@@ -75,9 +79,11 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
         similar = re.compile(rf"\W*\d[\d.,]*\W*|.*\b{number[1]}\b.*", re.DOTALL)
         if int(number[1]) < len(options) and not any(map(similar.fullmatch, [*options, *labels])):
             return int(number[1])
+    from_one = " in all rows, if the file counts from 1"
     raise ValueError(
         f"answer {answer!r} is neither a text among {list(options)}, nor a letter from {marks[0]} "
-        f"to {marks[-1]}, nor an index from 0 (which counts where no option has numbers)"
+        f"to {marks[-1]}, nor an index from 0 (which counts where no option has numbers); use "
+        f"letters{from_one if number and int(number[1]) == len(options) else ''}"
     )
 
 

@@ -4,14 +4,16 @@
     mentioned("Felt burns slowly.", options)       any text: the only option that it mentions
 
 An answer is read in this order: it is an option's text (`A-` among A+ and A-); it says `the answer
-is X`; it begins with a letter (`(b)`, `B.`, `b`); it mentions one option alone. Otherwise it names
-none. Mentions are whole words and whole numbers (neither `1.5` nor `1:30` mentions 1), a longer
-option wins over a shorter one inside it, and what follows right after `not` does not count.
+is X`; its first line is an option or a letter; it begins with a letter (`(b)`, `B.`, `b`); it
+mentions one option alone. Otherwise it names none. Mentions are whole words and whole numbers
+(neither `1.5` nor `1:30` mentions 1), a longer option wins over a shorter one inside it, and what
+follows right after `not` does not count.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from tinyllm.prompts import LETTERS
@@ -21,23 +23,34 @@ COMMON = "yes no maybe true false none all both neither either one it a i"
 # Scripts that put no space between words (Thai, Chinese, ...) or behind a word (Korean).
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 SIGNS = str.maketrans("’‘“”−", "''\"\"-")
-_CLAIM = re.compile(r"(?i)\b(?:answer|choice)(?: to [^.:]{1,80})?(?:(?: is| must be):?|:)[*_]* ")
+_CLAIM = re.compile(
+    r"(?i)\b(?:answer|choice|(?:correct|best|right) option)(?: to [^.:]{1,80})?"
+    r"(?:(?: is| must be| would be):?[*_]*\s| ?:[*_]*\s?)"
+)
 _CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] | (?:because|since) ")
 _LETTER = re.compile(
-    r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|([a-z])(?=[*_`]*(?:[).:](?!\w)|\Z)))[).:*_`]*+ ?+"
-    r"(?!(?:or|and|is not|isn't|is wrong|is incorrect)\b)"
+    r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|"
+    r"([a-z])(?=[*_`\"']*(?:[).:](?!\w)|,? (?:because|since|as) |\Z)))"
+    r"[).:*_`\"']*+ ?+(?!(?:or|and|is not|isn't|is wrong|is incorrect)\b)"
+    r"(?!(?:[^.,;:()]{0,80}\b(?:or|and)|,) \([a-z]\))"
 )
+# `[b]`, `\boxed{b}`, `\boxed{\text{b}}`, `<answer>b</answer>`: a letter in other brackets.
+_BRACKETS = re.compile(r"(?:\\boxed\{(?:\\text\{)?|\[|<answer>)\s*([A-Za-z])\s*(?:[]}]+|</answer>)")
 _NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be)?(?: an?| the)? $")
 
 
 def answer_named(text: str, options: Sequence[str]) -> int | None:
     """Index of the option that an answer names, None where it names none or several."""
-    text, options = _plain(text), [_plain(option) for option in options]
-    parts = []
-    for match in reversed(list(_CLAIM.finditer(text))):
-        claim = text[match.end() :]
-        parts += [re.split(r"[.!?] ", claim)[0], _CLAUSE_END.split(claim)[0]]
-    named = [_same(text, options), *(_named(part, options) for part in [*parts, text])]
+    lines = _BRACKETS.sub(r"(\1)", text.translate(SIGNS).strip())
+    text, options, parts = _plain(text), [_plain(option) for option in options], []
+    for match in reversed(list(_CLAIM.finditer(lines))):
+        claim = lines[match.end() :].strip()
+        parts += [re.split(r"[.!?]\s|\n", claim)[0], _CLAUSE_END.split(_plain(claim))[0]]
+    first = _plain(lines.split("\n")[0])  # an option or a letter, and then why
+    if re.fullmatch(r"\W*\w\W*", first) or _same(first, options) is not None:
+        parts.append(first)
+    parts.append(lines)
+    named = [_same(text, options), *(_named(_plain(part), options) for part in parts)]
     return next((option for option in named if option is not None), None)
 
 
@@ -92,9 +105,9 @@ def _pattern(core: str, exact_case: bool) -> str:
     """A pattern for an option as whole words or a whole number."""
     text = re.escape(core) if exact_case or len(core) == 1 else f"(?i:{re.escape(core)})"
     if core.casefold() in COMMON.split():
-        return rf"\A\W*{text}(?=[,.;:!]|\Z)"
+        return rf"\A\W*{text}(?=[*_\"']*(?:[,.;:!]| [-–—]|\Z))"
     before = "" if re.match(f"[{UNSPACED}]", core) else r"(?<![\w+/-])"
-    after = "" if re.search(f"[{UNSPACED}]$", core) else r"(?![\w+#/-])"
+    after = "" if re.search(f"[{UNSPACED}]$", core) else r"(?![\w+#/^-]|'t\b)"
     before += r"(?<![.,])(?<!\d:)" if core[0].isdigit() else ""
     after += r"(?![.,:]\d)" if core[-1].isdigit() else ""
     return before + text + after
@@ -102,7 +115,7 @@ def _pattern(core: str, exact_case: bool) -> str:
 
 def _plain(text: str) -> str:
     """A text with single spaces and plain quotes and minus signs."""
-    return " ".join(text.translate(SIGNS).split())
+    return " ".join(unicodedata.normalize("NFC", text).translate(SIGNS).split())
 
 
 def _bare(text: str) -> str:

@@ -91,8 +91,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             state = State(**content["state"])
-            if not (folder / f"best-{state.best_step:06d}.pt").exists():
-                raise ValueError(f"the weights of step {state.best_step} are missing")
+            best = folder / f"best-{state.best_step:06d}.pt"  # needed at the end; mmap reads little
+            torch.load(best, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             warnings.warn(
                 f"{paths.shown(file)} is damaged ({error}); trying an earlier one", stacklevel=2

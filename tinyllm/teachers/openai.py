@@ -27,6 +27,7 @@ import openai
 from tinyllm.arms import Server
 from tinyllm.params import ParameterError
 from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking
+from tinyllm.teachers.quality import INVENTED
 
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
@@ -137,13 +138,15 @@ class ServerTeacher:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
-        """What the server writes for each prompt, up to a blank line: what follows is invented.
+        """What the server writes for each prompt, without a further question that it invents.
 
-        (Few servers give a prompt's log-probabilities.)
+        (Few servers give a prompt's log-probabilities.) What is no chat has nothing of its own
+        after a blank line; in a chat the answer may come in the last paragraph.
         """
         for index, reply in self.write(prompts):
             if isinstance(reply, Completion):
-                reply = replace(reply, text=reply.text.split("\n\n")[0].strip())
+                parts = re.split(INVENTED if self.chat else "\n\n", reply.text)
+                reply = replace(reply, text=next(filter(None, map(str.strip, parts)), ""))
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:
