@@ -212,12 +212,23 @@ def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_a
         assert set(learned.values()) == {text}
 
 
+OSS = "<|channel|>"
+
+
 @pytest.mark.parametrize(("text", "prompt", "parts"), [
     ("Sure!\n<think>because dogs (cut", "", ("because dogs (cut", "Sure!")),
     ("<think>a</think> b <think>c (cut", "", ("a\nc (cut", "b")),
     ("<Think type='x'>a</THINK> b", "", ("a", "b")), ("[THINK]a[/THINK]b", "", ("a", "b")),
     ("a (cut", "Question\n<think>\n", ("a (cut", "")),
     ("I think so, [thought] it <b>.", "", ("", "I think so, [thought] it <b>.")),
+    ("<think>a <think>b</think> c</think>d", "", ("a\nb\nc", "d")),
+    ("a</think>b</think>c <think>e</think>d", "", ("a\nb\ne", "c d")),
+    ("<think>a</thinking>b", "", ("a", "b")), ("<seed:think>a</seed:think >b", "", ("a", "b")),
+    ("◁think▷a◁/think▷b", "", ("a", "b")), ("a◁/think▷b", "", ("a", "b")),
+    ("<|START_THINKING|>a<|END_THINKING|>b", "", ("a", "b")),
+    (f"{OSS}analysis<|message|>a<|end|><|start|>assistant{OSS}final<|message|>b", "", ("a", "b")),
+    (f"{OSS}analysis<|message|>a (cut", "", ("a (cut", "")),
+    ("analysisA.assistantfinalb", "", ("A.", "b")), ("analysis of a", "", ("", "analysis of a")),
 ])  # fmt: skip
 def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, parts):
     assert base.apart(text, prompt) == parts
