@@ -228,6 +228,10 @@ OSS = "<|channel|>"
     ("<|START_THINKING|>a<|END_THINKING|>b", "", ("a", "b")),
     (f"{OSS}analysis<|message|>a<|end|><|start|>assistant{OSS}final<|message|>b", "", ("a", "b")),
     (f"{OSS}analysis<|message|>a (cut", "", ("a (cut", "")),
+    ("<|im_start|>assistant\n<think>a</think>b<|im_end|>\nuser\nMore?", "", ("a", "b")),
+    ("<s>b</s></s>", "", ("", "b")), ("b<｜end▁of▁sentence｜>", "", ("", "b")),
+    ("<start_of_turn>model\nb<end_of_turn>", "", ("", "b")),
+    ("a <s>b</s> c", "", ("", "a <s>b</s> c")),
     ("analysisA.assistantfinalb", "", ("A.", "b")), ("analysis of a", "", ("", "analysis of a")),
 ])  # fmt: skip
 def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, parts):

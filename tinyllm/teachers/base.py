@@ -52,10 +52,15 @@ _CLOSES = (
     rf"|{_CHANNEL}final<\|message\|>|assistantfinal"
 )
 _TAG = re.compile(rf"(?i)({_OPENS})|({_CLOSES})")
+_SPECIAL = (  # tokens of a template; a strange server leaves them in its text
+    r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|\[/?INST\]|\A<s>|(?:</s>\s*)+\Z"
+)
+_FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 
 
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
-    """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none.
+    """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none, and
+    no special token in the answer.
 
     A block that never closes was cut off: what follows is thinking. What precedes an end without a
         beginning is thinking too: a chat template may have opened the block, which a server does
@@ -71,7 +76,10 @@ def apart(text: str, prompt: str = "") -> tuple[str, str]:
             thinking, answer = thinking + answer, []
         inside = bool(opens)
         (thinking if inside else answer).append(text)
-    return "\n".join(filter(None, map(str.strip, thinking))), "".join(answer).strip()
+    whole = "".join(answer).strip()
+    first = _FIRST.match(whole)
+    own = re.split(_SPECIAL, whole[first.end() if first else 0 :])[0]  # then another turn begins
+    return "\n".join(filter(None, map(str.strip, thinking))), own.strip()
 
 
 def only_thinking(thinking: str, finish: str, limit: int) -> Refused:
