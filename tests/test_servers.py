@@ -67,6 +67,9 @@ BODIES = {
     "empty": ("application/json", '{"id": "1", "choices": []}'),
     "html": ("text/html", "<html>busy</html>"),
     "stream": ("text/event-stream", "data: {}\n\n"),
+    "null": ("application/json", '{"choices": [null], "usage": "none"}'),
+    "error": ("application/json", '{"error": {"message": "no provider"}}'),
+    "bytes": ("application/json", '{"choices": [{"message": {"content": "a \udcff."}}]}'),
 }
 
 
@@ -118,11 +121,12 @@ class Reply(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text.encode())))
+        text = text.encode(errors="surrogateescape")
+        self.send_header("Content-Length", str(len(text)))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(text)
 
     def log_message(self, *_):
         pass
@@ -149,7 +153,7 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(monkeypatch, fault):
     assert all(r.text == f"OK {hash_of(r.prompt)}." for r in records(params))
 
 
-@pytest.mark.parametrize("fault", [500, "half", "empty", "html", "stream"])
+@pytest.mark.parametrize("fault", [500, "half", "empty", "html", "stream", "null", "error"])
 def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
     with Faulty(some(0.34, fault)) as server:
         params = small(f"openai:{server.url}#m")
@@ -157,6 +161,7 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
             ask.ask_all(params)
         missing = 12 - len(stored(params))
         assert 0 < missing < 12 and f"{missing} of 12" in str(error.value)
+        assert BODIES.get(fault, " ")[-1].strip()[:20] in str(error.value), "what the server said"
         server.faults = lambda question, tries: None
         server.tries.clear()
         ask.ask_all(params)
@@ -197,6 +202,10 @@ THINKING = {
     "parts": {"content": [{"type": "thinking", "thinking": "Hm."}, TEXT]},
     "nested": {"content": [{"type": "thinking", "thinking": [TEXT | {"text": "Hm."}]}, TEXT]},
     "reasoning part": {"content": [{"type": "reasoning", "text": "Hm."}, TEXT]},
+    "part of another name": {"content": [{"type": "reasoning_text", "text": "Hm."}, TEXT]},
+    "field of parts": {"content": "OK.", "reasoning": {"content": [TEXT | {"text": "Hm."}]}},
+    "details": {"content": TEXT, "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
+    "twice": {"content": "OK.", "reasoning": "Hm.", "thinking": "Hm."},
     "no thinking": {"content": [TEXT, {"type": "image_url", "image_url": {"url": "x"}}, 7, {}]},
 }
 
@@ -322,10 +331,13 @@ def test_a_server_that_refuses_everything_is_left_soon_and_nothing_is_believed()
         assert sum(server.tries.values()) < 400 and stored(params) == []
 
 
-def test_invalid_text_is_replaced_and_noted():
-    message = {"content": "half \ud83d a pair, whole \ud83d\ude00"}
-    params, _ = asked(lambda question, tries: {"message": message})
-    assert {record.text for record in records(params)} == {"half \ufffd a pair, whole 😀"}
+@pytest.mark.parametrize(("fault", "text"), [
+    ({"message": {"content": "half \ud83d, whole \ud83d\ude00"}}, "half \ufffd, whole 😀"),
+    ("bytes", "a \ufffd."),
+])  # fmt: skip
+def test_invalid_text_is_replaced_and_noted(fault, text):
+    params, _ = asked(lambda question, tries: fault)
+    assert {record.text for record in records(params)} == {text}
     folder = ask.Job(params, params.teachers[0]).file.parent
     assert len(runs.read_manifest(folder)["facts"]["invalid_text"]) == 12
 

@@ -33,6 +33,7 @@ RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
 FIRST = 20  # questions refused before any answer, after which the others are not asked
 PASSING = {408, 409, 425, 429}
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
+THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # the first counts
 FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
@@ -147,15 +148,16 @@ class ServerTeacher:
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:
-        create, asked = self.client.completions.create, {"prompt": prompt}
+        calls, asked = self.client.completions, {"prompt": prompt}
         if self.chat:
-            create = self.client.chat.completions.create
+            calls = self.client.chat.completions
             messages = [("system", self.settings.get("system")), ("user", prompt)]
             asked = {"messages": [{"role": r, "content": text} for r, text in messages if text]}
         asked |= {name: value for name, value in self.settings.items() if name != "system"}
         asked |= {"seed": seed} if self.seeded else {}
         try:
-            return self._read(create(model=self.model, **asked))
+            reply = calls.with_raw_response.create(model=self.model, **asked)
+            return self._read(reply.http_response.text)  # invalid bytes are replaced
         except openai.APIStatusError as error:
             status = error.status_code
             if status in FOR_ALL:
@@ -169,20 +171,24 @@ class ServerTeacher:
             if kind is ssl.SSLCertVerificationError:
                 raise self._hopeless(causes[-1], REMEDIES[kind]) from None
             return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
-        except (openai.OpenAIError, json.JSONDecodeError) as error:
+        except (openai.OpenAIError, ValueError) as error:
             return Refused(self._line(error), final=False)
 
-    def _read(self, reply: Any) -> Completion | Refused:
-        """A reply as a completion; servers leave out much, and the client does not check them."""
-        choices = getattr(reply, "choices", None)
-        if not choices:
-            return Refused(f"the reply is no completion: {str(reply)[:100]!r}", final=False)
-        finish = choices[0].finish_reason or "stop"
-        message = getattr(choices[0], "message", None) if self.chat else choices[0]
-        text, thinking = _texts(getattr(message, "content" if self.chat else "text", None))
-        fields = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+    def _read(self, body: str) -> Completion | Refused:
+        """A reply as a completion; servers leave out much, and send what is none."""
+        try:
+            reply = json.loads(body.removeprefix("\ufeff"))
+        except (ValueError, RecursionError):
+            reply = None
+        choice = _at(reply, "choices", 0)
+        if not isinstance(choice, dict):
+            return Refused(f"the reply is no completion: {self._shown(body)!r}", final=False)
+        finish = choice.get("finish_reason") or "stop"
+        message = _at(choice, "message") if self.chat else choice
+        text, thinking = _texts(_at(message, "content" if self.chat else "text"))
+        fields = ["".join(filter(None, _texts(_at(message, name)))) for name in THINKING]
         inside, text = apart(text) if isinstance(text, str) else ("", text)
-        fields = [field for field in (*fields, thinking, inside) if isinstance(field, str)]
+        fields = [*next(map(apart, filter(None, fields)), ()), thinking, inside]
         thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
         if not text and thinking:
             return only_thinking(thinking, finish, self.max_new_tokens)
@@ -190,34 +196,50 @@ class ServerTeacher:
             reason = f"no text within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
             return Refused(reason, True)
         if not isinstance(text, str):
-            refusal = getattr(message, "refusal", None) or "no text"
+            refusal = _at(message, "refusal") or "no text"
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
-        usage = getattr(reply, "usage", None)
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
-        return Completion(text.strip(), finish, tokens, thinking=thinking)
+        tokens = tuple(_at(reply, "usage", f"{name}_tokens") for name in ("prompt", "completion"))
+        known = all(isinstance(count, int) for count in tokens)
+        return Completion(text.strip(), finish, tokens if known else None, thinking=thinking)
 
     def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
         return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
 
     def _line(self, error: BaseException) -> str:
-        """An error in one line, without the key, which some servers repeat."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return self._shown(f"{type(error).__name__}: {error}")
+
+    def _shown(self, text: str) -> str:
+        """A server's text in one line, without the key, which some servers repeat."""
+        text = " ".join(text.split())
         return (text.replace(self.key, "***") if self.key != "none" else text)[:300]
 
 
+def _at(value: Any, *path: str | int) -> Any:
+    """What JSON holds at a path; None where it holds nothing there."""
+    for name in path:
+        try:
+            value = value[name]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
 def _texts(content: Any) -> tuple[str | None, str]:
-    """Text and thinking of a message's content, which some servers send as a list of parts."""
+    """Text and thinking of a message's content, which some servers send as (a list of) parts."""
+    if isinstance(content, dict):
+        content = [content]
     if not isinstance(content, list):
         return (content if isinstance(content, str) else None), ""
     text, thinking = [], []
     for part in content:
         kind, inner = "text", part
         if isinstance(part, dict):
-            kind = part.get("type") or "text"
-            inner = part.get("text") or part.get(kind) or part.get("summary")
+            kind = str(part.get("type") or "text")
+            inner = (part.get(name) for name in ("text", kind, "summary", "content"))
+            inner = next(filter(None, inner), None)
         inner, deeper = _texts(inner)
         if kind in ("text", "output_text"):
             text.append(inner or "")
-        elif kind in ("thinking", "reasoning", "summary_text"):
+        elif kind.startswith(("thinking", "reasoning", "summary_text")):
             thinking.append(inner or deeper)
     return "".join(text) or None, "".join(thinking)
