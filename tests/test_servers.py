@@ -153,7 +153,10 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(monkeypatch, fault):
     assert all(r.text == f"OK {hash_of(r.prompt)}." for r in records(params))
 
 
-@pytest.mark.parametrize("fault", [500, "half", "empty", "html", "stream", "null", "error"])
+BROKEN = {"finish_reason": "error", "message": {"content": "So it"}}
+
+
+@pytest.mark.parametrize("fault", [500, "half", "empty", "html", "stream", "null", "error", BROKEN])
 def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
     with Faulty(some(0.34, fault)) as server:
         params = small(f"openai:{server.url}#m")
@@ -161,7 +164,9 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
             ask.ask_all(params)
         missing = 12 - len(stored(params))
         assert 0 < missing < 12 and f"{missing} of 12" in str(error.value)
-        assert BODIES.get(fault, " ")[-1].strip()[:20] in str(error.value), "what the server said"
+        assert BODIES.get(str(fault), " ")[-1].strip()[:20] in str(error.value), (
+            "what the server said"
+        )
         server.faults = lambda question, tries: None
         server.tries.clear()
         ask.ask_all(params)
@@ -303,7 +308,10 @@ def test_a_servers_context_must_hold_prompt_and_completion():
 LENGTH = {"finish_reason": "length", "message": {"content": None, "reasoning_content": "Hm."}}
 CUT = {"finish_reason": "length", "message": {"content": "<think>Hm."}}
 REFUSAL = {"message": {"content": None, "refusal": "I cannot."}}
-FINAL = [(400, "BadRequestError"), (REFUSAL, "I cannot.")]
+FILTER = {"finish_reason": "content_filter", "message": {"content": "So it"}}
+FINAL = [(400, "BadRequestError"), (REFUSAL, "I cannot."), (FILTER, "content_filter")]
+FINAL += [({"message": {"content": "", "refusal": "I cannot."}}, "I cannot.")]
+FINAL += [({"finish_reason": "MAX_TOKENS", "message": {"content": ""}}, "raise max_new_tokens")]
 FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 
 

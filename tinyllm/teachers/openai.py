@@ -34,6 +34,9 @@ FIRST = 20  # questions refused before any answer, after which the others are no
 PASSING = {408, 409, 425, 429}
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
 THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # the first counts
+CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers call `length`
+BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
+FILTERED = {"content_filter", "safety", "recitation"}
 FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
@@ -183,7 +186,11 @@ class ServerTeacher:
         choice = _at(reply, "choices", 0)
         if not isinstance(choice, dict):
             return Refused(f"the reply is no completion: {self._shown(body)!r}", final=False)
-        finish = choice.get("finish_reason") or "stop"
+        finish = str(choice.get("finish_reason") or "stop").lower()
+        finish = "length" if finish in CUT else finish
+        if finish in BROKEN or choice.get("error"):
+            cause = self._shown(str(choice.get("error") or "it stopped within the text"))
+            return Refused(f"finish reason {finish!r}: {cause}", final=False)
         message = _at(choice, "message") if self.chat else choice
         text, thinking = _texts(_at(message, "content" if self.chat else "text"))
         fields = ["".join(filter(None, _texts(_at(message, name)))) for name in THINKING]
@@ -195,8 +202,9 @@ class ServerTeacher:
         if not text and finish == "length":
             reason = f"no text within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
             return Refused(reason, True)
-        if not isinstance(text, str):
-            refusal = _at(message, "refusal") or "no text"
+        refusal = _at(message, "refusal")
+        if not isinstance(text, str) or finish in FILTERED or (refusal and not text):
+            refusal = refusal or ("only a part of a text" if text else "no text")
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
         tokens = tuple(_at(reply, "usage", f"{name}_tokens") for name in ("prompt", "completion"))
         known = all(isinstance(count, int) for count in tokens)
