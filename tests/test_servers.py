@@ -406,9 +406,17 @@ def test_a_refusal_of_all_requests_ends_at_once_with_the_remedy(status, remedy):
         assert max(server.tries.values()) == 1
 
 
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\nsk-other"])
+def test_a_key_that_none_can_be_is_refused_and_not_repeated(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
+        ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
+    assert "secret" not in str(error.value)
+
+
 def test_the_key_is_sent_and_is_in_no_file_and_no_message(monkeypatch, tmp_path):
     key = "sk-secret-0123456789"
-    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("OPENAI_API_KEY", f"{key}\n")  # as a file has it
     with Faulty(some(0.34, 400)) as server:  # its message repeats the headers
         params = small(f"openai:{server.url}#m")
         with pytest.raises(store.TooManyRefused) as refused:

@@ -71,7 +71,9 @@ class ServerTeacher:
         url, _, self.model = name.partition("#")
         self.chat = not re.search(r"(?<!/chat)/completions/?$", url)
         self.url = re.sub(r"(/chat)?/completions/?$", "", url)
-        self.key = os.environ.get("OPENAI_API_KEY") or "none"
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ParameterError("OPENAI_API_KEY: no key has such signs; copy it again")
         self.client = openai.OpenAI(
             base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
         )
