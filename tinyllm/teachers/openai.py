@@ -31,7 +31,9 @@ from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thin
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
 FIRST = 20  # questions refused before any answer, after which the others are not asked
-PASSING = {408, 409, 425, 429}
+FINAL = {400, 413, 414, 422, 431, 451}  # a refusal of this question; others may pass
+FLAGGED = re.compile(r"(?i)flagged|moderation")  # status 403 of OpenRouter, for one question
+TOO_LONG = re.compile(r"(?i)context|too (long|large)")  # status 500 of llama.cpp, likewise
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
 THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # the first counts
 CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers call `length`
@@ -164,10 +166,12 @@ class ServerTeacher:
             reply = calls.with_raw_response.create(model=self.model, **asked)
             return self._read(reply.http_response.text)  # invalid bytes are replaced
         except openai.APIStatusError as error:
-            status = error.status_code
-            if status in FOR_ALL:
+            status, line = error.status_code, self._line(error)
+            final = status in FINAL or (status == 500 and TOO_LONG.search(line) is not None)
+            final = final or (status == 403 and FLAGGED.search(line) is not None)
+            if status in FOR_ALL and not final:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(self._line(error), final=status < 500 and status not in PASSING)
+            return Refused(line, final)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -216,7 +220,10 @@ class ServerTeacher:
         return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
 
     def _line(self, error: BaseException) -> str:
-        return self._shown(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, openai.APIStatusError) and " - " not in text:
+            text += f" - {error.response.text}"  # the client shows an error's message alone
+        return self._shown(text)
 
     def _shown(self, text: str) -> str:
         """A server's text in one line, without the key, which some servers repeat."""
