@@ -405,6 +405,25 @@ def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so():
         ask.ask_all(small(uri, teacher_batch=2))
 
 
+def test_a_proxy_in_the_environment_is_named_in_errors(monkeypatch):
+    with Faulty() as server:
+        params = small(f"openai:{server.url}#m", teacher_batch=2)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(store.Unanswered, match=r"NO_PROXY=127\.0\.0\.1"):
+            ask.ask_all(params)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        ask.ask_all(params)
+
+
+@pytest.mark.parametrize(("variable", "value"), [
+    ("SSL_CERT_FILE", "no.pem"), ("http_proxy", "no://x"),
+])  # fmt: skip
+def test_a_variable_that_names_nothing_usable_is_named(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=variable.upper()):
+        ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
+
+
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "OPENAI_API_KEY"), (402, "OPENAI_API_KEY"), (404, "model's name")]
 )

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import openai
 
@@ -39,7 +41,7 @@ THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  
 CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers call `length`
 BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
 FILTERED = {"content_filter", "safety", "recitation"}
-FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
+FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: "check HTTP_PROXY"}
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
     ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
@@ -76,9 +78,18 @@ class ServerTeacher:
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
         if not (self.key.isascii() and self.key.isprintable()):
             raise ParameterError("OPENAI_API_KEY: no key has such signs; copy it again")
-        self.client = openai.OpenAI(
-            base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
-        )
+        try:
+            self.client = openai.OpenAI(
+                base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
+            )
+        except Exception as error:  # a port that is a word, no such file, no package for SOCKS
+            raise ParameterError(
+                f"teachers: openai:{name}: {self._line(error)}; check this address and the "
+                "variables SSL_CERT_FILE, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+            ) from None
+        host = urlsplit(self.url)
+        proxied = {host.scheme, "all"} & set(getproxies()) and not proxy_bypass(host.hostname)
+        self.proxy = f"; a proxy is asked; without it: NO_PROXY={host.hostname}" if proxied else ""
         server = server or Server()
         if server.system and not self.chat:
             raise ParameterError(
@@ -171,7 +182,7 @@ class ServerTeacher:
             final = final or (status == 403 and FLAGGED.search(line) is not None)
             if status in FOR_ALL and not final:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(line, final)
+            return Refused(line + self.proxy * (status >= 500), final)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -179,7 +190,8 @@ class ServerTeacher:
             kind = next(k for k in REMEDIES if any(isinstance(cause, k) for cause in causes))
             if kind is ssl.SSLCertVerificationError:
                 raise self._hopeless(causes[-1], REMEDIES[kind]) from None
-            return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
+            reason = f"{self._line(causes[-1])}; {REMEDIES[kind]}{self.proxy}"
+            return Refused(reason, final=False)
         except (openai.OpenAIError, ValueError) as error:
             return Refused(self._line(error), final=False)
 
@@ -217,7 +229,8 @@ class ServerTeacher:
         return Completion(text.strip(), finish, tokens if known else None, thinking=thinking)
 
     def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
-        return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
+        text = f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}{self.proxy}"
+        return RuntimeError(text)
 
     def _line(self, error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
