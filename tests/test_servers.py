@@ -405,6 +405,19 @@ def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so():
         ask.ask_all(small(uri, teacher_batch=2))
 
 
+def test_what_is_under_way_when_the_credit_ends_is_stored_and_not_asked_again():
+    with Faulty() as server:
+        last = iter(range(12))
+        server.faults = lambda question, tries: 402 if next(last) == 5 else "slow"
+        params = small(f"openai:{server.url}#m")
+        with pytest.raises(RuntimeError, match="402"):
+            ask.ask_all(params)
+        assert len(stored(params)) == sum(server.tries.values()) - 1 >= 5
+        server.faults = lambda question, tries: None
+        ask.ask_all(params)
+        assert sorted(server.tries.values()) == [1] * 11 + [2]
+
+
 def test_a_proxy_in_the_environment_is_named_in_errors(monkeypatch):
     with Faulty() as server:
         params = small(f"openai:{server.url}#m", teacher_batch=2)

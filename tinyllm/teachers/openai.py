@@ -129,21 +129,27 @@ class ServerTeacher:
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
         """Complete prompts, `batch` requests at a time; each reply is given as it comes.
 
-        RuntimeError at once where the server would refuse every request (no such model, wrong key,
-        wrong certificate). The rest are not asked if `batch` questions in a row get no answer, or
-        if the first FIRST replies are final refusals.
+        RuntimeError, after the requests under way, where the server would refuse every one (no such
+        model, wrong key, wrong certificate). The rest are not asked if `batch` questions in a row
+        get no answer, or if the first FIRST replies are final refusals.
         """
         pool = ThreadPoolExecutor(self.batch)
         pairs = enumerate(zip(prompts, seeds or [0] * len(prompts), strict=True))
         futures = {pool.submit(self._ask, *pair): i for i, pair in pairs}
-        in_a_row, refused, answered = 0, 0, False
+        in_a_row, refused, answered, hopeless = 0, 0, False, None
         try:
             for future in as_completed(futures):
                 if future.cancelled():
                     reason = "not asked: the server stopped answering"
                     yield futures[future], Refused(reason, final=False)
                     continue
-                reply = future.result()
+                try:
+                    reply = future.result()
+                except RuntimeError as error:  # what is under way may still be answered, and paid
+                    hopeless = hopeless or error
+                    for other in futures:
+                        other.cancel()
+                    continue
                 yield futures[future], reply
                 answered = answered or isinstance(reply, Completion)
                 final = isinstance(reply, Refused) and reply.final
@@ -152,6 +158,8 @@ class ServerTeacher:
                 if in_a_row == max(self.batch, 3) or refused == max(self.batch, FIRST):
                     for other in futures:
                         other.cancel()
+            if hopeless:
+                raise hopeless
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
