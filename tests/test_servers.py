@@ -319,6 +319,9 @@ FINAL += [({"message": {"content": "", "refusal": "I cannot."}}, "I cannot.")]
 FINAL += [((403, '{"error": {"message": "your input was flagged"}}'), "flagged")]
 FINAL += [((500, '{"error": {"message": "Context size exceeded"}}'), "Context size")]
 FINAL += [((400, '{"error": "no model"}'), "no model"), ((422, '{"detail": "seed?"}'), "seed?")]
+WANTS = "max_tokens is not supported. Use 'max_completion_tokens' instead."
+FINAL += [((400, json.dumps({"error": WANTS})), "limit: max_completion_tokens")]
+FINAL += [((400, '{"error": "temperature does not support 0"}'), "temperature: null")]
 FINAL += [({"finish_reason": "MAX_TOKENS", "message": {"content": ""}}, "raise max_new_tokens")]
 FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 

@@ -42,6 +42,12 @@ CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers c
 BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
 FILTERED = {"content_filter", "safety", "recitation"}
 FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: "check HTTP_PROXY"}
+SETTINGS = {  # by what a server says that it does not take: what to set in the parameter `servers`
+    "max_completion_tokens' instead": "limit: max_completion_tokens",
+    "temperature": "temperature: null",
+    "seed": "temperature, to what it takes: then no seed is sent",
+}
+NOT_TAKEN = re.compile(r"(?i)support|unknown|unrecogni[sz]ed|permitted|unexpected")
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
     ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
@@ -190,7 +196,11 @@ class ServerTeacher:
             final = final or (status == 403 and FLAGGED.search(line) is not None)
             if status in FOR_ALL and not final:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(line + self.proxy * (status >= 500), final)
+            line += self.proxy * (status >= 500)
+            if status in (400, 422) and NOT_TAKEN.search(line):
+                named = [name for name in SETTINGS if name in line]
+                line += "".join(f"; set in servers {SETTINGS[name]}" for name in named[:1])
+            return Refused(line, final)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
