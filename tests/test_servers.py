@@ -67,6 +67,9 @@ BODIES = {
     "empty": ("application/json", '{"id": "1", "choices": []}'),
     "html": ("text/html", "<html>busy</html>"),
     "stream": ("text/event-stream", "data: {}\n\n"),
+    "null": ("application/json", '{"choices": [null], "usage": "none"}'),
+    "error": ("application/json", '{"error": {"message": "no provider"}}'),
+    "bytes": ("application/json", '{"choices": [{"message": {"content": "a \udcff."}}]}'),
 }
 
 
@@ -105,7 +108,9 @@ class Reply(BaseHTTPRequestHandler):
         reply["choices"] = [choice]
         status, text, headers = 200, json.dumps(reply), {"Content-Type": "application/json"}
         fault = server.faults(question, server.tries[question])
-        if isinstance(fault, int):
+        if isinstance(fault, tuple):
+            status, text = fault
+        elif isinstance(fault, int):
             status, text = fault, json.dumps({"error": {"message": f"fault {self.headers}"}})
         elif isinstance(fault, dict):  # of the choice
             message = choice["message"] | fault.get("message", {})
@@ -118,11 +123,12 @@ class Reply(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text.encode())))
+        text = text.encode(errors="surrogateescape")
+        self.send_header("Content-Length", str(len(text)))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(text)
 
     def log_message(self, *_):
         pass
@@ -149,7 +155,13 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(monkeypatch, fault):
     assert all(r.text == f"OK {hash_of(r.prompt)}." for r in records(params))
 
 
-@pytest.mark.parametrize("fault", [500, "half", "empty", "html", "stream"])
+BROKEN = {"finish_reason": "error", "message": {"content": "So it"}}
+
+
+LASTING = [500, 498, 499, "half", "empty", "html", "stream", "null", "error", BROKEN]
+
+
+@pytest.mark.parametrize("fault", LASTING)
 def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
     with Faulty(some(0.34, fault)) as server:
         params = small(f"openai:{server.url}#m")
@@ -157,6 +169,9 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
             ask.ask_all(params)
         missing = 12 - len(stored(params))
         assert 0 < missing < 12 and f"{missing} of 12" in str(error.value)
+        assert BODIES.get(str(fault), " ")[-1].strip()[:20] in str(error.value), (
+            "what the server said"
+        )
         server.faults = lambda question, tries: None
         server.tries.clear()
         ask.ask_all(params)
@@ -197,6 +212,10 @@ THINKING = {
     "parts": {"content": [{"type": "thinking", "thinking": "Hm."}, TEXT]},
     "nested": {"content": [{"type": "thinking", "thinking": [TEXT | {"text": "Hm."}]}, TEXT]},
     "reasoning part": {"content": [{"type": "reasoning", "text": "Hm."}, TEXT]},
+    "part of another name": {"content": [{"type": "reasoning_text", "text": "Hm."}, TEXT]},
+    "field of parts": {"content": "OK.", "reasoning": {"content": [TEXT | {"text": "Hm."}]}},
+    "details": {"content": TEXT, "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
+    "twice": {"content": "OK.", "reasoning": "Hm.", "thinking": "Hm."},
     "no thinking": {"content": [TEXT, {"type": "image_url", "image_url": {"url": "x"}}, 7, {}]},
 }
 
@@ -212,12 +231,27 @@ def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_a
         assert set(learned.values()) == {text}
 
 
+OSS = "<|channel|>"
+
+
 @pytest.mark.parametrize(("text", "prompt", "parts"), [
     ("Sure!\n<think>because dogs (cut", "", ("because dogs (cut", "Sure!")),
     ("<think>a</think> b <think>c (cut", "", ("a\nc (cut", "b")),
     ("<Think type='x'>a</THINK> b", "", ("a", "b")), ("[THINK]a[/THINK]b", "", ("a", "b")),
     ("a (cut", "Question\n<think>\n", ("a (cut", "")),
     ("I think so, [thought] it <b>.", "", ("", "I think so, [thought] it <b>.")),
+    ("<think>a <think>b</think> c</think>d", "", ("a\nb\nc", "d")),
+    ("a</think>b</think>c <think>e</think>d", "", ("a\nb\ne", "c d")),
+    ("<think>a</thinking>b", "", ("a", "b")), ("<seed:think>a</seed:think >b", "", ("a", "b")),
+    ("◁think▷a◁/think▷b", "", ("a", "b")), ("a◁/think▷b", "", ("a", "b")),
+    ("<|START_THINKING|>a<|END_THINKING|>b", "", ("a", "b")),
+    (f"{OSS}analysis<|message|>a<|end|><|start|>assistant{OSS}final<|message|>b", "", ("a", "b")),
+    (f"{OSS}analysis<|message|>a (cut", "", ("a (cut", "")),
+    ("<|im_start|>assistant\n<think>a</think>b<|im_end|>\nuser\nMore?", "", ("a", "b")),
+    ("<s>b</s></s>", "", ("", "b")), ("b<｜end▁of▁sentence｜>", "", ("", "b")),
+    ("<start_of_turn>model\nb<end_of_turn>", "", ("", "b")),
+    ("a <s>b</s> c", "", ("", "a <s>b</s> c")),
+    ("analysisA.assistantfinalb", "", ("A.", "b")), ("analysis of a", "", ("", "analysis of a")),
 ])  # fmt: skip
 def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, parts):
     assert base.apart(text, prompt) == parts
@@ -283,7 +317,16 @@ def test_a_servers_context_must_hold_prompt_and_completion():
 LENGTH = {"finish_reason": "length", "message": {"content": None, "reasoning_content": "Hm."}}
 CUT = {"finish_reason": "length", "message": {"content": "<think>Hm."}}
 REFUSAL = {"message": {"content": None, "refusal": "I cannot."}}
-FINAL = [(400, "BadRequestError"), (REFUSAL, "I cannot.")]
+FILTER = {"finish_reason": "content_filter", "message": {"content": "So it"}}
+FINAL = [(400, "BadRequestError"), (REFUSAL, "I cannot."), (FILTER, "content_filter")]
+FINAL += [({"message": {"content": "", "refusal": "I cannot."}}, "I cannot.")]
+FINAL += [((403, '{"error": {"message": "your input was flagged"}}'), "flagged")]
+FINAL += [((500, '{"error": {"message": "Context size exceeded"}}'), "Context size")]
+FINAL += [((400, '{"error": "no model"}'), "no model"), ((422, '{"detail": "seed?"}'), "seed?")]
+WANTS = "max_tokens is not supported. Use 'max_completion_tokens' instead."
+FINAL += [((400, json.dumps({"error": WANTS})), "limit: max_completion_tokens")]
+FINAL += [((400, '{"error": "temperature does not support 0"}'), "temperature: null")]
+FINAL += [({"finish_reason": "MAX_TOKENS", "message": {"content": ""}}, "raise max_new_tokens")]
 FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 
 
@@ -295,7 +338,8 @@ def test_a_final_refusal_is_recorded_and_asked_once(fault, reason):
         prompts = [request.prompt for request in ask.jobs(params)[0].requests(teacher)]
         server.faults = lambda question, tries: fault if question == prompts[5] else None
         ask.ask_all(params)
-        assert set(server.tries.values()) == {1}, "no retry of what is final"
+        again = fault[0] == 500 if isinstance(fault, tuple) else False
+        assert set(server.tries.values()) == {1, 3 if again else 1}, "no retry of what is final"
     [refused] = [record for record in records(params) if record.refused]
     assert reason in refused.refused and refused.text is None and refused.prompt == prompts[5]
     assert refused.thinking == ("Hm." if fault in (LENGTH, CUT) else "")
@@ -311,10 +355,13 @@ def test_a_server_that_refuses_everything_is_left_soon_and_nothing_is_believed()
         assert sum(server.tries.values()) < 400 and stored(params) == []
 
 
-def test_invalid_text_is_replaced_and_noted():
-    message = {"content": "half \ud83d a pair, whole \ud83d\ude00"}
-    params, _ = asked(lambda question, tries: {"message": message})
-    assert {record.text for record in records(params)} == {"half \ufffd a pair, whole 😀"}
+@pytest.mark.parametrize(("fault", "text"), [
+    ({"message": {"content": "half \ud83d, whole \ud83d\ude00"}}, "half \ufffd, whole 😀"),
+    ("bytes", "a \ufffd."),
+])  # fmt: skip
+def test_invalid_text_is_replaced_and_noted(fault, text):
+    params, _ = asked(lambda question, tries: fault)
+    assert {record.text for record in records(params)} == {text}
     folder = ask.Job(params, params.teachers[0]).file.parent
     assert len(runs.read_manifest(folder)["facts"]["invalid_text"]) == 12
 
@@ -365,6 +412,38 @@ def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so():
         ask.ask_all(small(uri, teacher_batch=2))
 
 
+def test_what_is_under_way_when_the_credit_ends_is_stored_and_not_asked_again():
+    with Faulty() as server:
+        last = iter(range(12))
+        server.faults = lambda question, tries: 402 if next(last) == 5 else "slow"
+        params = small(f"openai:{server.url}#m")
+        with pytest.raises(RuntimeError, match="402"):
+            ask.ask_all(params)
+        assert len(stored(params)) == sum(server.tries.values()) - 1 >= 5
+        server.faults = lambda question, tries: None
+        ask.ask_all(params)
+        assert sorted(server.tries.values()) == [1] * 11 + [2]
+
+
+def test_a_proxy_in_the_environment_is_named_in_errors(monkeypatch):
+    with Faulty() as server:
+        params = small(f"openai:{server.url}#m", teacher_batch=2)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(store.Unanswered, match=r"NO_PROXY=127\.0\.0\.1"):
+            ask.ask_all(params)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        ask.ask_all(params)
+
+
+@pytest.mark.parametrize(("variable", "value"), [
+    ("SSL_CERT_FILE", "no.pem"), ("http_proxy", "no://x"),
+])  # fmt: skip
+def test_a_variable_that_names_nothing_usable_is_named(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=variable.upper()):
+        ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
+
+
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "OPENAI_API_KEY"), (402, "OPENAI_API_KEY"), (404, "model's name")]
 )
@@ -375,9 +454,17 @@ def test_a_refusal_of_all_requests_ends_at_once_with_the_remedy(status, remedy):
         assert max(server.tries.values()) == 1
 
 
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\nsk-other"])
+def test_a_key_that_none_can_be_is_refused_and_not_repeated(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
+        ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
+    assert "secret" not in str(error.value)
+
+
 def test_the_key_is_sent_and_is_in_no_file_and_no_message(monkeypatch, tmp_path):
     key = "sk-secret-0123456789"
-    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("OPENAI_API_KEY", f"{key}\n")  # as a file has it
     with Faulty(some(0.34, 400)) as server:  # its message repeats the headers
         params = small(f"openai:{server.url}#m")
         with pytest.raises(store.TooManyRefused) as refused:

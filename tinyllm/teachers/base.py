@@ -40,28 +40,46 @@ class Refused:
     thinking: str = ""
 
 
-_TAGS = "think|thinking|thought|reasoning"
-_BLOCK = re.compile(rf"(?is)<({_TAGS})\b[^>]*>(.*?)</\1>|\[think\](.*?)\[/think\]")
-_OPENED = re.compile(rf"(?i)<(?:{_TAGS})\b[^>]*>|\[think\]")
-_CLOSED = re.compile(rf"(?i)</(?:{_TAGS})>|\[/think\]")
+_NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)"
+_CHANNEL = r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>"  # gpt-oss
+_OPENS = (  # [THINK]: Mistral's; ◁think▷: Kimi's; START_THINKING: Cohere's
+    rf"<{_NAMES}\b[^>]*>|\[think\]|◁think▷|<\|start_thinking\|>|<\|begin_of_thought\|>"
+    rf"|{_CHANNEL}(?:analysis|commentary)<\|message\|>"
+    r"|(?-i:\Aanalysis(?=[A-Z]))"  # gpt-oss on a server that leaves special tokens out
+)
+_CLOSES = (
+    rf"</{_NAMES}\s*>|\[/think\]|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>"
+    rf"|{_CHANNEL}final<\|message\|>|assistantfinal"
+)
+_TAG = re.compile(rf"(?i)({_OPENS})|({_CLOSES})")
+_SPECIAL = (  # tokens of a template; a strange server leaves them in its text
+    r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|\[/?INST\]|\A<s>|(?:</s>\s*)+\Z"
+)
+_FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 
 
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
-    """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none.
+    """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none, and
+    no special token in the answer.
 
-    A block that never closes was cut off: what follows is thinking. prompt: as rendered; a chat
-        template may have opened the block, and on a server that is not seen: a text that only
-        closes one began with thinking.
+    A block that never closes was cut off: what follows is thinking. What precedes an end without a
+        beginning is thinking too: a chat template may have opened the block, which a server does
+        not show. prompt: as rendered, where that is known.
     """
-    opened = [tag[0] for tag in _OPENED.finditer(prompt) if prompt.rstrip().endswith(tag[0])]
-    text = "".join(opened[-1:]) + text
-    if not _OPENED.search(text):
-        *thinking, answer = _CLOSED.split(text, maxsplit=1)
-    else:
-        thinking = [block[2] or block[3] or "" for block in _BLOCK.finditer(text)]
-        answer, *cut = _OPENED.split(_BLOCK.sub("", text), maxsplit=1)
-        thinking += cut
-    return "\n".join(part.strip() for part in thinking).strip(), answer.strip()
+    tags = list(_TAG.finditer(prompt.rstrip()))
+    inside = bool(tags and tags[-1][1] and tags[-1].end() == len(prompt.rstrip()))
+    thinking, answer = [], []
+    text, *rest = _TAG.split(text)
+    (thinking if inside else answer).append(text)
+    for opens, text in zip(rest[::3], rest[2::3], strict=True):
+        if not opens and not inside:
+            thinking, answer = thinking + answer, []
+        inside = bool(opens)
+        (thinking if inside else answer).append(text)
+    whole = "".join(answer).strip()
+    first = _FIRST.match(whole)
+    own = re.split(_SPECIAL, whole[first.end() if first else 0 :])[0]  # then another turn begins
+    return "\n".join(filter(None, map(str.strip, thinking))), own.strip()
 
 
 def only_thinking(thinking: str, finish: str, limit: int) -> Refused:

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import openai
 
@@ -32,9 +34,21 @@ from tinyllm.teachers.quality import INVENTED
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
 FIRST = 20  # questions refused before any answer, after which the others are not asked
-PASSING = {408, 409, 425, 429}
+FINAL = {400, 413, 414, 422, 431, 451}  # a refusal of this question; others may pass
+FLAGGED = re.compile(r"(?i)flagged|moderation")  # status 403 of OpenRouter, for one question
+TOO_LONG = re.compile(r"(?i)context|too (long|large)")  # status 500 of llama.cpp, likewise
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
-FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS}  # no question fares better
+THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # the first counts
+CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers call `length`
+BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
+FILTERED = {"content_filter", "safety", "recitation"}
+FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: "check HTTP_PROXY"}
+SETTINGS = {  # by what a server says that it does not take: what to set in the parameter `servers`
+    "max_completion_tokens' instead": "limit: max_completion_tokens",
+    "temperature": "temperature: null",
+    "seed": "temperature, to what it takes: then no seed is sent",
+}
+NOT_TAKEN = re.compile(r"(?i)support|unknown|unrecogni[sz]ed|permitted|unexpected")
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
     ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
@@ -68,10 +82,21 @@ class ServerTeacher:
         url, _, self.model = name.partition("#")
         self.chat = not re.search(r"(?<!/chat)/completions/?$", url)
         self.url = re.sub(r"(/chat)?/completions/?$", "", url)
-        self.key = os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = openai.OpenAI(
-            base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
-        )
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ParameterError("OPENAI_API_KEY: no key has such signs; copy it again")
+        try:
+            self.client = openai.OpenAI(
+                base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
+            )
+        except Exception as error:  # a port that is a word, no such file, no package for SOCKS
+            raise ParameterError(
+                f"teachers: openai:{name}: {self._line(error)}; check this address and the "
+                "variables SSL_CERT_FILE, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+            ) from None
+        host = urlsplit(self.url)
+        proxied = {host.scheme, "all"} & set(getproxies()) and not proxy_bypass(host.hostname)
+        self.proxy = f"; a proxy is asked; without it: NO_PROXY={host.hostname}" if proxied else ""
         server = server or Server()
         if server.system and not self.chat:
             raise ParameterError(
@@ -111,21 +136,27 @@ class ServerTeacher:
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
         """Complete prompts, `batch` requests at a time; each reply is given as it comes.
 
-        RuntimeError at once where the server would refuse every request (no such model, wrong key,
-        wrong certificate). The rest are not asked if `batch` questions in a row get no answer, or
-        if the first FIRST replies are final refusals.
+        RuntimeError, after the requests under way, where the server would refuse every one (no such
+        model, wrong key, wrong certificate). The rest are not asked if `batch` questions in a row
+        get no answer, or if the first FIRST replies are final refusals.
         """
         pool = ThreadPoolExecutor(self.batch)
         pairs = enumerate(zip(prompts, seeds or [0] * len(prompts), strict=True))
         futures = {pool.submit(self._ask, *pair): i for i, pair in pairs}
-        in_a_row, refused, answered = 0, 0, False
+        in_a_row, refused, answered, hopeless = 0, 0, False, None
         try:
             for future in as_completed(futures):
                 if future.cancelled():
                     reason = "not asked: the server stopped answering"
                     yield futures[future], Refused(reason, final=False)
                     continue
-                reply = future.result()
+                try:
+                    reply = future.result()
+                except RuntimeError as error:  # what is under way may still be answered, and paid
+                    hopeless = hopeless or error
+                    for other in futures:
+                        other.cancel()
+                    continue
                 yield futures[future], reply
                 answered = answered or isinstance(reply, Completion)
                 final = isinstance(reply, Refused) and reply.final
@@ -134,6 +165,8 @@ class ServerTeacher:
                 if in_a_row == max(self.batch, 3) or refused == max(self.batch, FIRST):
                     for other in futures:
                         other.cancel()
+            if hopeless:
+                raise hopeless
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -150,20 +183,27 @@ class ServerTeacher:
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:
-        create, asked = self.client.completions.create, {"prompt": prompt}
+        calls, asked = self.client.completions, {"prompt": prompt}
         if self.chat:
-            create = self.client.chat.completions.create
+            calls = self.client.chat.completions
             messages = [("system", self.settings.get("system")), ("user", prompt)]
             asked = {"messages": [{"role": r, "content": text} for r, text in messages if text]}
         asked |= {name: value for name, value in self.settings.items() if name != "system"}
         asked |= {"seed": seed} if self.seeded else {}
         try:
-            return self._read(create(model=self.model, **asked))
+            reply = calls.with_raw_response.create(model=self.model, **asked)
+            return self._read(reply.http_response.text)  # invalid bytes are replaced
         except openai.APIStatusError as error:
-            status = error.status_code
-            if status in FOR_ALL:
+            status, line = error.status_code, self._line(error)
+            final = status in FINAL or (status == 500 and TOO_LONG.search(line) is not None)
+            final = final or (status == 403 and FLAGGED.search(line) is not None)
+            if status in FOR_ALL and not final:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(self._line(error), final=status < 500 and status not in PASSING)
+            line += self.proxy * (status >= 500)
+            if status in (400, 422) and NOT_TAKEN.search(line):
+                named = [name for name in SETTINGS if name in line]
+                line += "".join(f"; set in servers {SETTINGS[name]}" for name in named[:1])
+            return Refused(line, final)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -171,56 +211,86 @@ class ServerTeacher:
             kind = next(k for k in REMEDIES if any(isinstance(cause, k) for cause in causes))
             if kind is ssl.SSLCertVerificationError:
                 raise self._hopeless(causes[-1], REMEDIES[kind]) from None
-            return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
-        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            reason = f"{self._line(causes[-1])}; {REMEDIES[kind]}{self.proxy}"
+            return Refused(reason, final=False)
+        except (openai.OpenAIError, ValueError) as error:
             return Refused(self._line(error), final=False)
 
-    def _read(self, reply: Any) -> Completion | Refused:
-        """A reply as a completion; servers leave out much, and the client does not check them."""
-        choices = getattr(reply, "choices", None)
-        if not choices:
-            return Refused(f"the reply is no completion: {str(reply)[:100]!r}", final=False)
-        finish = choices[0].finish_reason or "stop"
-        message = getattr(choices[0], "message", None) if self.chat else choices[0]
-        text, thinking = _texts(getattr(message, "content" if self.chat else "text", None))
-        fields = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+    def _read(self, body: str) -> Completion | Refused:
+        """A reply as a completion; servers leave out much, and send what is none."""
+        try:
+            reply = json.loads(body.removeprefix("\ufeff"))
+        except (ValueError, RecursionError):
+            reply = None
+        choice = _at(reply, "choices", 0)
+        if not isinstance(choice, dict):
+            return Refused(f"the reply is no completion: {self._shown(body)!r}", final=False)
+        finish = str(choice.get("finish_reason") or "stop").lower()
+        finish = "length" if finish in CUT else finish
+        if finish in BROKEN or choice.get("error"):
+            cause = self._shown(str(choice.get("error") or "it stopped within the text"))
+            return Refused(f"finish reason {finish!r}: {cause}", final=False)
+        message = _at(choice, "message") if self.chat else choice
+        text, thinking = _texts(_at(message, "content" if self.chat else "text"))
+        fields = ["".join(filter(None, _texts(_at(message, name)))) for name in THINKING]
         inside, text = apart(text) if isinstance(text, str) else ("", text)
-        fields = [field for field in (*fields, thinking, inside) if isinstance(field, str)]
+        fields = [*next(map(apart, filter(None, fields)), ()), thinking, inside]
         thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
         if not text and thinking:
             return only_thinking(thinking, finish, self.max_new_tokens)
         if not text and finish == "length":
             reason = f"no text within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
             return Refused(reason, True)
-        if not isinstance(text, str):
-            refusal = getattr(message, "refusal", None) or "no text"
+        refusal = _at(message, "refusal")
+        if not isinstance(text, str) or finish in FILTERED or (refusal and not text):
+            refusal = refusal or ("only a part of a text" if text else "no text")
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
-        usage = getattr(reply, "usage", None)
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else None
-        return Completion(text.strip(), finish, tokens, thinking=thinking)
+        tokens = tuple(_at(reply, "usage", f"{name}_tokens") for name in ("prompt", "completion"))
+        known = all(isinstance(count, int) for count in tokens)
+        return Completion(text.strip(), finish, tokens if known else None, thinking=thinking)
 
     def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
-        return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
+        text = f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}{self.proxy}"
+        return RuntimeError(text)
 
     def _line(self, error: BaseException) -> str:
-        """An error in one line, without the key, which some servers repeat."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, openai.APIStatusError) and " - " not in text:
+            text += f" - {error.response.text}"  # the client shows an error's message alone
+        return self._shown(text)
+
+    def _shown(self, text: str) -> str:
+        """A server's text in one line, without the key, which some servers repeat."""
+        text = " ".join(text.split())
         return (text.replace(self.key, "***") if self.key != "none" else text)[:300]
 
 
+def _at(value: Any, *path: str | int) -> Any:
+    """What JSON holds at a path; None where it holds nothing there."""
+    for name in path:
+        try:
+            value = value[name]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
 def _texts(content: Any) -> tuple[str | None, str]:
-    """Text and thinking of a message's content, which some servers send as a list of parts."""
+    """Text and thinking of a message's content, which some servers send as (a list of) parts."""
+    if isinstance(content, dict):
+        content = [content]
     if not isinstance(content, list):
         return (content if isinstance(content, str) else None), ""
     text, thinking = [], []
     for part in content:
         kind, inner = "text", part
         if isinstance(part, dict):
-            kind = part.get("type") or "text"
-            inner = part.get("text") or part.get(kind) or part.get("summary")
+            kind = str(part.get("type") or "text")
+            inner = (part.get(name) for name in ("text", kind, "summary", "content"))
+            inner = next(filter(None, inner), None)
         inner, deeper = _texts(inner)
         if kind in ("text", "output_text"):
             text.append(inner or "")
-        elif kind in ("thinking", "reasoning", "summary_text"):
+        elif kind.startswith(("thinking", "reasoning", "summary_text")):
             thinking.append(inner or deeper)
     return "".join(text) or None, "".join(thinking)
