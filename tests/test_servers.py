@@ -323,9 +323,6 @@ FINAL += [({"message": {"content": "", "refusal": "I cannot."}}, "I cannot.")]
 FINAL += [((403, '{"error": {"message": "your input was flagged"}}'), "flagged")]
 FINAL += [((500, '{"error": {"message": "Context size exceeded"}}'), "Context size")]
 FINAL += [((400, '{"error": "no model"}'), "no model"), ((422, '{"detail": "seed?"}'), "seed?")]
-WANTS = "max_tokens is not supported. Use 'max_completion_tokens' instead."
-FINAL += [((400, json.dumps({"error": WANTS})), "limit: max_completion_tokens")]
-FINAL += [((400, '{"error": "temperature does not support 0"}'), "temperature: null")]
 FINAL += [({"finish_reason": "MAX_TOKENS", "message": {"content": ""}}, "raise max_new_tokens")]
 FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 
@@ -429,7 +426,7 @@ def test_a_proxy_in_the_environment_is_named_in_errors(monkeypatch):
     with Faulty() as server:
         params = small(f"openai:{server.url}#m", teacher_batch=2)
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-        with pytest.raises(store.Unanswered, match=r"NO_PROXY=127\.0\.0\.1"):
+        with pytest.raises(store.Unanswered, match="NO_PROXY"):
             ask.ask_all(params)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         ask.ask_all(params)

@@ -82,6 +82,27 @@ def apart(text: str, prompt: str = "") -> tuple[str, str]:
     return "\n".join(filter(None, map(str.strip, thinking))), own.strip()
 
 
+def texts(content: Any) -> tuple[str | None, str]:
+    """Text and thinking of a message's content, which some servers send as (a list of) parts."""
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list):
+        return (content if isinstance(content, str) else None), ""
+    text, thinking = [], []
+    for part in content:
+        kind, inner = "text", part
+        if isinstance(part, dict):
+            kind = str(part.get("type") or "text")
+            inner = (part.get(name) for name in ("text", kind, "summary", "content"))
+            inner = next(filter(None, inner), None)
+        inner, deeper = texts(inner)
+        if kind in ("text", "output_text"):
+            text.append(inner or "")
+        elif kind.startswith(("thinking", "reasoning", "summary_text")):
+            thinking.append(inner or deeper)
+    return "".join(text) or None, "".join(thinking)
+
+
 def only_thinking(thinking: str, finish: str, limit: int) -> Refused:
     """The refusal of a reply that has thinking and no answer, with the remedy."""
     cut = finish == "length"

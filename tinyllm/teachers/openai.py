@@ -21,14 +21,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import openai
 
 from tinyllm.arms import Server
 from tinyllm.params import ParameterError
-from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking
+from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking, texts
 from tinyllm.teachers.quality import INVENTED
 
 TIMEOUT = 300.0  # seconds that a request may take
@@ -37,22 +35,17 @@ FIRST = 20  # questions refused before any answer, after which the others are no
 FINAL = {400, 413, 414, 422, 431, 451}  # a refusal of this question; others may pass
 FLAGGED = re.compile(r"(?i)flagged|moderation")  # status 403 of OpenRouter, for one question
 TOO_LONG = re.compile(r"(?i)context|too (long|large)")  # status 500 of llama.cpp, likewise
+PROXY = "If HTTP_PROXY is set, NO_PROXY must name a local host"
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
 THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # the first counts
 CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers call `length`
 BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
 FILTERED = {"content_filter", "safety", "recitation"}
-FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: "check HTTP_PROXY"}
-SETTINGS = {  # by what a server says that it does not take: what to set in the parameter `servers`
-    "max_completion_tokens' instead": "limit: max_completion_tokens",
-    "temperature": "temperature: null",
-    "seed": "temperature, to what it takes: then no seed is sent",
-}
-NOT_TAKEN = re.compile(r"(?i)support|unknown|unrecogni[sz]ed|permitted|unexpected")
+FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: PROXY}
 REMEDIES = {  # of a connection error: the first kind that is among its causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
     ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
-    ConnectionRefusedError: "is the server running, on this port?",
+    ConnectionRefusedError: f"is the server running, on this port? {PROXY}",
     socket.gaierror: "no such host: check the address",
     openai.APITimeoutError: f"no reply in {TIMEOUT:.0f} s: lower teacher_batch",
     Exception: "the server hung up; if it speaks https, write https:// in the URI",
@@ -94,9 +87,6 @@ class ServerTeacher:
                 f"teachers: openai:{name}: {self._line(error)}; check this address and the "
                 "variables SSL_CERT_FILE, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
             ) from None
-        host = urlsplit(self.url)
-        proxied = {host.scheme, "all"} & set(getproxies()) and not proxy_bypass(host.hostname)
-        self.proxy = f"; a proxy is asked; without it: NO_PROXY={host.hostname}" if proxied else ""
         server = server or Server()
         if server.system and not self.chat:
             raise ParameterError(
@@ -199,10 +189,6 @@ class ServerTeacher:
             final = final or (status == 403 and FLAGGED.search(line) is not None)
             if status in FOR_ALL and not final:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            line += self.proxy * (status >= 500)
-            if status in (400, 422) and NOT_TAKEN.search(line):
-                named = [name for name in SETTINGS if name in line]
-                line += "".join(f"; set in servers {SETTINGS[name]}" for name in named[:1])
             return Refused(line, final)
         except openai.APIConnectionError as error:
             causes = [error]
@@ -211,8 +197,7 @@ class ServerTeacher:
             kind = next(k for k in REMEDIES if any(isinstance(cause, k) for cause in causes))
             if kind is ssl.SSLCertVerificationError:
                 raise self._hopeless(causes[-1], REMEDIES[kind]) from None
-            reason = f"{self._line(causes[-1])}; {REMEDIES[kind]}{self.proxy}"
-            return Refused(reason, final=False)
+            return Refused(f"{self._line(causes[-1])}; {REMEDIES[kind]}", final=False)
         except (openai.OpenAIError, ValueError) as error:
             return Refused(self._line(error), final=False)
 
@@ -231,8 +216,8 @@ class ServerTeacher:
             cause = self._shown(str(choice.get("error") or "it stopped within the text"))
             return Refused(f"finish reason {finish!r}: {cause}", final=False)
         message = _at(choice, "message") if self.chat else choice
-        text, thinking = _texts(_at(message, "content" if self.chat else "text"))
-        fields = ["".join(filter(None, _texts(_at(message, name)))) for name in THINKING]
+        text, thinking = texts(_at(message, "content" if self.chat else "text"))
+        fields = ["".join(filter(None, texts(_at(message, name)))) for name in THINKING]
         inside, text = apart(text) if isinstance(text, str) else ("", text)
         fields = [*next(map(apart, filter(None, fields)), ()), thinking, inside]
         thinking = "\n".join(dict.fromkeys(field.strip() for field in fields if field.strip()))
@@ -250,8 +235,7 @@ class ServerTeacher:
         return Completion(text.strip(), finish, tokens if known else None, thinking=thinking)
 
     def _hopeless(self, error: BaseException, remedy: str) -> RuntimeError:
-        text = f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}{self.proxy}"
-        return RuntimeError(text)
+        return RuntimeError(f"openai:{self.url}#{self.model}: {self._line(error)}; {remedy}")
 
     def _line(self, error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
@@ -273,24 +257,3 @@ def _at(value: Any, *path: str | int) -> Any:
         except (LookupError, TypeError):
             return None
     return value
-
-
-def _texts(content: Any) -> tuple[str | None, str]:
-    """Text and thinking of a message's content, which some servers send as (a list of) parts."""
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list):
-        return (content if isinstance(content, str) else None), ""
-    text, thinking = [], []
-    for part in content:
-        kind, inner = "text", part
-        if isinstance(part, dict):
-            kind = str(part.get("type") or "text")
-            inner = (part.get(name) for name in ("text", kind, "summary", "content"))
-            inner = next(filter(None, inner), None)
-        inner, deeper = _texts(inner)
-        if kind in ("text", "output_text"):
-            text.append(inner or "")
-        elif kind.startswith(("thinking", "reasoning", "summary_text")):
-            thinking.append(inner or deeper)
-    return "".join(text) or None, "".join(thinking)
