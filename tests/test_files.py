@@ -66,7 +66,7 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected named values"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
-        ("m.json", b'{"question": {"0": "q"}}', "one object alone; expected an array"),  # of pandas
+        ("m.json", b'{"question": {"0": "q"}}', "no question: expected a column"),  # of pandas
         ("m.json", b'{\n"data": []\n}', "line 1 cannot.*; expected an array of objects"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
@@ -207,7 +207,6 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
     [
         ({"answer": "steam"}, "'steam' is neither"),
         ({"answer": 2}, "letters in all rows, if the file counts from 1"),
-        ({"Answer ": "ice"}, "two columns are read as 'answer'"),
         ({"options": ["fire"]}, r"1 option\(s\)"),
         ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),
         ({"options": ["fire", "fire "]}, "two options are equal"),
@@ -225,6 +224,12 @@ def test_a_bad_row_is_named_with_file_line_and_reason(tmp_path, change, reason):
     good = {**GOOD, "split": "train"}
     path = write(tmp_path / "mine.jsonl", [good, {**good, **change}])
     with pytest.raises(DataError, match=rf"1 bad row[^\n]*\n[^\n]*{path}, line 2: .*{reason}"):
+        files.questions(path, 0)
+
+
+def test_two_columns_that_are_read_as_one_are_refused(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [GOOD | {"Answer ": "ice"}])
+    with pytest.raises(DataError, match="two columns are read as 'answer'"):
         files.questions(path, 0)
 
 

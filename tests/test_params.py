@@ -52,7 +52,7 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         ({"teachers": ["openai:host/v1"]}, ["teachers", "openai:URL#MODEL"]),
         ({"batch_size": True}, ["batch_size", "True"]),
         ({"study": "../up"}, ["study", "'../up'"]),
-        ({"study": "my study"}, ["study", "'my study'", "letters a-z, digits, . _ + -"]),
+        ({"study": "my study"}, ["study", "'my study'", "A-Za-z0-9"]),
         ({"seeds": [2**32]}, ["seeds", "4294967296", "less than"]),
         ({"source": "release"}, ["teachers", "micro", "'release'"]),
         ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
@@ -82,7 +82,7 @@ def test_errors_of_a_parameter_file_name_it(tmp_path):
     with pytest.raises(ParameterError, match=r"study.yaml: lr: is there twice"):
         Params.from_yaml(file)
     file.write_bytes(b"lr: 0.1 # \xfc\n")
-    with pytest.raises(ParameterError, match=r"study.yaml: save it as UTF-8"):
+    with pytest.raises(ParameterError, match=r"study.yaml: .*utf-8"):
         Params.from_yaml(file)
     with pytest.raises(ParameterError, match=str(tmp_path / "absent.yaml")):
         Params.from_yaml(tmp_path / "absent.yaml")

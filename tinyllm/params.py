@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -182,7 +181,7 @@ class Params(BaseModel):
 
         Every plain value counts, so that a misspelt name which papermill injected is an error too.
         """
-        plain = (bool, int, float, str, list, dict, types.NoneType)
+        plain = (bool, int, float, str, list, dict, type(None))
         values = {
             name: value
             for name, value in namespace.items()
@@ -201,13 +200,7 @@ class Params(BaseModel):
         folder.
         """
         file = Path(file)
-        try:
-            values = read_yaml(file) or {}
-        except FileNotFoundError:
-            raise ParameterError(f"no parameter file {file.absolute()}") from None
-        if not isinstance(values, dict):
-            raise ParameterError(f"{file}: expected lines `parameter: value`")
-        values = {str(name): value for name, value in values.items()} | changes
+        values = {str(name): value for name, value in read_yaml(file).items()} | changes
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
             path = Path(path).expanduser()
@@ -230,17 +223,19 @@ class Params(BaseModel):
         return {name: plain[name] for name in names}
 
 
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file; ParameterError where it is no UTF-8 or names a key twice."""
+def read_yaml(file: Path) -> dict:
+    """The content of a YAML file; ParameterError if it cannot be read or names a key twice."""
     try:
         text = file.read_text(encoding="utf-8")
-    except UnicodeError as error:
-        raise ParameterError(f"{file}: save it as UTF-8 ({error})") from None
+    except (OSError, UnicodeError) as error:
+        raise ParameterError(f"no parameter file {file.absolute()}: {error}") from None
     node = yaml.compose(text, yaml.SafeLoader)
-    names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    if node and not isinstance(node, yaml.MappingNode):
+        raise ParameterError(f"{file}: expected lines `parameter: value`")
+    names = [key.value for key, _ in node.value] if node else []
     if twice := [name for name in names if names.count(name) > 1]:
         raise ParameterError(f"{file}: {twice[0]}: is there twice; remove one")
-    return yaml.safe_load(text)
+    return yaml.safe_load(text) or {}
 
 
 def _line(item: dict[str, Any]) -> str:
@@ -258,8 +253,7 @@ def _line(item: dict[str, Any]) -> str:
         return str(error) if isinstance(error, ParameterError) else f"{name}: {value!r}: {error}"
     allowed = item["msg"].removeprefix("Input should be ")
     if kind == "string_pattern_mismatch":
-        allowed = Params.model_fields[name].description
-        allowed += ": letters a-z, digits, . _ + -" if "folder" in allowed else ""
+        allowed = f"{Params.model_fields[name].description} ({item['ctx']['pattern']})"
     line = f"{name}: {value!r} ({type(value).__name__}): allowed is {allowed}"
     if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][+-]?\d+", value):
         line += f"; YAML reads it as text, write {float(value):.1e} without quotes"

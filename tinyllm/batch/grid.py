@@ -229,7 +229,7 @@ def load(name: str | Path) -> Grid:
         )
     try:
         values = read_yaml(file)
-        if not isinstance(values, dict) or "params" not in values:
+        if "params" not in values:
             return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
         recipe = Recipe(**values)
         files = [(file.parent / base, FOLDER / base) for base in recipe.params]

@@ -16,9 +16,9 @@ import csv
 import functools
 import io
 import json
-import os
 import re
 import string
+from collections import Counter
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -64,6 +64,10 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
         if absent := [column for column in columns.values() if column not in names]:
             known = ", ".join(names)
             raise DataError(f"{file}: columns: no column {absent[0]!r}; the columns are {known}")
+        plain = Counter(_plain(name) for name in names if name not in columns.values())
+        for name, count in plain.items():
+            if count > 1 and (name in NAMES or OPTION_COLUMN.fullmatch(name)):
+                raise DataError(f"{file}: two columns are read as {name!r}; rename one")
         for number, (place, row) in enumerate(content, start=1):
             try:
                 question = question_of(row, f"row-{number}", columns)
@@ -85,13 +89,9 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
 
 
 def hashes(path: str) -> dict[str, str]:
-    """SHA-256 of the files that `questions` reads, by their name in the folder that they share."""
-    files = list(_by_split(path).values())
-    folder = os.path.commonpath([file.parent for file in files])
-    pairs = [(file.relative_to(folder).as_posix(), file) for file in files]
-    return {
-        name: _sha256(file, file.stat().st_mtime_ns, file.stat().st_size) for name, file in pairs
-    }
+    """SHA-256 of the files that `questions` reads, by name."""
+    pairs = [(file, file.stat()) for file in _by_split(path).values()]
+    return {file.name: _sha256(file, now.st_mtime_ns, now.st_size) for file, now in pairs}
 
 
 @functools.cache
@@ -149,8 +149,6 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
                     place = f"line {number}"
                     if line.strip():
                         content.append((place, json.loads(line)))
-                if file.suffix.lower() == ".json" and len(content) == 1:
-                    raise ValueError("one object alone")
                 return content
             content = json.loads(text)
     except UnicodeError as error:
@@ -188,9 +186,8 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
-    own = {_plain(field): name for field, name in columns.items()}  # `Answer 1` may be called A
-    first = [own.get(column, column) for column in option_columns[:1]]
-    numbered = re.search(r"(?<!\d)1(?!\d)", "".join(first)) and "label" not in fields
+    first = " ".join([*option_columns[:1], *columns.values()])
+    numbered = option_columns and "label" not in fields and re.search(r"(?<!\d)1(?!\d)", first)
     if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
     return Question(
@@ -207,13 +204,7 @@ def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """A row's values by field (a key of NAMES), and by plain column name for all other columns."""
     if not isinstance(row, dict):
         raise ValueError(f"expected named values, as many as columns, not {str(row)[:60]!r}")
-    plain: dict[str, Any] = {}
-    for name, value in row.items():
-        if name not in columns.values():
-            key = _plain(name)
-            if key in plain and (key in NAMES or OPTION_COLUMN.fullmatch(key)):
-                raise ValueError(f"two columns are read as {key!r}; rename one")
-            plain[key] = value
+    plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
     plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}
     for field, names in NAMES.items():
         present = [_plain(name) for name in names if _plain(name) in plain]
@@ -254,8 +245,7 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
             value = json.loads(value)
         except ValueError:
             raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
-    dicts = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    if dicts and value and "text" in value[0]:
+    if isinstance(value, list) and all(isinstance(v, dict) and "text" in v for v in value):
         value = {key: [item.get(key) for item in value] for key in ("text", "label")}
     labels = []
     if isinstance(value, dict):
