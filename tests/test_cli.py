@@ -17,7 +17,6 @@ from tinyllm.batch import cli, kubernetes
     [
         (["plan", "papers"], "'papers': no file "),
         (["status", "bad.yaml"], "did you mean `lr`"),
-        (["plan", "micro_curves", "--device", "tpu"], "device: 'tpu'"),
         (["run", "big.yaml"], "'some/model'"),
         (["run", "big.yaml", "--parameters", "some/model=big"], "MODEL=NUMBER"),
     ],

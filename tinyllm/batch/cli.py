@@ -78,7 +78,7 @@ def locked(grid: Grid, wait: bool) -> Iterator[None]:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Estimate tokens, FLOPs, hours and disk of GRID before anything is run."""
+    """Estimate tokens, FLOPs and hours of GRID before anything is run."""
     print(costs.report(grids.load(args.grid), args.device))
     return 0
 
@@ -192,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
     add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
     add["run"]("--wait", action="store_true", help="wait for another run of the same study")
-    add["plan"]("--device", help=f"{', '.join(costs.DEVICES)}; default by the student's size")
+    add["plan"]("--device", choices=costs.DEVICES, help="default: by the student's size")
     add["check"]("files", nargs="+", metavar="FILE")
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:

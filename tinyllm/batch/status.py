@@ -133,11 +133,6 @@ class Status:
             if not (made and job.done.exists() and self.unfinished.keys().isdisjoint(job.after)):
                 self.unfinished[job] = None
 
-    def left(self, job: Job) -> float:
-        """Share of a job's work that is not finished."""
-        states = [piece.state for piece in self.pieces[job]] or ["missing"]
-        return (1 - states.count("finished") / len(states)) * (job in self.unfinished)
-
     def refresh(self) -> None:
         """Rename the notebooks of unfinished jobs to JOB.old.ipynb."""
         for job in self.unfinished:
