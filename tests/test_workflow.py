@@ -83,7 +83,6 @@ def test_a_finished_grid_has_nothing_to_do_and_lacks_what_is_deleted(done):
     assert unfinished(done) == []
     row = status.Status(done).table().iloc[0]
     assert (row.questions, row.students, row.done, row.stored) == ("1/1", 2, 2, 2)
-    assert row.evaluated == "yes"
     # What is missing, and what depends on it.
     (paths.student(done.studies[0], "finetune", 0) / runs.MANIFEST).unlink()
     assert unfinished(done) == [*of("one", SECOND, EVALUATE, FIGURES)]

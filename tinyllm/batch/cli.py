@@ -112,11 +112,9 @@ def accuracies(params: Params) -> pd.DataFrame:
         rows, _ = evaluation.collect(params)
     except FileNotFoundError:  # a fresh clone has results/ only
         every = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
-        folders = list(filter(runs.read_manifest, every))
+        folders = [folder for folder in every if evaluation.finished(folder, params)]
         if not folders:
             raise
-        for folder in folders:
-            evaluation.refuse_other(folder, params)
         rows = read(*(folder / evaluation.PREDICTIONS for folder in folders))
         print("(from results/; runs/ does not have all of these students)")
     return summary.table(rows)
