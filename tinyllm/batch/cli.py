@@ -41,16 +41,14 @@ def run(args: argparse.Namespace) -> int:
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--profile", str(PROFILES / args.profile)]
-    command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
+    command += ["--dry-run"] if args.dry_run else []
     with nullcontext() if args.dry_run else locked(grid, args.wait):
         for job in grid.jobs:
             job.write()  # not before: another run of the study may be reading these files
-        now = progress.Status(grid)
-        if args.dry_run:
-            again = [str(job.done) for job in now.unfinished if job.done.exists()]
-            command += ["--dry-run", *(["--forcerun", *again] if again else [])]
-        else:
-            now.refresh()
+        # Snakemake sees dates alone: what is missing or stale by its manifests is named.
+        again = [str(job.done) for job in progress.Status(grid).unfinished if job.done.exists()]
+        command += ["--forcerun", *again] if again else []
+        command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
         code = subprocess.call([*command, *args.options])
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")

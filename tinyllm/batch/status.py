@@ -1,15 +1,14 @@
 """What of a grid is done, read from notebooks and manifests; what failed, and why.
 
 A job is done if its notebook was executed, its work has the parameters and inputs that are asked
-for now (by the manifests), and all jobs that it needs are done. `Status.refresh` sets the notebooks
-of other jobs aside, so that a workflow runs them again: what is missing is made, and what was made
-from other inputs is refused by its notebook with the remedy (runs.StaleRun).
+for now (by the manifests), and all jobs that it needs are done. `tinyllm run` has the workflow run
+all others: what is missing is made, and what was made from other inputs is refused by its notebook
+with the remedy (runs.StaleRun).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import textwrap
 from collections import Counter
@@ -114,12 +113,6 @@ class Status:
             made = all(state == "finished" for state in self.states[job])
             if not (made and job.done.exists() and self.unfinished.keys().isdisjoint(job.after)):
                 self.unfinished[job] = None
-
-    def refresh(self) -> None:
-        """Rename the notebooks of unfinished jobs to JOB.old.ipynb."""
-        for job in self.unfinished:
-            if job.done.exists():
-                os.replace(job.done, job.path("old.ipynb"))
 
     def stale(self, params: Params) -> list[str]:
         """What differs in the stale work of a study, a line per folder."""
