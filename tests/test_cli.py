@@ -29,9 +29,7 @@ def test_bad_input_ends_with_status_2_and_one_clear_line(moved, capsys, argument
     assert text.startswith("tinyllm: ") and message in text and "Traceback" not in text
 
 
-def test_shipped_files_are_well_and_own_ones_are_planned_from_any_folder(moved, capsys):
-    files = sorted(paths.ROOT.glob("params/**/*.yaml"))
-    assert len(files) > 20 and cli.main(["check", *map(str, files)]) == 0
+def test_own_files_are_planned_from_any_folder(moved, capsys):
     write_yaml(moved / "my study.yaml", student="some/model")
     assert cli.main(["plan", "my study.yaml", "--parameters", "some/model=3e9"]) == 0
     assert "total" in capsys.readouterr().out

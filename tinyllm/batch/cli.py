@@ -148,13 +148,6 @@ def figures(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
-    """Check parameter files and grid files."""
-    for file in args.files:
-        print(f"{file}: {len(grids.load(file).jobs)} jobs")
-    return 0
-
-
 def kubernetes(args: argparse.Namespace) -> int:
     """Submit a script as a Job, or look at or cancel Jobs (called by profiles/kubernetes)."""
     if args.action == "cancel":
@@ -166,7 +159,7 @@ def kubernetes(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (run, plan, status, results, store, restore, figures, check, kubernetes)
+COMMANDS = (run, plan, status, results, store, restore, figures, kubernetes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -189,7 +182,6 @@ def parser() -> argparse.ArgumentParser:
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
     add["run"]("--wait", action="store_true", help="wait for another run of the same study")
     add["plan"]("--device", choices=costs.DEVICES, help="default: by the student's size")
-    add["check"]("files", nargs="+", metavar="FILE")
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:
         add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")
