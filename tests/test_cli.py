@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import threading
 
 import pytest
 from filelock import FileLock
@@ -35,27 +34,16 @@ def test_own_files_are_planned_from_any_folder(moved, capsys):
     assert "total" in capsys.readouterr().out
 
 
-def test_a_run_waits_for_another_one_of_the_same_study_or_says_so(moved, monkeypatch, capsys):
+def test_a_second_run_of_a_study_is_refused_until_the_first_is_done(moved, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
     write_yaml(moved / "one.yaml", study="one")
     folder = moved / "runs" / "one" / "micro" / "notebooks"
     folder.mkdir(parents=True)
-    (folder / "run.txt").write_text("process 7 on somewhere", encoding="utf-8")
-    held, release = threading.Event(), threading.Event()
-
-    def another_run():
-        with FileLock(folder / "run.lock"):
-            held.set()
-            release.wait()
-
-    threading.Thread(target=another_run).start()
-    held.wait()
-    assert cli.main(["run", "one.yaml"]) == 1 and not calls
-    text = capsys.readouterr().err
-    assert "process 7 on somewhere" in text and "--wait" in text
-    threading.Timer(0.5, release.set).start()
-    assert cli.main(["run", "one.yaml", "--wait", "--", "--until", "prepare"]) == 0
+    with FileLock(folder / "run.lock"):
+        assert cli.main(["run", "one.yaml"]) == 1 and not calls
+    assert "one/micro: another `tinyllm run` is at work" in capsys.readouterr().err
+    assert cli.main(["run", "one.yaml", "--", "--until", "prepare"]) == 0
     # What stands behind the two dashes goes to snakemake.
     assert len(calls) == 1 and calls[0][-2:] == ["--until", "prepare"]
     assert str(paths.ROOT / "profiles" / "local") in calls[0]

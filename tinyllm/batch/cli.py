@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--profile", str(PROFILES / args.profile)]
     command += ["--dry-run"] if args.dry_run else []
-    with nullcontext() if args.dry_run else locked(grid, args.wait):
+    with nullcontext() if args.dry_run else locked(grid):
         for job in grid.jobs:
             job.write()  # not before: another run of the study may be reading these files
         # Snakemake sees dates alone: what is missing or stale by its manifests is named.
@@ -56,22 +55,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def locked(grid: Grid, wait: bool) -> Iterator[None]:
-    """Hold the locks of a grid's studies; RuntimeError where another run has one, unless `wait`."""
+def locked(grid: Grid) -> Iterator[None]:
+    """Hold the locks of a grid's studies; RuntimeError where another run has one."""
     with ExitStack() as stack:
         for folder in sorted({paths.notebooks(params) for params in grid.studies}):
             folder.mkdir(parents=True, exist_ok=True)
-            lock, owner = FileLock(folder / "run.lock"), folder / "run.txt"
             try:
-                stack.enter_context(lock.acquire(timeout=0))
+                stack.enter_context(FileLock(folder / "run.lock", timeout=0))
             except Timeout:
-                other = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-                busy = f"{paths.shown(folder.parent)}: {other} is running this study"
-                if not wait:
-                    raise RuntimeError(f"{busy}; wait for it with `tinyllm run --wait`") from None
-                print(f"{busy}; waiting for it", flush=True)
-                stack.enter_context(lock.acquire())
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+                busy = (
+                    f"{paths.shown(folder.parent)}: another `tinyllm run` is at work; wait for it"
+                )
+                raise RuntimeError(busy) from None
         yield
 
 
@@ -180,7 +175,6 @@ def parser() -> argparse.ArgumentParser:
     profiles = sorted(os.listdir(PROFILES))
     add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
-    add["run"]("--wait", action="store_true", help="wait for another run of the same study")
     add["plan"]("--device", choices=costs.DEVICES, help="default: by the student's size")
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:
