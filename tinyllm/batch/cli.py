@@ -9,10 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import product
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from tinyllm import paths, runs
@@ -22,8 +20,6 @@ from tinyllm.batch import plan as costs
 from tinyllm.batch import status as progress
 from tinyllm.batch.grid import Grid
 from tinyllm.evaluation import results as evaluation
-from tinyllm.params import Params
-from tinyllm.students.predictions import read
 
 PROFILES = paths.ROOT / "profiles"
 EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
@@ -83,34 +79,20 @@ def status(args: argparse.Namespace) -> int:
 
 
 def results(args: argparse.Namespace) -> int:
-    """Print accuracies and differences to fine-tuning of GRID, from runs/ or else results/."""
+    """Print stored accuracies and differences to fine-tuning of GRID."""
+    from tinyllm.evaluation import summary  # here, since scipy and statsmodels take a second
+
     now, code = progress.Status(grids.load(args.grid)), 0
     for params in now.grid.studies:
         print(f"\n{params.study}, {params.dataset}, student {params.student}, test:")
         try:
             if stale := now.stale(params):
                 raise runs.StaleRun("\n".join(stale))
-            print(accuracies(params).to_string(index=False))
+            print(summary.table(evaluation.of(params)).to_string(index=False))
         except (FileNotFoundError, runs.StaleRun) as problem:
             print(problem)
             code = 1
     return code
-
-
-def accuracies(params: Params) -> pd.DataFrame:
-    """A row per arm of one student. Raises what `evaluation.results.collect` does."""
-    from tinyllm.evaluation import summary  # here, since scipy and statsmodels take a second
-
-    try:
-        rows, _ = evaluation.collect(params)
-    except FileNotFoundError:  # a fresh clone has results/ only
-        every = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
-        folders = [folder for folder in every if evaluation.finished(folder, params)]
-        if not folders:
-            raise
-        rows = read(*(folder / evaluation.PREDICTIONS for folder in folders))
-        print("(from results/; runs/ does not have all of these students)")
-    return summary.table(rows)
 
 
 def store(args: argparse.Namespace) -> int:

@@ -204,6 +204,18 @@ def _students(study: str | None, dataset: str | None) -> list[Path]:
     return [file.parent for file in files]
 
 
+def of(params: Params) -> pd.DataFrame:
+    """Stored predictions of the students that `params` ask for.
+
+    FileNotFoundError where there is none, StaleRun where one was made with other parameters.
+    """
+    asked = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
+    folders = [folder for folder in asked if finished(folder, params)]
+    if not folders:
+        raise FileNotFoundError("no student is stored: `tinyllm run` or `tinyllm store` does it")
+    return predictions.read(*(folder / PREDICTIONS for folder in folders))
+
+
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
     """Predictions of all stored studies (or one); an empty frame where there is none."""
     files = [folder / PREDICTIONS for folder in _students(study, dataset)]
