@@ -19,7 +19,6 @@ of one notebook by papermill, with a flat parameter file, so that it can be run 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,12 +40,9 @@ RULES = {
     "evaluate": "04_evaluation",
     "figures": "05_paper_figures",
 }
-# What a teacher's rationales depend on beside the arms, whatever the name of the study.
-ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
-ASKED += " temperature servers"
 # What all students of a study on a dataset share; the rest may differ from student to student.
-SHARED = f"{ASKED} teachers max_refused precision learn_from cleaning alpha curve"
-SHARED += " samples learn_sample"
+SHARED = {*STAGES["data"].split(), *STAGES["teachers"].split(), "alpha", "curve", "learn_sample"}
+SHARED -= {"arms", "teacher_batch", "workers"}
 
 
 class Recipe(BaseModel):
@@ -66,7 +62,7 @@ class Job:
 
     rule: a key of RULES. name: of its files, without suffix. params: what papermill passes.
     after: the jobs that it needs. whole: False for a part of a stage or a point of a curve, whose
-    figures stay with it. asks: identifies each set of rationales of a prompt job.
+    figures stay with it.
     """
 
     rule: str
@@ -74,7 +70,6 @@ class Job:
     params: Params
     after: tuple[Job, ...] = field(default=(), repr=False)
     whole: bool = True
-    asks: tuple[str, ...] = field(default=(), repr=False)
 
     def path(self, suffix: str) -> Path:
         """A file of the job: `yaml`, `log`, `failed.ipynb` or `ipynb`."""
@@ -133,7 +128,7 @@ class Grid:
     @cached_property
     def jobs(self) -> list[Job]:
         """All jobs, every one after those that it needs."""
-        asked: dict[str, Job] = {}  # the latest job for each set of rationales, of any study
+        asked: dict[tuple, Job] = {}  # the latest job for each dataset and teacher, of any study
         jobs: list[Job] = []
         by_folder: dict[Path, list[Params]] = {}
         for params in self.studies:
@@ -152,22 +147,23 @@ class Grid:
         evaluating = tuple(job for job in jobs if job.rule == "evaluate")
         return [*jobs, Job("figures", RULES["figures"], self.studies[0], evaluating)]
 
-    def _prompts(self, group: list[Params], prepare: Job, asked: dict[str, Job]) -> Iterator[Job]:
+    def _prompts(self, group: list[Params], prepare: Job, asked: dict[tuple, Job]) -> Iterator[Job]:
         """The jobs that ask the teachers of one study on one dataset."""
-        uris = list(dict.fromkeys(uri for params in group for uri in params.teachers))
-        names = list(dict.fromkeys(name for params in group for name in params.arms))
+        uris = group[0].teachers
         apart = self.teachers_a_job == "one" and len(uris) > 1
         read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
+        # Some arms need more of a teacher than the rationales that all arms share.
+        names = {name: arms.resolve(name, uris) for params in group for name in params.arms}
+        needed = [name for name, arm in names.items() if arm.asked or arm.scorers]
         for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
-            # The arms say in which other ways the teachers are asked.
-            needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
-            changes = {"teachers": teachers, "arms": list(dict.fromkeys(needed))}
+            changes = {"teachers": teachers, "arms": ["inference", "tinyllm", *needed]}
             changes["servers"] = {u: read.servers[u] for u in teachers if u in read.servers}
             params = read.model_copy(update=changes)
-            keys = tuple(_rationales(params))
+            # Studies that ask a teacher of the same dataset take turns: the second finds the texts.
+            keys = [(params.dataset, uri) for uri in teachers]
             needs = (prepare, *dict.fromkeys(asked[key] for key in keys if key in asked))
             name = RULES["prompt"] + (f"_{paths.slug(teachers[0])}" if apart else "")
-            job = Job("prompt", name, params, needs, not (apart or group[0].curve), keys)
+            job = Job("prompt", name, params, needs, not (apart or group[0].curve))
             asked |= dict.fromkeys(keys, job)
             yield job
 
@@ -190,28 +186,6 @@ def _only(params: Params, names: str) -> Params:
     do not run the job again."""
     kept = {name: getattr(params, name) for name in names.split()}
     return Params(**{"teachers": [], "arms": ["inference"]} | kept)
-
-
-def _asks(arm: str, teachers: Sequence[str]) -> bool:
-    """True if an arm needs more of these teachers than the rationales that all arms share."""
-    with contextlib.suppress(ValueError):  # an arm of other teachers
-        resolved = arms.resolve(arm, teachers)
-        return bool(resolved.asked or resolved.scorers)
-    return False
-
-
-def _rationales(params: Params) -> Iterator[str]:
-    """What identifies each set of rationales of a prompt job, and each micro teacher it trains."""
-    for uri in params.teachers:
-        for variant in arms.variants(params):
-            own = {name: one for name, one in variant.servers.items() if name == uri}
-            asked = variant.model_copy(update={"servers": own})
-            spec = asked.spec(*ASKED.split(), "precision")
-            yield from (runs.digest([uri, spec, sample]) for sample in range(params.samples))
-            # Its own answers, which depend on neither of these.
-            yield runs.digest([uri, spec | {"teacher_forcing": True, "temperature": 0.0}])
-        if arms.teacher(uri)[0] == "micro":
-            yield runs.digest([uri, params.data_seed])
 
 
 def load(name: str | Path) -> Grid:
@@ -253,6 +227,6 @@ def _refuse_mixed(studies: Sequence[Params]) -> None:
         if (folder, params.student) in known:
             raise ParameterError(f"points: {folder} has {params.student!r} twice; {remedy}")
         known.add((folder, params.student))
-        shared = first.setdefault(folder, params).spec(*SHARED.split())
-        if lines := runs.differences(shared, params.spec(*SHARED.split())):
+        shared = first.setdefault(folder, params).spec(*SHARED)
+        if lines := runs.differences(shared, params.spec(*SHARED)):
             raise ParameterError(f"points: {folder} in two ways ({'; '.join(lines)}); {remedy}")

@@ -172,12 +172,12 @@ def cost(job: Job) -> Counter:
 
 def table(grid: Grid, device: str) -> pd.DataFrame:
     """A row per rule and one of the total; hours are of one device that does all jobs in turn."""
-    known, rows = set(), {rule: Counter() for rule in RULES}
+    asked, rows = [], {rule: Counter() for rule in RULES}
     for job in grid.jobs:
-        # What an earlier job has asked of a teacher is asked once.
-        asked = job.asks and known.issuperset(job.asks)
-        spent = Counter(seconds=START) if asked else cost(job)
-        known.update(job.asks)
+        spent, request = cost(job), job.params.model_copy(update={"study": ""})
+        if job.rule == "prompt" and request in asked:  # a study before has asked the same
+            spent = Counter(seconds=START)
+        asked += [request] if job.rule == "prompt" else []
         spent["hours"] = (spent["seconds"] + spent["flops"] / DEVICES[device]) / 3600
         rows[job.rule].update(spent, jobs=1)
     rows["total"] = sum(rows.values(), Counter())
