@@ -6,10 +6,10 @@
           - {student: google/flan-t5-small}
           - {student: google/flan-t5-large, checkpointing: true}
         students_a_job: one                         students per job: one or all
-        teachers_a_job: one                         teachers per job: one or all
 
-A parameter file alone is a grid of one study, with all students in one job. A job is one execution
-of one notebook by papermill, with a flat parameter file, so that it can be run again by hand:
+A parameter file alone is a grid of one study, with all students in one job. Where students have a
+job each, so have teachers, unless all are recorded. A job is one execution of one notebook by
+papermill, with a flat parameter file, so that it can be run again by hand:
 
     runs/STUDY/DATASET/notebooks/JOB.yaml           parameters
     runs/STUDY/DATASET/notebooks/JOB.failed.ipynb   while it runs, and if it failed
@@ -53,7 +53,6 @@ class Recipe(BaseModel):
     params: list[str] = Field(min_length=1)
     points: list[dict[str, Any]] = Field([{}], min_length=1)
     students_a_job: Literal["one", "all"] = "one"
-    teachers_a_job: Literal["one", "all"] = "one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +114,8 @@ class Job:
 class Grid:
     """A grid, read: its studies (one per dataset and student) and how they are cut into jobs."""
 
-    name: str
     studies: tuple[Params, ...]
     students_a_job: str
-    teachers_a_job: str
 
     def of(self, params: Params) -> list[Job]:
         """The jobs of one study on one dataset, of all its students."""
@@ -150,7 +147,8 @@ class Grid:
     def _prompts(self, group: list[Params], prepare: Job, asked: dict[tuple, Job]) -> Iterator[Job]:
         """The jobs that ask the teachers of one study on one dataset."""
         uris = group[0].teachers
-        apart = self.teachers_a_job == "one" and len(uris) > 1
+        recorded = all(uri.startswith("release:") for uri in uris)
+        apart = self.students_a_job == "one" and len(uris) > 1 and not recorded
         read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
         # Some arms need more of a teacher than the rationales that all arms share.
         names = {name: arms.resolve(name, uris) for params in group for name in params.arms}
@@ -204,7 +202,7 @@ def load(name: str | Path) -> Grid:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or "params" not in values:
-            return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
+            return Grid((Params.from_yaml(file),), "all")
         recipe = Recipe(**values)
         files = [(file.parent / base, FOLDER / base) for base in recipe.params]
         bases = [beside if beside.is_file() else base for beside, base in files]
@@ -215,7 +213,7 @@ def load(name: str | Path) -> Grid:
         raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
     except (ParameterError, yaml.YAMLError) as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None
-    return Grid(file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job)
+    return Grid(tuple(studies), recipe.students_a_job)
 
 
 def _refuse_mixed(studies: Sequence[Params]) -> None:
