@@ -137,8 +137,11 @@ def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path,
         ({"students_a_job": "two"}, "students_a_job: 'two'"),
         ({"params": ["mikro.yaml"]}, "mikro.yaml"),
         ({"points": [{"alfa": [1.0]}]}, "did you mean `alpha`"),
-        ({"points": [{}, {"lr": 0.1}]}, "'micro-t5' twice"),
-        ({"points": [{}, {"student": "x", "alpha": [2.0]}]}, "alpha: [10.0]"),
+        (
+            {"points": [{}, {"lr": 0.1}]},
+            "03_distillation_inference_micro-t5_seed0 in two ways (lr: ",
+        ),
+        ({"points": [{}, {"student": "x", "examples": "none"}]}, "examples: 'random:2'"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_by_file_name_and_reason(tmp_path, values, message):
