@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         costs.resources(job)  # a model of unknown size is an error before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
-    command += ["--profile", str(PROFILES / args.profile)]
+    command += ["--profile", str(PROFILES / args.profile), "--keep-going", "--rerun-incomplete"]
+    # Manifests tell the rest; `locked` has locks of its own, since a kill leaves none of them.
+    command += ["--rerun-triggers", "mtime", "--nolock"]
     command += ["--dry-run"] if args.dry_run else []
     with nullcontext() if args.dry_run else locked(grid):
         for job in grid.jobs:
