@@ -19,7 +19,6 @@ papermill, with a flat parameter file, so that it can be run again by hand:
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -103,9 +102,7 @@ class Job:
         text += yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, file)
+            file.write_text(text, encoding="utf-8")
 
 
 class Grid(NamedTuple):
