@@ -3,8 +3,8 @@
     tinyllm run params/micro.yaml
     tinyllm run paper --profile slurm -- --until distill
 
-`tinyllm run` starts it: it writes the parameter files and sets aside the notebooks of jobs whose
-work is missing or stale (tinyllm/batch/status.py), then calls snakemake with `--config grid=GRID`.
+`tinyllm run` starts it: it writes the parameter files, then calls snakemake with `--config
+grid=GRID`, and `--forcerun` for jobs whose work is missing or stale (tinyllm/batch/status.py).
 The rules are prepare, prompt, distill, evaluate and figures, one per notebook.
 """
 
@@ -27,7 +27,7 @@ def of(done, value):
 
 wildcard_constraints:
     folder=rf"{re.escape(str(paths.runs()))}/[^/]+/[^/]+/notebooks",
-    part=r"(_[^/]+)?(?<!\.failed)(?<!\.old)",
+    part=r"(_[^/]+)?(?<!\.failed)",
 
 
 rule all:

@@ -42,7 +42,7 @@ def test_a_finished_store_costs_no_call_in_any_study(use, monkeypatch):
     one, two = study(), study(study="other", alpha=0.5, cleaning=["repair"])
     ask.ask_all(one)
     ask.answer_all(one)
-    assert all(runs.state(folder, spec) == "finished" for folder, spec in ask.work(one))
+    assert all(runs.finished(*work) for work in ask.work(one))
     monkeypatch.setattr(ask.micro, "prepare", lambda params: pytest.fail("nothing is missing"))
     ask.ask_all(two)
     ask.answer_all(two)

@@ -23,7 +23,7 @@ def test_a_folder_is_finished_only_after_its_block_ended_well(tmp_path):
     with pytest.raises(KeyboardInterrupt), runs.recording(tmp_path, spec):
         (tmp_path / "half.txt").write_text("half")
         raise KeyboardInterrupt
-    assert not runs.finished(tmp_path, spec) and runs.state(tmp_path, spec) == "missing"
+    assert not runs.finished(tmp_path, spec)
     with pytest.raises(runs.StaleRun, match=r"lr: 0\.1 "), runs.recording(tmp_path, {"lr": 0.2}):
         pytest.fail("never reached")
     made(tmp_path, spec)
@@ -43,12 +43,13 @@ def test_a_torn_file_is_named_with_the_remedy(tmp_path, name):
 
 
 def test_work_is_missing_stale_or_finished_and_what_differs_is_named(tmp_path):
-    assert runs.state(tmp_path / "absent", {"lr": 0.1}) == "missing"
+    assert not runs.finished(tmp_path / "absent", {"lr": 0.1})
     spec = {"lr": 0.1, "steps": (1, 2), "data": {"train": "a"}}
     made(tmp_path, spec)
-    assert runs.state(tmp_path, spec | {"steps": [1, 2]}) == "finished"
-    assert runs.state(tmp_path, {"lr": 0.1}) == "stale"
-    assert runs.state(tmp_path, None) == "stale"  # its inputs are not finished
+    assert runs.finished(tmp_path, spec | {"steps": [1, 2]})
+    for other, words in (({"lr": 0.1}, "steps: .* None asked for"), (None, "inputs are not")):
+        with pytest.raises(runs.StaleRun, match=words):
+            runs.finished(tmp_path, other)
     with pytest.raises(runs.StaleRun, match=r"data\.train: 'a' .* 'b' .*lr: 0\.1 .* 0\.2 "):
         runs.finished(tmp_path, spec | {"lr": 0.2, "data": {"train": "b"}})
 

@@ -202,7 +202,7 @@ def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(folder):
     data.save(data.load(killed), killed)
     where = paths.student(killed, "tinyllm", 0)
     assert in_a_process(killed, killed=True) == -signal.SIGKILL
-    assert runs.state(where, run.spec(killed, "tinyllm", 0)) == "missing"
+    assert not runs.finished(where, run.spec(killed, "tinyllm", 0))
     assert len(list((where / "checkpoints").glob("step-*.pt"))) == 1
     assert in_a_process(killed) == 0
     same(outcome(killed, "tinyllm"), outcome(params, "tinyllm"))
@@ -220,15 +220,15 @@ def test_one_killed_worker_fails_its_own_student_alone(params, monkeypatch):
             os.kill(*pids, signal.SIGKILL)
         return wait(sentinels, timeout)
 
-    def states():
-        return [runs.state(*work) for work in run.work(killed)]
+    def finished():
+        return [runs.finished(*work) for work in run.work(killed)]
 
     monkeypatch.setattr(run, "wait", killing)
     with pytest.raises(RuntimeError, match=r"1 of 3 students failed:\nfinetune, seed 1: .*-9"):
         run.train_all(killed)
-    assert states() == ["missing", "finished", "finished"]
+    assert finished() == [False, True, True]
     run.train_all(killed)
-    assert states() == ["finished"] * 3
+    assert finished() == [True] * 3
 
 
 MINILM = {"student": "minilm-ed", "arms": ["finetune"]}

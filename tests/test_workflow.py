@@ -83,18 +83,12 @@ def test_a_finished_grid_has_nothing_to_do_and_lacks_what_is_deleted(done):
     assert unfinished(done) == []
     row = status.Status(done).table().iloc[0]
     assert (row.questions, row.students, row.done, row.stored) == ("1/1", 2, 2, 2)
-    assert row.evaluated == "yes"
     # What is missing, and what depends on it.
     (paths.student(done.studies[0], "finetune", 0) / runs.MANIFEST).unlink()
     assert unfinished(done) == [*of("one", SECOND, EVALUATE, FIGURES)]
     shutil.rmtree(paths.data(done.studies[1]))
     every = of("two", PREPARE, FIRST, SECOND, EVALUATE)
     assert unfinished(done) == [*of("one", SECOND, EVALUATE), *every, *of("one", FIGURES)]
-    # Their notebooks are set aside, so that the workflow runs them, and no others.
-    status.Status(done).refresh()
-    aside = {job for job in done.jobs if job.path("old.ipynb").exists()}
-    assert {str(job) for job in aside} == set(unfinished(done))
-    assert all(job.done.exists() == (job not in aside) for job in done.jobs)
 
 
 def test_a_changed_file_of_questions_is_seen_by_its_content(done, moved, capfd):

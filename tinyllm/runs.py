@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -80,23 +80,16 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
-    """StaleRun, naming each difference, if a folder's spec is not the new one."""
-    if lines := differences(old, json.loads(json.dumps(new))):
+    """StaleRun, naming each difference, if a folder's spec is not the new one.
+
+    new: None where it cannot be known yet, since inputs are not finished.
+    """
+    asked = json.loads(json.dumps(new))
+    if lines := ["its inputs are not finished"] if new is None else differences(old, asked):
         raise StaleRun(
             f"{paths.shown(folder)} was made with other parameters or inputs ({'; '.join(lines)}). "
             "Give the study another name (parameter `study`) or delete that folder."
         )
-
-
-def state(folder: Path, spec: dict | None) -> Literal["missing", "stale", "finished"]:
-    """How a folder is: without a manifest, made with another spec, or finished.
-
-    spec: None where it cannot be known yet, since inputs are not finished.
-    """
-    try:
-        return "finished" if finished(folder, spec) else "missing"
-    except StaleRun:
-        return "stale"
 
 
 def finished(folder: Path, spec: dict | None) -> bool:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import product
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from tinyllm import paths, runs
@@ -23,8 +20,6 @@ from tinyllm.batch import plan as costs
 from tinyllm.batch import status as progress
 from tinyllm.batch.grid import Grid
 from tinyllm.evaluation import results as evaluation
-from tinyllm.params import Params
-from tinyllm.students.predictions import read
 
 PROFILES = paths.ROOT / "profiles"
 EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
@@ -37,20 +32,20 @@ def run(args: argparse.Namespace) -> int:
     """
     grid = grids.load(args.grid)
     for job in grid.jobs:
-        costs.resources(job)  # a model of unknown size is an error before anything runs
+        costs.resources(job)  # questions that cannot be read are an error before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
-    command += ["--profile", str(PROFILES / args.profile)]
-    command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
-    with nullcontext() if args.dry_run else locked(grid, args.wait):
+    command += ["--profile", str(PROFILES / args.profile), "--keep-going", "--rerun-incomplete"]
+    # Manifests tell the rest; `locked` has locks of its own, since a kill leaves none of them.
+    command += ["--rerun-triggers", "mtime", "--nolock"]
+    command += ["--dry-run"] if args.dry_run else []
+    with nullcontext() if args.dry_run else locked(grid):
         for job in grid.jobs:
             job.write()  # not before: another run of the study may be reading these files
-        now = progress.Status(grid)
-        if args.dry_run:
-            again = [str(job.done) for job in now.unfinished if job.done.exists()]
-            command += ["--dry-run", *(["--forcerun", *again] if again else [])]
-        else:
-            now.refresh()
+        # Snakemake sees dates alone: what is missing or stale by its manifests is named.
+        again = [str(job.done) for job in progress.Status(grid).unfinished if job.done.exists()]
+        command += ["--forcerun", *again] if again else []
+        command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
         code = subprocess.call([*command, *args.options])
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")
@@ -58,27 +53,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def locked(grid: Grid, wait: bool) -> Iterator[None]:
-    """Hold the locks of a grid's studies; RuntimeError where another run has one, unless `wait`."""
+def locked(grid: Grid) -> Iterator[None]:
+    """Hold the locks of a grid's studies; RuntimeError where another run has one."""
     with ExitStack() as stack:
         for folder in sorted({paths.notebooks(params) for params in grid.studies}):
             folder.mkdir(parents=True, exist_ok=True)
-            lock, owner = FileLock(folder / "run.lock"), folder / "run.txt"
             try:
-                stack.enter_context(lock.acquire(timeout=0))
+                stack.enter_context(FileLock(folder / "run.lock", timeout=0))
             except Timeout:
-                other = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-                busy = f"{paths.shown(folder.parent)}: {other} is running this study"
-                if not wait:
-                    raise RuntimeError(f"{busy}; wait for it with `tinyllm run --wait`") from None
-                print(f"{busy}; waiting for it", flush=True)
-                stack.enter_context(lock.acquire())
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+                busy = (
+                    f"{paths.shown(folder.parent)}: another `tinyllm run` is at work; wait for it"
+                )
+                raise RuntimeError(busy) from None
         yield
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Estimate tokens, FLOPs, hours and disk of GRID before anything is run."""
+    """Estimate tokens, FLOPs and hours of GRID before anything is run."""
     print(costs.report(grids.load(args.grid), args.device))
     return 0
 
@@ -90,36 +81,20 @@ def status(args: argparse.Namespace) -> int:
 
 
 def results(args: argparse.Namespace) -> int:
-    """Print accuracies and differences to fine-tuning of GRID, from runs/ or else results/."""
+    """Print stored accuracies and differences to fine-tuning of GRID."""
+    from tinyllm.evaluation import summary  # here, since scipy and statsmodels take a second
+
     now, code = progress.Status(grids.load(args.grid)), 0
     for params in now.grid.studies:
         print(f"\n{params.study}, {params.dataset}, student {params.student}, test:")
         try:
             if stale := now.stale(params):
                 raise runs.StaleRun("\n".join(stale))
-            print(accuracies(params).to_string(index=False))
+            print(summary.table(evaluation.of(params)).to_string(index=False))
         except (FileNotFoundError, runs.StaleRun) as problem:
             print(problem)
             code = 1
     return code
-
-
-def accuracies(params: Params) -> pd.DataFrame:
-    """A row per arm of one student. Raises what `evaluation.results.collect` does."""
-    from tinyllm.evaluation import summary  # here, since scipy and statsmodels take a second
-
-    try:
-        rows, _ = evaluation.collect(params)
-    except FileNotFoundError:  # a fresh clone has results/ only
-        every = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
-        folders = list(filter(runs.read_manifest, every))
-        if not folders:
-            raise
-        for folder in folders:
-            evaluation.refuse_other(folder, params)
-        rows = read(*(folder / evaluation.PREDICTIONS for folder in folders))
-        print("(from results/; runs/ does not have all of these students)")
-    return summary.table(rows)
 
 
 def store(args: argparse.Namespace) -> int:
@@ -152,13 +127,6 @@ def figures(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
-    """Check parameter files and grid files."""
-    for file in args.files:
-        print(f"{file}: {len(grids.load(file).jobs)} jobs")
-    return 0
-
-
 def kubernetes(args: argparse.Namespace) -> int:
     """Submit a script as a Job, or look at or cancel Jobs (called by profiles/kubernetes)."""
     if args.action == "cancel":
@@ -170,7 +138,7 @@ def kubernetes(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (run, plan, status, results, store, restore, figures, check, kubernetes)
+COMMANDS = (run, plan, status, results, store, restore, figures, kubernetes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,15 +153,10 @@ def parser() -> argparse.ArgumentParser:
         add[name] = command.add_argument
         if "GRID" in text:
             add[name]("grid", metavar="GRID", help="a parameter file, a grid file or a grid's name")
-    for name in ("run", "plan"):
-        text = "parameters of a model of unknown size, as my/model=3e9"
-        add[name]("--parameters", action="append", metavar="MODEL=NUMBER", help=text)
     profiles = sorted(os.listdir(PROFILES))
     add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
-    add["run"]("--wait", action="store_true", help="wait for another run of the same study")
-    add["plan"]("--device", help=f"{', '.join(costs.DEVICES)}; default by the student's size")
-    add["check"]("files", nargs="+", metavar="FILE")
+    add["plan"]("--device", choices=costs.DEVICES, help="default: by the student's size")
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:
         add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")
@@ -207,8 +170,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = own.index("--") if "--" in own else len(own)
     args = parser().parse_args(own[:end])
     args.options = own[end + 1 :]
-    if getattr(args, "parameters", None):
-        os.environ["TINYLLM_PARAMETERS"] = " ".join(args.parameters)
     try:
         return args.function(args)
     except (ValueError, OSError, runs.StaleRun, RuntimeError) as problem:

@@ -1,21 +1,21 @@
 """What of a grid is done, read from notebooks and manifests; what failed, and why.
 
 A job is done if its notebook was executed, its work has the parameters and inputs that are asked
-for now (by the manifests), and all jobs that it needs are done. `Status.refresh` sets the notebooks
-of other jobs aside, so that a workflow runs them again: what is missing is made, and what was made
-from other inputs is refused by its notebook with the remedy (runs.StaleRun).
+for now (by the manifests), and all jobs that it needs are done. `tinyllm run` has the workflow run
+all others: what is missing is made, and what was made from other inputs is refused by its notebook
+with the remedy (runs.StaleRun).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -28,32 +28,42 @@ from tinyllm.params import Params
 ENDED = "ended with status"  # the Snakefile writes it into the log where papermill fails
 
 
-class Piece(NamedTuple):
-    """A folder that a job is there to make: missing, stale or finished, and why it is stale."""
+def states(job: Job) -> list[str]:
+    """How each folder is that a job is there to make; none for figures.
 
-    state: str
-    why: str = ""
-
-
-def pieces(job: Job) -> list[Piece]:
-    """The work of a job, folder by folder; none for figures."""
+    `finished`, `missing`, or `stale: ` and why.
+    """
     params, students = job.params, product(job.params.arms, job.params.seeds)
     if job.rule == "figures":
         return []
     if job.rule == "evaluate":
-        return [_stored(params, *student) for student in students]
+        return [_state(_stored, params, *student) for student in students]
     try:
-        return [_piece(*work) for work in _work(job)]
+        return [_state(runs.finished, *work) for work in _work(job)]
     except (OSError, ValueError):  # no questions that can be read: notebook 01 says why
-        if job.rule == "distill":
-            return [_restored(params, *student) for student in students]
-        return [Piece("missing")]
+        if job.rule != "distill":
+            return ["missing"]
+        folders = [paths.student(params, *student) for student in students]
+        return [_state(results.finished, folder, params) for folder in folders]
+
+
+def _state(finished: Callable[..., bool], *of: Any) -> str:
+    try:
+        return "finished" if finished(*of) else "missing"
+    except runs.StaleRun as problem:
+        return f"stale: {problem}"
+
+
+def _stored(params: Params, arm: str, seed: int) -> bool:
+    """True if a student under results/ is the one of the run folder."""
+    stored = runs.read_manifest(paths.stored(params, arm, seed))
+    return stored is not None and stored == runs.read_manifest(paths.student(params, arm, seed))
 
 
 def _work(job: Job) -> list[tuple[Path, dict | None]]:
     """Folder and spec of each piece of work; FileNotFoundError where there are no questions yet."""
     if job.rule == "prepare":
-        return data.work(job.params)
+        return [(paths.data(job.params), data.spec(job.params))]
     runs.content(paths.data(job.params))
     # Imported only where there are questions, since that takes seconds.
     if job.rule == "prompt":
@@ -61,35 +71,6 @@ def _work(job: Job) -> list[tuple[Path, dict | None]]:
     else:
         from tinyllm.students import run as stage
     return stage.work(job.params)
-
-
-def _piece(folder: Path, spec: dict | None) -> Piece:
-    if (state := runs.state(folder, spec)) != "stale":
-        return Piece(state)
-    asked = json.loads(json.dumps(spec))
-    lines = runs.differences(runs.read_manifest(folder)["spec"], asked) if spec else []
-    return Piece(
-        state, f"{paths.shown(folder)}: {'; '.join(lines) or 'its inputs are not finished'}"
-    )
-
-
-def _restored(params: Params, arm: str, seed: int) -> Piece:
-    """A student whose questions are not in runs/: as far as its manifest tells."""
-    folder = paths.student(params, arm, seed)
-    if runs.read_manifest(folder) is None:
-        return Piece("missing")
-    try:
-        results.refuse_other(folder, params)
-    except runs.StaleRun as problem:
-        return Piece("stale", str(problem))
-    return Piece("finished")
-
-
-def _stored(params: Params, arm: str, seed: int) -> Piece:
-    """A student under results/: finished if it is the one of the run folder."""
-    stored = runs.read_manifest(paths.stored(params, arm, seed))
-    same = stored == runs.read_manifest(paths.student(params, arm, seed))
-    return Piece("finished" if stored and same else "missing")
 
 
 def failure(job: Job) -> str | None:
@@ -126,52 +107,39 @@ class Status:
 
     def __init__(self, grid: Grid):
         self.grid = grid
-        self.pieces = {job: pieces(job) for job in grid.jobs}
+        self.states = {job: states(job) for job in grid.jobs}
         self.unfinished: dict[Job, None] = {}
         for job in grid.jobs:
-            made = all(piece.state == "finished" for piece in self.pieces[job])
+            made = all(state == "finished" for state in self.states[job])
             if not (made and job.done.exists() and self.unfinished.keys().isdisjoint(job.after)):
                 self.unfinished[job] = None
 
-    def left(self, job: Job) -> float:
-        """Share of a job's work that is not finished."""
-        states = [piece.state for piece in self.pieces[job]] or ["missing"]
-        return (1 - states.count("finished") / len(states)) * (job in self.unfinished)
-
-    def refresh(self) -> None:
-        """Rename the notebooks of unfinished jobs to JOB.old.ipynb."""
-        for job in self.unfinished:
-            if job.done.exists():
-                os.replace(job.done, job.path("old.ipynb"))
-
     def stale(self, params: Params) -> list[str]:
         """What differs in the stale work of a study, a line per folder."""
-        every = [piece for job in self.grid.of(params) for piece in self.pieces[job]]
-        return list(dict.fromkeys(f"stale: {piece.why}" for piece in every if piece.why))
+        every = [state for job in self.grid.of(params) for state in self.states[job]]
+        return list(dict.fromkeys(state for state in every if state.startswith("stale")))
 
     def table(self) -> pd.DataFrame:
         """A row per study, dataset and student: questions, rationales (finished of all), students
         (asked for), of these done, failed (in a failed job), stale (of other parameters or inputs)
-        and missing; stored (in results/ as in runs/); evaluated (yes, or empty).
+        and missing; stored (in results/ as in runs/).
         """
         rows = []
         for params in self.grid.studies:
             count: Counter[str] = Counter()
-            evaluated = ""
             for job in self.grid.of(params):
-                own = job.params.student == params.student
+                if job.rule in ("distill", "evaluate") and job.params.student != params.student:
+                    continue
                 failed = failure(job) is not None
-                for piece in self.pieces[job] if own or job.rule in ("prepare", "prompt") else ():
-                    state = "failed" if failed and piece.state == "missing" else piece.state
-                    count.update([job.rule, f"{job.rule} {state}"])
-                if own and job.rule == "evaluate" and job not in self.unfinished:
-                    evaluated = "yes"
+                for state in self.states[job]:
+                    word = "failed" if failed and state == "missing" else state.partition(":")[0]
+                    count.update([job.rule, f"{job.rule} {word}"])
             row = params.spec("study", "dataset", "student")
-            for name, rule in (("questions", "prepare"), ("rationales", "prompt")):
-                row[name] = f"{count[f'{rule} finished']}/{count[rule]}"
+            row["questions"] = f"{count['prepare finished']}/{count['prepare']}"
+            row["rationales"] = f"{count['prompt finished']}/{count['prompt']}"
             row |= {"students": count["distill"], "done": count["distill finished"]}
-            row |= {state: count[f"distill {state}"] for state in ("failed", "stale", "missing")}
-            rows.append(row | {"stored": count["evaluate finished"], "evaluated": evaluated})
+            row |= {word: count[f"distill {word}"] for word in ("failed", "stale", "missing")}
+            rows.append(row | {"stored": count["evaluate finished"]})
         return pd.DataFrame(rows)
 
     def report(self) -> str:

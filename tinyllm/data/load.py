@@ -61,11 +61,6 @@ def spec(params: Params) -> dict[str, Any]:
     return values
 
 
-def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
-    """The one folder that this stage writes, and its spec."""
-    return [(paths.data(params), spec(params))]
-
-
 def save(splits: Splits, params: Params) -> None:
     """Write the study's data folder, unless the same questions are stored already.
 

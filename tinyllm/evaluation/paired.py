@@ -99,11 +99,10 @@ def mean_interval(rows: pd.DataFrame, column: str = "correct") -> dict:
     return line | {"n": whole.n, "seeds": min(map(len, tables)), "by_seed": _by_seed(tables)}
 
 
-def accuracies(
-    rows: pd.DataFrame, by: Sequence[str] = ("study", "dataset", "student", "arm"), column="correct"
-) -> pd.DataFrame:
-    """`mean_interval` of each group of predictions, one row per group."""
-    groups = rows.groupby(list(by), sort=False, observed=True)
+def accuracies(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
+    """`mean_interval` of each study, dataset, student and arm, one row each."""
+    by = ["study", "dataset", "student", "arm"]
+    groups = rows.groupby(by, sort=False, observed=True)
     lines = [dict(zip(by, key, strict=True)) | mean_interval(part, column) for key, part in groups]
     return pd.DataFrame(lines)
 

@@ -42,7 +42,7 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     asked = product(params.arms, params.seeds)
     folders = {(arm, seed): paths.student(params, arm, seed) for arm, seed in asked}
-    missing = [f"{a}, seed {s}" for (a, s), f in folders.items() if runs.read_manifest(f) is None]
+    missing = [f"{a}, seed {s}" for (a, s), f in folders.items() if not finished(f, params)]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(folders)} students are not finished ({'; '.join(missing)}): "
@@ -50,16 +50,21 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
         )
     histories = []
     for (arm, seed), folder in folders.items():
-        refuse_other(folder, params)
         histories.append(pd.read_csv(folder / HISTORY).assign(arm=arm, seed=seed))
     rows = predictions.read(*(folder / PREDICTIONS for folder in folders.values()))
     return rows, pd.concat(histories, ignore_index=True)
 
 
-def refuse_other(folder: Path, params: Params) -> None:
-    """StaleRun, saying what differs, if a finished student was made with other parameters: of those
-    that are named, each teacher's weight, and the questions if runs/ has them."""
-    spec, named = _whole(runs.read_manifest(folder)), params.model_fields_set
+def finished(folder: Path, params: Params) -> bool:
+    """True if a folder, of runs/ or results/, holds a finished student, False if none.
+
+    StaleRun, saying what differs, if it was made with other parameters: of those that are named,
+    each teacher's weight, and the questions if runs/ has them.
+    """
+    manifest = runs.read_manifest(folder)
+    if manifest is None:
+        return False
+    spec, named = _whole(manifest), params.model_fields_set
     names = (set(spec) & named) - {"cleaning"}  # an arm may add to the study's
     old, new = {name: spec[name] for name in names}, params.spec(*names)
     if "teachers" in named:
@@ -69,6 +74,7 @@ def refuse_other(folder: Path, params: Params) -> None:
     if runs.read_manifest(paths.data(params)) is not None:
         old["data"], new["data"] = spec["data"], runs.content(paths.data(params))
     runs.refuse_other(folder, old, new)
+    return True
 
 
 def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -101,9 +107,8 @@ def store(params: Params) -> list[Path]:
     made = {}  # the manifests, by folder in results/
     for arm, seed in product(params.arms, params.seeds):
         run = paths.student(params, arm, seed)
-        if manifest := runs.read_manifest(run):
-            refuse_other(run, params)
-            made[paths.stored(params, arm, seed)] = manifest
+        if finished(run, params):
+            made[paths.stored(params, arm, seed)] = runs.read_manifest(run)
     for kept in _students(params.study, params.dataset):
         _refuse_less(kept, made)
     for target, manifest in made.items():
@@ -153,8 +158,7 @@ def restore(params: Params) -> list[Path]:
     for arm, seed in product(params.arms, params.seeds):
         run, source = paths.student(params, arm, seed), paths.stored(params, arm, seed)
         busy = (run / runs.MANIFEST).exists() or (run / runs.BEGUN).exists()
-        if not busy and runs.read_manifest(source) is not None:
-            refuse_other(source, params)
+        if not busy and finished(source, params):
             _copy(source, run)
             copied.append(run)
     return copied
@@ -198,6 +202,18 @@ def _students(study: str | None, dataset: str | None) -> list[Path]:
     """Folders of the stored students."""
     files = _files(study, dataset, f"students/*/*/seed*/{runs.MANIFEST}")
     return [file.parent for file in files]
+
+
+def of(params: Params) -> pd.DataFrame:
+    """Stored predictions of the students that `params` ask for.
+
+    FileNotFoundError where there is none, StaleRun where one was made with other parameters.
+    """
+    asked = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
+    folders = [folder for folder in asked if finished(folder, params)]
+    if not folders:
+        raise FileNotFoundError("no student is stored: `tinyllm run` or `tinyllm store` does it")
+    return predictions.read(*(folder / PREDICTIONS for folder in folders))
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
