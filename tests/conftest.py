@@ -9,6 +9,12 @@ from tinyllm import paths
 from tinyllm.models import aliases
 
 
+@pytest.fixture(autouse=True)
+def no_sizes_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line's `--parameters` sets this variable; no test sees another one's."""
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "")
+
+
 @pytest.fixture
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs, figures and results of this test alone, in this folder."""

@@ -8,7 +8,7 @@ from tinyllm import paths
 from tinyllm.batch import grid, plan
 from tinyllm.data import release
 from tinyllm.models import micro as models
-from tinyllm.params import DATASETS, SPLITS, Params
+from tinyllm.params import DATASETS, SPLITS, ParameterError, Params
 
 HF = "hf:google/flan-t5-xl"
 SERVER = "openai:http://localhost:1/v1#some/model"
@@ -109,18 +109,22 @@ def test_recorded_teachers_cost_nothing_servers_no_flops_and_none_is_asked_twice
     assert one.tokens["prompt"] < apart.tokens["prompt"] < 2 * one.tokens["prompt"]
 
 
-def test_the_size_of_a_model_is_listed_counted_from_its_config_or_assumed(tmp_path):
+def test_the_size_of_a_model_is_given_listed_or_counted_from_its_config(tmp_path, monkeypatch):
     for kind in ("t5", "llama"):  # with their output layers, which are not tied
         model, folder = models.untrained(kind, 0), str(tmp_path / f"my {kind}")
         models.save(model, kind, folder)
         assert plan.parameters(folder) == model.num_parameters()
     assert plan.parameters("hf:smollm2") == 135e6
-    assert plan.parameters("hf:meta-llama/Llama-2-70b-hf") == plan.UNKNOWN
+    large = "hf:meta-llama/Llama-2-70b-hf"
+    with pytest.raises(ParameterError, match=r"'meta-llama/Llama-2-70b-hf'.* --parameters"):
+        plan.parameters(large)
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "some/other=7e9 meta-llama/Llama-2-70b-hf=7e10")
+    assert plan.parameters(large) == 7e10
 
 
 def test_resources_ask_for_gpus_where_models_need_them(tmp_path, monkeypatch):
-    monkeypatch.setitem(plan.MODELS, "some/model-70b", 70e9)
-    teachers = [HF, "hf:some/model-70b", SERVER]
+    monkeypatch.setenv("TINYLLM_PARAMETERS", "meta-llama/Llama-2-70b-hf=70e9")
+    teachers = [HF, "hf:meta-llama/Llama-2-70b-hf", SERVER]
     wide = make(tmp_path, {"student": "google/flan-t5-large", "nproc": 4, "teachers": teachers})
     needs = {job.name: plan.resources(job) for job in wide.jobs}
     gpus = [(name[:2], asked["gpu"]) for name, asked in needs.items()]

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """
     grid = grids.load(args.grid)
     for job in grid.jobs:
-        costs.resources(job)  # questions that cannot be read are an error before anything runs
+        costs.resources(job)  # a model of unknown size is an error before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--profile", str(PROFILES / args.profile), "--keep-going", "--rerun-incomplete"]
@@ -153,6 +153,9 @@ def parser() -> argparse.ArgumentParser:
         add[name] = command.add_argument
         if "GRID" in text:
             add[name]("grid", metavar="GRID", help="a parameter file, a grid file or a grid's name")
+    for name in ("run", "plan"):
+        text = "parameters of a model of unknown size, as my/model=3e9"
+        add[name]("--parameters", action="append", metavar="MODEL=NUMBER", help=text)
     profiles = sorted(os.listdir(PROFILES))
     add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
@@ -170,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = own.index("--") if "--" in own else len(own)
     args = parser().parse_args(own[:end])
     args.options = own[end + 1 :]
+    if getattr(args, "parameters", None):
+        os.environ["TINYLLM_PARAMETERS"] = " ".join(args.parameters)
     try:
         return args.function(args)
     except (ValueError, OSError, runs.StaleRun, RuntimeError) as problem:

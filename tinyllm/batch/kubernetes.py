@@ -20,7 +20,7 @@ import yaml
 from tinyllm import paths
 
 LIMITS = ("gpu", "mem", "cpu", "minutes")  # mem in MB
-# Variables that a pod gets: folders, caches. Keys and tokens: name a secret in job.yaml.
+# Variables that a pod gets: folders, caches, sizes. Keys and tokens: name a secret in job.yaml.
 PASSED = re.compile(r"TINYLLM_[A-Z_]+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE")
 TEMPLATE = paths.ROOT / "profiles" / "kubernetes" / "job.yaml"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from functools import cache
@@ -20,7 +21,7 @@ from tinyllm import arms, prompts
 from tinyllm.batch.grid import RULES, Grid, Job
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
-from tinyllm.params import STAGES, Params
+from tinyllm.params import STAGES, ParameterError, Params
 
 LETTERS = 4.0  # per token, an estimate
 GENERATED = 10  # a generated token takes as long as so many that are read
@@ -30,7 +31,6 @@ SMALL = 60e6  # parameters of models that need no GPU
 BYTES = 20  # of memory per trained parameter: weights, gradients, AdamW (fp32), and a quarter more
 GPU_BYTES = 64e9  # of memory of one GPU that a teacher's weights (bf16) may take
 SAFETY = 3  # runtime asked of a cluster, as a multiple of the estimate
-UNKNOWN = 7e9  # parameters of a model of which this machine has no config
 MODELS = {  # parameters; other models are counted from their config
     "google/flan-t5-small": 77.0e6,
     "google/flan-t5-base": 247.6e6,
@@ -54,14 +54,21 @@ DEVICES = {  # FLOPs per second: the data sheet's dense peak (CPU: two cores, AV
 }
 
 
-@cache
 def parameters(model: str) -> float:
-    """Parameters of a student, or of a teacher's URI: from MODELS, or counted from the config of a
-    model that is on this machine, else UNKNOWN."""
-    name = model.removeprefix("hf:")
+    """Parameters of a student, or of a teacher's URI: as the environment variable
+    TINYLLM_PARAMETERS (`MODEL=3e9 MODEL=7e9`) says, from MODELS, or from the model's config."""
+    name, sizes = model.removeprefix("hf:"), dict(MODELS)
+    for item in os.environ.get("TINYLLM_PARAMETERS", "").split():
+        known, _, number = item.rpartition("=")
+        if not known or not re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", number):
+            raise ParameterError(f"--parameters {item!r}: expected MODEL=NUMBER, as my/model=3e9")
+        sizes[known] = float(number)
+    return sizes[name] if name in sizes else _counted(name)
+
+
+@cache
+def _counted(name: str) -> float:
     file = Path(name).expanduser()
-    if name in MODELS:
-        return MODELS[name]
     if name.endswith(".gguf") and file.is_file():
         return 2.0 * file.stat().st_size  # about 4 bits per parameter
     # Imported where it is needed, since that takes seconds.
@@ -74,7 +81,10 @@ def parameters(model: str) -> float:
         with torch.device("meta"):
             return float(auto.from_config(config).num_parameters())
     except (OSError, ValueError):
-        return UNKNOWN
+        raise ParameterError(
+            f"model {name!r}: its size is unknown, as no config of it is on this machine; add "
+            f"--parameters {name}=3e9"
+        ) from None
 
 
 def splits(params: Params) -> dict[str, dict[str, float]]:
@@ -176,16 +186,13 @@ def table(grid: Grid, device: str) -> pd.DataFrame:
 
 def report(grid: Grid, device: str | None = None) -> str:
     """The table, and what it assumes. Without a device: cpu for small students, else a100."""
-    students = {params.student: parameters(params.student) for params in grid.studies}
-    device = device or ("a100" if max(students.values()) >= SMALL else "cpu")
-    teachers = {uri for params in grid.studies for uri in params.teachers if uri.startswith("hf:")}
-    sizes = students | {uri: parameters(uri) for uri in sorted(teachers)}
-    known = ", ".join(f"{model} {size:.3g}" for model, size in sizes.items())
+    sizes = {params.student: parameters(params.student) for params in grid.studies}
+    device = device or ("a100" if max(sizes.values()) >= SMALL else "cpu")
+    known = ", ".join(f"{student} {size:.3g}" for student, size in sizes.items())
     return (
         f"{table(grid, device).to_string(float_format='{:.3g}'.format)}\n\n"
         f"Hours: all jobs in turn on one {device} with {DEVICES[device]:.3g} FLOPs per second. "
-        f"Tokens are estimates, {LETTERS:g} letters each. Parameters, {UNKNOWN:.0e} where unknown: "
-        f"{known}"
+        f"Tokens are estimates, {LETTERS:g} letters each. Parameters: {known}"
     )
 
 
