@@ -11,7 +11,7 @@ NOTEBOOKS := 00_tour 01_data_prep 02_teacher_prompting 03_distillation 04_evalua
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study figures lab outputs parameters \
+.PHONY: help study plan status results store restore figures lab outputs parameters \
   test test-slow test-slurm docs lint format install models clean
 
 help:  ## what can be made
@@ -19,6 +19,12 @@ help:  ## what can be made
 
 study: install  ## install, run the notebooks of GRID (default: the micro study), draw figures
 	@$(TINYLLM) run "$(GRID)" $(if $(PROFILE),--profile $(PROFILE))
+
+plan: install  ## what GRID will cost on DEVICE, before anything is run
+	@$(TINYLLM) plan "$(GRID)" $(if $(DEVICE),--device $(DEVICE))
+
+status results store restore: install  ## how far GRID is; its accuracies; copy students to and from results/
+	@$(TINYLLM) $@ "$(GRID)"
 
 figures: install  ## redraw all figures and tables from stored results and published numbers
 	@$(TINYLLM) figures
