@@ -47,7 +47,7 @@ def test_the_same_numbers_give_the_same_bytes_in_every_process(own_folders):
 
 def test_points_are_the_differences_in_percent_and_filled_if_better_or_worse():
     table = compared()
-    figure, part = differences(table, "Title"), table[table["dataset"] == "obqa"]
+    figure, part = differences(table, "Title", None), table[table["dataset"] == "obqa"]
     points = [bars[0] for bars in figure.axes[0].containers]
     drawn = [point.get_xdata()[0] for point in points]
     assert drawn == pytest.approx((100 * part["difference"]).tolist())
