@@ -235,10 +235,9 @@ MINILM = {"student": "minilm-ed", "arms": ["finetune"]}
 
 def test_what_does_not_fit_the_student_ends_before_training(folder, monkeypatch, minilm_file):
     monkeypatch.setattr(run, "_side_by_side", lambda *_: pytest.fail("trained"))
-    for changes, words in (({"max_input": 12}, "max_input"), ({"max_new_tokens": 600}, "512")):
-        params = study(folder, asked=False, study="fit", **MINILM | changes)
-        with pytest.raises(ParameterError, match=words):
-            run.train_all(params)
+    params = study(folder, asked=False, study="fit", **MINILM | {"max_new_tokens": 600})
+    with pytest.raises(ParameterError, match="512"):
+        run.train_all(params)
 
 
 def test_text_that_the_student_cannot_tell_apart_is_reported(monkeypatch, minilm_file):
