@@ -68,8 +68,8 @@ def test_all_is_every_arm_that_the_teachers_allow():
     recorded = arms.everything(["release:flan-t5", "release:llama2"])
     assert "tinyllm:shuffled" in recorded and "kd" not in recorded
     assert arms.everything([]) == ["inference", "finetune", "lora"]
-    same = arms.everything(["hf:llama2", "release:llama2"])  # but for their kinds
-    assert {"dss:hf:llama2", "dss:release:llama2"} <= set(same)
+    names = arms.everything(["hf:llama2", "release:llama2", "hf:other"])  # of equal names
+    assert {"dss:hf:llama2", "dss:release:llama2", "dss:other", "tinyllm-hf:llama2"} <= set(names)
 
 
 def test_a_model_may_be_called_as_passes_and_adapters_are_written():
