@@ -14,6 +14,7 @@ from tinyllm.params import STAGES, ParameterError, Params
 
 SHIPPED = sorted((paths.ROOT / "params").rglob("*.yaml"))
 SHIPPED = [file for file in SHIPPED if file.parent.name != "grid"]  # those are in test_grid
+SERVER = "openai:http://127.0.0.1:9/v1#m"
 LLAMA = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
 
 
@@ -55,6 +56,7 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),
         ({"samples": 2}, ["samples: 2", "micro:a", "temperature above 0"]),
         ({"samples": 2, "temperature": 1.0, **LLAMA}, ["samples", "['release:llama2']"]),
+        ({"samples": 2, "teachers": [SERVER], "servers": {SERVER: {}}}, ["samples", SERVER]),
         ({"servers": {"openai:other": {}}}, ["servers", "openai:other"]),
         (LLAMA | {"dataset": "piqa"}, ["teachers", "release:llama2", "flan-t5"]),
     ],
