@@ -69,6 +69,9 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
     assert load.attention_dropout(model) == 0.0 and model.config.encoder.hidden_dropout_prob == 0.1
     load.save(model, tokenizer, tmp_path)
     torch.testing.assert_close(logits(model, tokenizer), logits(*load.load(str(tmp_path))))
+    load.plain_attention(model, 320)  # as it is fastest for inputs so long, in bf16 on a CPU
+    kinds = [part.config._attn_implementation for part in (model.encoder, model.decoder)]
+    assert kinds == ["sdpa", "eager"]
 
 
 def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_file):
