@@ -66,6 +66,7 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected named values"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
+        ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
         ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
