@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from simulated import history, notebook, predictions
 
 from tinyllm.evaluation import paired
@@ -32,6 +34,8 @@ def draw() -> pd.DataFrame:
 
 def test_the_same_numbers_give_the_same_bytes_in_every_process(own_folders):
     numbers, one, two = draw(), own_folders / "figures", own_folders / "again"
+    file = font_manager.findfont("DejaVu Sans:bold")
+    assert Path(file).is_relative_to(mpl.get_data_path())  # whatever fonts the system has
     variables = {"TINYLLM_FIGURES": str(two), "PYTHONHASHSEED": "3"}
     variables["PYTHONPATH"] = str(Path(__file__).parent)
     code = "import test_figures; test_figures.draw()"
