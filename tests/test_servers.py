@@ -227,9 +227,10 @@ def test_a_servers_own_settings_are_sent_and_name_another_store():
     with Faulty() as server:
         uri = f"openai:{server.url}#m"
         for settings in ({}, {uri: {"temperature": 0.3}}, {uri: own}):
-            ask.ask_all(small(uri, servers=settings))
+            ask.ask_all(small(uri, servers=settings, temperature=0.7))
     plain, warm, new = server.bodies[0], server.bodies[12], server.bodies[24]
-    assert (plain["max_tokens"], plain["temperature"], warm["temperature"]) == (16, 0, 0.3)
+    assert (plain["max_tokens"], plain["temperature"], warm["temperature"]) == (16, 0.7, 0.3)
+    assert "seed" in plain and "seed" not in warm | new
     assert new["max_completion_tokens"] == 16 and new["reasoning_effort"] == "low"
     assert not {"max_tokens", "temperature", "system"} & set(new)
     assert new["messages"][0] == {"role": "system", "content": "Be brief."}
