@@ -198,7 +198,7 @@ def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_a
 
 @pytest.mark.parametrize(("text", "prompt", "parts"), [
     ("Sure!\n<think>because dogs (cut", "", ("because dogs (cut", "Sure!")),
-    ("<think>a</think> b <think>c (cut", "", ("a\nc (cut", "b")),
+    ("<think>a</think> b <think>c</think> <think>d (cut", "", ("a\nc\nd (cut", "b")),
     ("<Think type='x'>a</THINK> b", "", ("a", "b")), ("[THINK]a[/THINK]b", "", ("a", "b")),
     ("a (cut", "Question\n<think>\n", ("a (cut", "")),
     ("I think so, [thought] it <b>.", "", ("", "I think so, [thought] it <b>.")),

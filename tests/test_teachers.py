@@ -8,6 +8,7 @@ import torch
 from tinyllm import prompts
 from tinyllm.data import micro as world
 from tinyllm.models import micro as models
+from tinyllm.models import score
 from tinyllm.params import ParameterError, Params
 from tinyllm.teachers import micro, store
 from tinyllm.teachers.hf import Draw, HFTeacher
@@ -65,6 +66,14 @@ def test_tokens_are_drawn_as_often_as_the_temperature_says():
     draw = Draw([0, 0], 1, 1.0)
     draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # the ends: no token of probability 0
     assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
+
+
+def test_a_resumed_run_forms_the_batches_that_were_still_to_come():
+    rows = [[1] * (3 + i % 7) + [i] for i in range(30)]
+    whole = [[rows[i] for i in at] for at in score.batches(rows, 4)]
+    assert [len(batch) for batch in whole] == [2] + [4] * 7
+    left = [row for batch in whole[3:] for row in batch]
+    assert [[left[i] for i in at] for at in score.batches(left, 4)] == whole[3:]
 
 
 def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folder, asked):
