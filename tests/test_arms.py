@@ -12,11 +12,9 @@ MEANT = {
     "inference": {"trained": False},
     "finetune": {},
     "finetune:x4": {"passes": 4},
-    "lora": {"lora": 8},
     "lora:16": {"lora": 16},
     "kd": {"scorers": (A, B)},
     "kd:2.5+lora": {"scorers": (A, B), "temperature": 2.5, "lora": 8},
-    "dss:micro:b": {"teachers": (B,)},
     "dss:a:x2+lora:4": {"teachers": (A,), "passes": 2, "lora": 4},
     "tinyllm": BOTH,
     "tinyllm-a": {"teachers": (B,)},
@@ -38,22 +36,19 @@ def test_a_name_is_a_few_fields_of_data():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "allowed"),
     [
-        ("fintune", ["'fintune'", "tinyllm-TEACHER", "gibberish"]),
-        ("", []),
-        ("finetune:x0", [":xN"]),
-        ("inference:x2", ["'inference:x2'"]),
-        ("kd:hot", ["'kd:hot'", "kd:TEMPERATURE"]),
-        ("lora:0", ["'lora:0'"]),
-        ("dss:gpt", ["'gpt' names 0 of", "micro:a, micro:b"]),
+        ("fintune", "tinyllm-TEACHER"),
+        ("finetune:x0", ":xN"),
+        ("inference:x2", "no passes"),
+        ("kd:hot", "kd:TEMPERATURE"),
+        ("lora:0", "lora:RANK"),
+        ("dss:gpt", "micro:a, micro:b"),
     ],
 )
-def test_what_is_no_arm_is_named_with_what_is_allowed(name, words):
-    with pytest.raises(ParameterError) as caught:
+def test_what_is_no_arm_is_named_with_what_is_allowed(name, allowed):
+    with pytest.raises(ParameterError, match=rf"arms: '{name}'.*{allowed}"):
         Params.checked(arms=[name])
-    assert str(caught.value).startswith("arms: ")
-    assert all(word in str(caught.value) for word in words)
 
 
 def test_recorded_teachers_can_be_neither_asked_anew_nor_scored_and_an_arm_of_teachers_needs_one():
@@ -75,16 +70,6 @@ def test_all_is_every_arm_that_the_teachers_allow():
     assert arms.everything([]) == ["inference", "finetune", "lora"]
     names = arms.everything(["hf:llama2", "release:llama2", "hf:other"])  # of equal names
     assert {"dss:hf:llama2", "dss:release:llama2", "dss:other", "tinyllm-hf:llama2"} <= set(names)
-
-
-def test_a_study_needs_each_store_once_and_teachers_are_scored_only_for_kd():
-    plain = Params.checked(arms=["finetune", "tinyllm", "tinyllm:shuffled", "kd:2"])
-    assert arms.variants(plain) == [plain] and arms.scored(plain) == [A, B]
-    more = ["tinyllm:no-examples", "tinyllm:no-examples+lora", "tinyllm:no-forcing", "tinyllm"]
-    ways = arms.variants(Params.checked(arms=more))
-    asked = [(way.examples, way.teacher_forcing) for way in ways]
-    assert asked == [("random:2", True), ("none", True), ("random:2", False)]
-    assert arms.scored(ways[0]) == []
 
 
 def test_a_model_may_be_called_as_passes_and_adapters_are_written():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.models.extract import answer_named, mentioned
+from tinyllm.models.extract import answer_named
 
 CLOTH = ["cotton", "felt", "wool felt", "an iron bar"]
 ANSWERS = [  # options, and the place of the one that a text names
@@ -60,14 +60,6 @@ CASES = [(text, options, place) for options, texts in ANSWERS for text, place in
 @pytest.mark.parametrize(("text", "options", "place"), CASES)
 def test_an_answer_names_an_option_by_text_or_letter_or_none(text, options, place):
     assert answer_named(text, options) == place
-
-
-@pytest.mark.parametrize(("text", "named"), [
-    ("A wool felt is warm.", 2), ("Cotton is weak; felt burns.", None), ("(b) is right", None),
-    ("It is not felt. Cotton it is.", 0), ("", None),
-])  # fmt: skip
-def test_a_mention_is_unique_and_letters_do_not_count_in_a_rationale(text, named):
-    assert mentioned(text, CLOTH) == named
 
 
 WORDS = st.text("ab cC.1+-(,)é猫\n", min_size=1, max_size=8)

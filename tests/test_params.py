@@ -50,7 +50,6 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         ({"teachers": ["micro:z"]}, ["teachers", "micro:z", "micro:a, micro:b"]),
         ({"teachers": ["openai:http://u:pw@host/v1#m"]}, ["teachers", "OPENAI_API_KEY"]),
         ({"teachers": ["openai:host/v1"]}, ["teachers", "openai:URL#MODEL"]),
-        ({"batch_size": True}, ["batch_size", "True"]),
         ({"study": "../up"}, ["study", "'../up'"]),
         ({"study": "my study"}, ["study", "'my study'", "A-Za-z0-9"]),
         ({"seeds": [2**32]}, ["seeds", "4294967296", "less than"]),

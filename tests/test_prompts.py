@@ -83,12 +83,11 @@ def test_in_context_examples_never_are_the_question_or_one_of_its_wording():
         assert len({shot.id for shot in shots}) == 3
         assert row.key() not in {shot.key() for shot in shots}
     assert prompts.InContext(pool[:1], "random:3", seed=0)(pool[0]) == []
+    assert prompts.InContext(pool, "none", seed=0)(pool[0]) == []
 
 
 def test_random_examples_depend_on_seed_and_question_alone():
     pool = micro.questions(0)["train"][:40]
-    draw, again = (prompts.InContext(pool, "random:2", seed=5) for _ in range(2))
-    other = prompts.InContext(pool, "random:2", seed=6)
+    draw, again, other = (prompts.InContext(pool, "random:2", seed) for seed in (5, 5, 6))
     assert [draw(row) for row in pool][::-1] == [again(row) for row in pool[::-1]]
     assert any(draw(row) != other(row) for row in pool)
-    assert prompts.InContext(pool, "none", seed=5)(pool[0]) == []

@@ -2,15 +2,13 @@
 
 from typing import get_args
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.data import release
 from tinyllm.data.question import Question
 from tinyllm.params import Cleaning
-from tinyllm.teachers import quality, store
+from tinyllm.teachers import quality
 from tinyllm.teachers.store import Record
 
 RULES = get_args(Cleaning)
@@ -99,15 +97,3 @@ def test_cleaning_is_idempotent_and_only_takes_away(text, cleaning):
     once = quality.cleaned(text, BIRD, cleaning)
     assert once in text
     assert quality.cleaned(once, BIRD, cleaning) == once
-
-
-def test_counts_of_the_release_agree_with_what_is_known_of_it(release_mirror):
-    """PAPER.md, careful reader 3 and 4."""
-    questions = release.questions("riddle", "train")
-    flan, llama = (
-        pd.DataFrame(map(quality.facts, store.recorded("riddle", "train", teacher), questions))
-        for teacher in ("flan-t5", "llama2")
-    )
-    assert 0.67 < llama["cut_off"].mean() < 0.935 and flan["cut_off"].mean() < 0.03
-    assert not flan["invented"].any() and llama["invented"].any()
-    assert (llama["outcome"] == "empty").any() and 16 <= flan["words"].median() <= 23

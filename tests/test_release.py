@@ -98,18 +98,17 @@ def test_a_changed_byte_in_the_mirror_is_an_error(copied, tmp_path, monkeypatch)
 
 def test_without_a_mirror_files_are_downloaded_once_and_checked(copied, tmp_path, monkeypatch):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.delenv("TINYLLM_RELEASE_DIR", raising=False)
     monkeypatch.setenv("TINYLLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(release, "URL", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setattr(release, "RETRIES", 0)
-    file = release.release_file(PATH)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(release, "URL", f"http://127.0.0.1:{server.server_port}/")
+        file = release.release_file(PATH)
+        server.shutdown()
     assert file.is_relative_to(paths.cache()) and file.read_bytes() == copied.read_bytes()
-    copied.unlink()
     assert release.release_file(PATH) == file  # not downloaded again
     file.write_text("[]")  # and never used if it is another
     with pytest.raises(DataError, match="TINYLLM_RELEASE_DIR"):
         release.release_file(PATH)
-    server.shutdown()

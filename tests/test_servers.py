@@ -61,7 +61,6 @@ def hash_of(text):
 
 # A faulty server: a real HTTP server on 127.0.0.1 whose replies are made up -----------------------
 
-
 BODIES = {
     "half": ("application/json", '{"id": "1", "choices": [{"ind'),
     "empty": ("application/json", '{"id": "1", "choices": []}'),
@@ -89,9 +88,6 @@ class Faulty(ThreadingHTTPServer):
     def __exit__(self, *_):
         self.shutdown()
         self.server_close()
-
-    def handle_error(self, request, client_address):
-        """A client that gave up waiting is what one of the tests wants."""
 
 
 class Reply(BaseHTTPRequestHandler):
@@ -179,27 +175,15 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
         assert len(records(params)) == 12
 
 
-def test_samples_are_sent_with_temperature_and_seed_and_none_twice():
-    """Answers are asked greedily, and a temperature of the server's own is sent as it is."""
-
-    def sent():
-        pairs = {(body.get("temperature"), body.get("seed")) for body in server.bodies}
-        server.bodies.clear()
-        return pairs
-
+def test_samples_are_drawn_by_seeds_of_their_own_and_answers_are_greedy():
     with Faulty() as server:
-        uri = f"openai:{server.url}#m"
-        params = small(uri, samples=3, temperature=0.7)
-        for _ in range(2):
-            ask.ask_all(params)
-        assert set(server.tries.values()) == {3}
-        drawn = sent()
-        assert len(drawn) == 36 and {temperature for temperature, _ in drawn} == {0.7}
-        for own in (0.3, None):
-            ask.ask_all(small(uri, servers={uri: {"temperature": own}}))
-            assert sent() == {(own, None)}
+        params = small(f"openai:{server.url}#m", samples=3, temperature=0.7)
+        ask.ask_all(params)
+        assert {body["temperature"] for body in server.bodies} == {0.7}
+        assert len({body["seed"] for body in server.bodies}) == 36
+        server.bodies.clear()
         ask.answer_all(params)
-        assert sent() == {(0, None)}
+        assert {(body["temperature"], body.get("seed")) for body in server.bodies} == {(0, None)}
 
 
 TEXT = {"type": "text", "text": "OK."}
@@ -236,7 +220,7 @@ OSS = "<|channel|>"
 
 @pytest.mark.parametrize(("text", "prompt", "parts"), [
     ("Sure!\n<think>because dogs (cut", "", ("because dogs (cut", "Sure!")),
-    ("<think>a</think> b <think>c (cut", "", ("a\nc (cut", "b")),
+    ("<think>a</think> b <think>c</think> <think>d (cut", "", ("a\nc\nd (cut", "b")),
     ("<Think type='x'>a</THINK> b", "", ("a", "b")), ("[THINK]a[/THINK]b", "", ("a", "b")),
     ("a (cut", "Question\n<think>\n", ("a (cut", "")),
     ("I think so, [thought] it <b>.", "", ("", "I think so, [thought] it <b>.")),
@@ -274,20 +258,17 @@ def test_a_chat_teachers_own_answer_is_read_wherever_it_stands(form):
 
 # Settings of one server ---------------------------------------------------------------------------
 
-SERVER = {"limit": "max_completion_tokens", "temperature": None, "system": "Be brief."}
-SERVER |= {"extra": {"reasoning_effort": "low"}}
-
 
 def test_a_servers_own_settings_are_sent_and_name_another_store():
+    own = {"limit": "max_completion_tokens", "temperature": None, "system": "Be brief."}
+    own |= {"extra": {"reasoning_effort": "low"}}
     with Faulty() as server:
-        plain = small(f"openai:{server.url}#m")
-        uri = plain.teachers[0]
-        own = small(uri, servers={uri: SERVER})
-        assert ask.Job(own, uri).file != ask.Job(plain, uri).file
-        ask.ask_all(plain)
-        ask.ask_all(own)
-    old, new = server.bodies[0], server.bodies[-1]
-    assert (old["max_tokens"], old["temperature"]) == (16, 0)
+        uri = f"openai:{server.url}#m"
+        for settings in ({}, {uri: {"temperature": 0.3}}, {uri: own}):
+            ask.ask_all(small(uri, servers=settings, temperature=0.7))
+    plain, warm, new = server.bodies[0], server.bodies[12], server.bodies[24]
+    assert (plain["max_tokens"], plain["temperature"], warm["temperature"]) == (16, 0.7, 0.3)
+    assert "seed" in plain and "seed" not in warm | new
     assert new["max_completion_tokens"] == 16 and new["reasoning_effort"] == "low"
     assert not {"max_tokens", "temperature", "system"} & set(new)
     assert new["messages"][0] == {"role": "system", "content": "Be brief."}

@@ -73,7 +73,6 @@ def test_gibberish_has_the_lengths_of_rationales_and_the_words_of_questions():
 
 @pytest.mark.parametrize(("name", "teachers", "how"), [
     ("tinyllm", TEACHERS, ("random:2", True, ())),
-    ("tinyllm-a", [B], ("random:2", True, ())),
     ("tinyllm:no-examples", TEACHERS, ("none", True, ())),
     ("tinyllm:no-forcing", TEACHERS, ("random:2", False, ())),
     ("tinyllm:repaired", TEACHERS, ("random:2", True, ("repair",))),

@@ -77,8 +77,6 @@ def trained(
     model, _, encoding = make(kind, **changes)
     changes.pop("dropout", None)
     params = Params.checked(**changes)
-    if params.checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
     if lora:
         model = load.adapt(model, "tiny", lora)
     collator = Watching(encoding, tasks)

@@ -90,7 +90,7 @@ def results(args: argparse.Namespace) -> int:
         try:
             if stale := now.stale(params):
                 raise runs.StaleRun("\n".join(stale))
-            print(summary.table(evaluation.of(params)).to_string(index=False))
+            print(summary.table(summary.rows_of(params)).to_string(index=False))
         except (FileNotFoundError, runs.StaleRun) as problem:
             print(problem)
             code = 1

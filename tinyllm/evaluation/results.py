@@ -48,11 +48,9 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"{len(missing)} of {len(folders)} students are not finished ({'; '.join(missing)}): "
             "run notebook 03_distillation first, or take them out of `arms` or `seeds`"
         )
-    histories = []
-    for (arm, seed), folder in folders.items():
-        histories.append(pd.read_csv(folder / HISTORY).assign(arm=arm, seed=seed))
+    curves = [pd.read_csv(f / HISTORY).assign(arm=a, seed=s) for (a, s), f in folders.items()]
     rows = predictions.read(*(folder / PREDICTIONS for folder in folders.values()))
-    return rows, pd.concat(histories, ignore_index=True)
+    return rows, pd.concat(curves, ignore_index=True)
 
 
 def finished(folder: Path, params: Params) -> bool:
@@ -202,18 +200,6 @@ def _students(study: str | None, dataset: str | None) -> list[Path]:
     """Folders of the stored students."""
     files = _files(study, dataset, f"students/*/*/seed*/{runs.MANIFEST}")
     return [file.parent for file in files]
-
-
-def of(params: Params) -> pd.DataFrame:
-    """Stored predictions of the students that `params` ask for.
-
-    FileNotFoundError where there is none, StaleRun where one was made with other parameters.
-    """
-    asked = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
-    folders = [folder for folder in asked if finished(folder, params)]
-    if not folders:
-        raise FileNotFoundError("no student is stored: `tinyllm run` or `tinyllm store` does it")
-    return predictions.read(*(folder / PREDICTIONS for folder in folders))
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import pandas as pd
 
+from tinyllm import paths
 from tinyllm.evaluation import paired, results
+from tinyllm.params import Params
+from tinyllm.students import predictions
 
 
 def best_single(study: str, student: str | None = None) -> str | None:
@@ -38,6 +42,18 @@ def above_floor(study: str, student: str) -> list[str]:
     floor = known[["chance", "majority"]].max(axis=1)
     tuned = paired.accuracies(rows).set_index("dataset")["low"]
     return [name for name in tuned.index if tuned[name] > floor.get(name, 1.0)]
+
+
+def rows_of(params: Params) -> pd.DataFrame:
+    """Stored predictions of the students that `params` ask for.
+
+    FileNotFoundError where there is none, StaleRun where one was made with other parameters.
+    """
+    asked = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
+    folders = [folder for folder in asked if results.finished(folder, params)]
+    if not folders:
+        raise FileNotFoundError("no student is stored: `tinyllm run` or `tinyllm store` does it")
+    return predictions.read(*(folder / predictions.PREDICTIONS for folder in folders))
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
