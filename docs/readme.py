@@ -78,7 +78,7 @@ def section() -> str:
     lines.append(line(f"mean of {len(both)} datasets", "laptop", both.tolist()))
     if able:
         names = ", ".join(map(style.dataset_name, able))
-        lines.append(line(f"mean of those that the student can do ({names})", "laptop", able))
+        lines.append(line(f"mean of datasets above the floor ({names})", "laptop", able))
     for dataset in whole:
         title = f"{style.dataset_name(dataset)} with whole rationales and the paper's prefix"
         lines.append(line(title, "laptop-whole", [dataset]))

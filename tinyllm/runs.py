@@ -84,8 +84,9 @@ def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
 
     new: None where it cannot be known yet, since inputs are not finished.
     """
-    asked = json.loads(json.dumps(new))
-    if lines := ["its inputs are not finished"] if new is None else differences(old, asked):
+    if new is None:
+        raise StaleRun(f"{paths.shown(folder)}: its inputs are not finished; run the study")
+    if lines := differences(old, json.loads(json.dumps(new))):
         raise StaleRun(
             f"{paths.shown(folder)} was made with other parameters or inputs ({'; '.join(lines)}). "
             "Give the study another name (parameter `study`) or delete that folder."

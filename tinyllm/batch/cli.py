@@ -44,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
             job.write()  # not before: another run of the study may be reading these files
         # Snakemake sees dates alone: what is missing or stale by its manifests is named.
         again = [str(job.done) for job in progress.Status(grid).unfinished if job.done.exists()]
+        for flag in {"-R", "--forcerun"}.intersection(args.options):  # the last one counts
+            place = args.options.index(flag) + 1
+            args.options[place:place] = again
         command += ["--forcerun", *again] if again else []
         command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
         code = subprocess.call([*command, *args.options])

@@ -6,10 +6,10 @@
           - {student: google/flan-t5-small}
           - {student: google/flan-t5-large, checkpointing: true}
         students_a_job: one                         students per job: one or all
+        teachers_a_job: one                         teachers per job: one or all
 
-A parameter file alone is a grid of one study, with all students in one job. Where students have a
-job each, so have teachers, unless all are recorded. A job is one execution of one notebook by
-papermill, with a flat parameter file, so that it can be run again by hand:
+A parameter file alone is a grid of one study, with all students in one job. A job is one execution
+of one notebook by papermill, with a flat parameter file, so that it can be run again by hand:
 
     runs/STUDY/DATASET/notebooks/JOB.yaml           parameters
     runs/STUDY/DATASET/notebooks/JOB.failed.ipynb   while it runs, and if it failed
@@ -19,12 +19,13 @@ papermill, with a flat parameter file, so that it can be run again by hand:
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,6 +41,12 @@ RULES = {
     "evaluate": "04_evaluation",
     "figures": "05_paper_figures",
 }
+# What a teacher's rationales depend on beside the arms, whatever the name of the study.
+ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
+ASKED += " temperature servers"
+# What all students of a study on a dataset share; the rest may differ from student to student.
+SHARED = f"{ASKED} teachers max_refused precision learn_from cleaning alpha curve"
+SHARED += " samples learn_sample"
 
 
 class Recipe(BaseModel):
@@ -50,6 +57,7 @@ class Recipe(BaseModel):
     params: list[str] = Field(min_length=1)
     points: list[dict[str, Any]] = Field([{}], min_length=1)
     students_a_job: Literal["one", "all"] = "one"
+    teachers_a_job: Literal["one", "all"] = "one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +66,7 @@ class Job:
 
     rule: a key of RULES. name: of its files, without suffix. params: what papermill passes.
     after: the jobs that it needs. whole: False for a part of a stage or a point of a curve, whose
-    figures stay with it.
+    figures stay with it. asks: identifies each set of rationales of a prompt job.
     """
 
     rule: str
@@ -66,6 +74,7 @@ class Job:
     params: Params
     after: tuple[Job, ...] = field(default=(), repr=False)
     whole: bool = True
+    asks: tuple[str, ...] = field(default=(), repr=False)
 
     def path(self, suffix: str) -> Path:
         """A file of the job: `yaml`, `log`, `failed.ipynb` or `ipynb`."""
@@ -102,90 +111,78 @@ class Job:
         text += yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, file)
 
 
-class Grid(NamedTuple):
-    """A grid, read: its studies (one per dataset and student) and their jobs in order."""
+@dataclass(frozen=True)
+class Grid:
+    """A grid, read: its studies (one per dataset and student) and how they are cut into jobs."""
 
-    studies: list[Params]
-    jobs: list[Job]
+    name: str
+    studies: tuple[Params, ...]
+    students_a_job: str
+    teachers_a_job: str
 
     def of(self, params: Params) -> list[Job]:
         """The jobs of one study on one dataset, of all its students."""
         folder = paths.notebooks(params)
         return [job for job in self.jobs if paths.notebooks(job.params) == folder]
 
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """All jobs, every one after those that it needs."""
+        asked: dict[str, Job] = {}  # the latest job for each set of rationales, of any study
+        jobs: list[Job] = []
+        by_folder: dict[Path, list[Params]] = {}
+        for params in self.studies:
+            by_folder.setdefault(paths.notebooks(params), []).append(params)
+        for group in by_folder.values():
+            whole = not group[0].curve
+            prepare = Job("prepare", RULES["prepare"], _only(group[0], STAGES["data"]), whole=whole)
+            asking = list(self._prompts(group, prepare, asked))
+            jobs += [prepare, *asking]
+            for params in group:
+                alone = self.students_a_job == "all" and len(group) == 1
+                end = "" if alone else f"_{paths.slug(params.student)}"
+                training = list(self._students(params, end, prepare, asking))
+                needs = (*asking, *training)
+                jobs += [*training, Job("evaluate", RULES["evaluate"] + end, params, needs, whole)]
+        evaluating = tuple(job for job in jobs if job.rule == "evaluate")
+        return [*jobs, Job("figures", RULES["figures"], self.studies[0], evaluating)]
 
-def jobs_of(studies: Sequence[Params], one: bool) -> list[Job]:
-    """The jobs of studies, every one after those that it needs.
+    def _prompts(self, group: list[Params], prepare: Job, asked: dict[str, Job]) -> Iterator[Job]:
+        """The jobs that ask the teachers of one study on one dataset."""
+        uris = list(dict.fromkeys(uri for params in group for uri in params.teachers))
+        names = list(dict.fromkeys(name for params in group for name in params.arms))
+        apart = self.teachers_a_job == "one" and len(uris) > 1
+        read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
+        for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
+            # The arms say in which other ways the teachers are asked.
+            needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
+            changes = {"teachers": teachers, "arms": list(dict.fromkeys(needed))}
+            changes["servers"] = {u: read.servers[u] for u in teachers if u in read.servers}
+            params = read.model_copy(update=changes)
+            keys = tuple(_rationales(params))
+            needs = (prepare, *dict.fromkeys(asked[key] for key in keys if key in asked))
+            name = RULES["prompt"] + (f"_{paths.slug(teachers[0])}" if apart else "")
+            job = Job("prompt", name, params, needs, not (apart or group[0].curve), keys)
+            asked |= dict.fromkeys(keys, job)
+            yield job
 
-    one: students have a job each, and so have teachers, unless all are recorded. ParameterError
-    where studies that share a folder would do one job in two ways.
-    """
-    jobs: dict[Path, Job] = {}
-    sharing = Counter(map(paths.notebooks, studies))
-
-    def add(rule: str, end: str, params: Params, after: Sequence[Job], whole: bool) -> Job:
-        job = Job(rule, RULES[rule] + end, params, tuple(after), whole)
-        first = jobs.setdefault(job.done, job)
-        same = [one.params.model_dump(exclude={"teacher_batch", "workers"}) for one in (first, job)]
-        if rule != "figures" and (lines := runs.differences(*same)):
-            problem = f"points: {job} in two ways ({'; '.join(lines)})"
-            raise ParameterError(f"{problem}; give one point another `study`")
-        return first
-
-    for params in studies:
-        whole = not params.curve
-        prepare = add("prepare", "", _only(params, STAGES["data"]), [], whole)
-        asking = []
-        for request, end in _requests(params, one):
-            # Studies that ask a teacher of the same dataset take turns: the second finds the texts.
-            before = [job for job in jobs.values() if _shares_teacher(job, request)]
-            asking.append(add("prompt", end, request, [prepare, *before], whole and not end))
-        end = "" if not one and sharing[paths.notebooks(params)] == 1 else _end(params.student)
-        training = []
-        for part in _parts(params, one):
-            resolved = [arms.resolve(arm, part.teachers) for arm in part.arms]
+    def _students(self, params: Params, end: str, prepare: Job, asking: list[Job]) -> Iterator[Job]:
+        """The jobs that train the students of one name."""
+        one = self.students_a_job == "one"
+        for names in [[arm] for arm in params.arms] if one else [params.arms]:
+            resolved = [arms.resolve(arm, params.teachers) for arm in names]
             uris = {uri for arm in resolved for uri in (*arm.teachers, *arm.scorers)}
-            needs = [prepare, *(job for job in asking if uris & set(job.params.teachers))]
-            own = f"{_end(part.arms[0])}{end}_seed{part.seeds[0]}" if one else end
-            training.append(add("distill", own, part, needs, whole and not own))
-        add("evaluate", end, params, [*asking, *training], whole)
-    evaluating = [job for job in jobs.values() if job.rule == "evaluate"]
-    add("figures", "", studies[0], evaluating, True)
-    return list(jobs.values())
-
-
-def _requests(params: Params, one: bool) -> Iterator[tuple[Params, str]]:
-    """What each job asks of which teachers, and how its name ends."""
-    uris, read = params.teachers, _only(params, f"{STAGES['data']} {STAGES['teachers']}")
-    apart = one and len(uris) > 1 and not all(uri.startswith("release:") for uri in uris)
-    # Some arms need more of a teacher than the rationales that all arms share.
-    resolved = [arms.resolve(name, uris) for name in params.arms]
-    needed = [arm.name for arm in resolved if arm.asked or arm.scorers]
-    for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
-        changes = {"teachers": teachers, "arms": ["inference", "tinyllm", *needed]}
-        changes["servers"] = {u: read.servers[u] for u in teachers if u in read.servers}
-        yield read.model_copy(update=changes), _end(teachers[0]) if apart else ""
-
-
-def _shares_teacher(job: Job, request: Params) -> bool:
-    """True for another study's prompt job that asks one of these teachers of the same dataset."""
-    other = job.params
-    same = other.dataset == request.dataset and other.study != request.study
-    return job.rule == "prompt" and same and not set(other.teachers).isdisjoint(request.teachers)
-
-
-def _parts(params: Params, one: bool) -> list[Params]:
-    """A study cut into jobs of one student each, or not at all."""
-    students = product(params.arms, params.seeds) if one else []
-    parts = [params.model_copy(update={"arms": [a], "seeds": [s]}) for a, s in students]
-    return parts or [params]
-
-
-def _end(name: str) -> str:
-    return f"_{paths.slug(name)}"
+            needs = (prepare, *(job for job in asking if uris & set(job.params.teachers)))
+            for seeds in [[seed] for seed in params.seeds] if one else [params.seeds]:
+                own = f"_{paths.slug(names[0])}{end}_seed{seeds[0]}" if one else end
+                changed = params.model_copy(update={"arms": list(names), "seeds": list(seeds)})
+                whole = not (one or end or params.curve)
+                yield Job("distill", RULES["distill"] + own, changed, needs, whole)
 
 
 def _only(params: Params, names: str) -> Params:
@@ -193,6 +190,28 @@ def _only(params: Params, names: str) -> Params:
     do not run the job again."""
     kept = {name: getattr(params, name) for name in names.split()}
     return Params(**{"teachers": [], "arms": ["inference"]} | kept)
+
+
+def _asks(arm: str, teachers: Sequence[str]) -> bool:
+    """True if an arm needs more of these teachers than the rationales that all arms share."""
+    with contextlib.suppress(ValueError):  # an arm of other teachers
+        resolved = arms.resolve(arm, teachers)
+        return bool(resolved.asked or resolved.scorers)
+    return False
+
+
+def _rationales(params: Params) -> Iterator[str]:
+    """What identifies each set of rationales of a prompt job, and each micro teacher it trains."""
+    for uri in params.teachers:
+        for variant in arms.variants(params):
+            own = {name: one for name, one in variant.servers.items() if name == uri}
+            asked = variant.model_copy(update={"servers": own})
+            spec = asked.spec(*ASKED.split(), "precision")
+            yield from (runs.digest([uri, spec, sample]) for sample in range(params.samples))
+            # Its own answers, which depend on neither of these.
+            yield runs.digest([uri, spec | {"teacher_forcing": True, "temperature": 0.0}])
+        if arms.teacher(uri)[0] == "micro":
+            yield runs.digest([uri, params.data_seed])
 
 
 def load(name: str | Path) -> Grid:
@@ -211,15 +230,29 @@ def load(name: str | Path) -> Grid:
     try:
         values = read_yaml(file)
         if "params" not in values:
-            studies = [Params.from_yaml(file)]
-            return Grid(studies, jobs_of(studies, one=False))
+            return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
         recipe = Recipe(**values)
         files = [(file.parent / base, FOLDER / base) for base in recipe.params]
         bases = [next(filter(Path.is_file, pair), pair[0]) for pair in files]
         studies = [Params.from_yaml(base, **point) for base in bases for point in recipe.points]
-        return Grid(studies, jobs_of(studies, recipe.students_a_job == "one"))
+        _refuse_mixed(studies)
     except ValidationError as error:
         lines = [f"{e['loc'][0]}: {e['input']!r}: {e['msg']}" for e in error.errors()]
         raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
     except (ParameterError, yaml.YAMLError) as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None
+    return Grid(file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job)
+
+
+def _refuse_mixed(studies: Sequence[Params]) -> None:
+    """ParameterError where studies that would share a folder cannot."""
+    first: dict[str, Params] = {}
+    known: set[tuple[str, str]] = set()
+    for params in studies:
+        folder, remedy = f"{params.study}/{params.dataset}", "give one point another `study`"
+        if (folder, params.student) in known:
+            raise ParameterError(f"points: {folder} has {params.student!r} twice; {remedy}")
+        known.add((folder, params.student))
+        shared = first.setdefault(folder, params).spec(*SHARED.split())
+        if lines := runs.differences(shared, params.spec(*SHARED.split())):
+            raise ParameterError(f"points: {folder} in two ways ({'; '.join(lines)}); {remedy}")

@@ -172,12 +172,12 @@ def cost(job: Job) -> Counter:
 
 def table(grid: Grid, device: str) -> pd.DataFrame:
     """A row per rule and one of the total; hours are of one device that does all jobs in turn."""
-    asked, rows = [], {rule: Counter() for rule in RULES}
+    known, rows = set(), {rule: Counter() for rule in RULES}
     for job in grid.jobs:
-        spent, request = cost(job), job.params.model_copy(update={"study": ""})
-        if job.rule == "prompt" and request in asked:  # a study before has asked the same
-            spent = Counter(seconds=START)
-        asked += [request] if job.rule == "prompt" else []
+        # What an earlier job has asked of a teacher is asked once.
+        again = job.asks and known.issuperset(job.asks)
+        spent = Counter(seconds=START) if again else cost(job)
+        known.update(job.asks)
         spent["hours"] = (spent["seconds"] + spent["flops"] / DEVICES[device]) / 3600
         rows[job.rule].update(spent, jobs=1)
     rows["total"] = sum(rows.values(), Counter())
@@ -200,15 +200,17 @@ def resources(job: Job) -> dict[str, int]:
     """What the workflow asks for a job: `gpu` (number), `mem_mb`, `runtime` (minutes).
 
     GPUs for models above SMALL: `nproc` for students, as many as a teacher's weights need. The
-    runtime is SAFETY times the plan's on an a100, or on a cpu where no GPU is needed.
+    runtime is SAFETY times the plan's on the device that TINYLLM_DEVICE names (a100 if not set;
+    with cpu no job asks for a GPU).
     """
     params, trains = job.params, job.rule == "distill"
     local = [uri for uri in params.teachers if uri.startswith("hf:")]
     models = {"prompt": local, "distill": [params.student]}.get(job.rule, [])
     size, gpu, spent = max(map(parameters, models), default=0.0), 0, cost(job)
-    if size >= SMALL:
+    name = os.environ.get("TINYLLM_DEVICE") or "a100"
+    if size >= SMALL and name != "cpu":
         gpu = params.nproc if trains else math.ceil(2 * size / GPU_BYTES)
-    seconds = spent["flops"] / DEVICES["a100" if gpu else "cpu"] / max(1, gpu * trains)
+    seconds = spent["flops"] / DEVICES[name if gpu else "cpu"] / max(1, gpu * trains)
     minutes = math.ceil(SAFETY * (spent["seconds"] + seconds) / 60)
     at_once = job.threads if trains else 1
     memory = 1500 + at_once * (500 + (BYTES if trains else 4) * size / 1e6)

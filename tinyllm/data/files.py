@@ -42,7 +42,6 @@ NAMES = {  # of a field's column
     "rationale": ("rationale", "explanation"),
     "split": ("split",),
 }
-LETTERS = string.ascii_lowercase
 OPTION_COLUMN = re.compile(r"(option|choice|answer)?([a-z]|\d\d?)")
 NUMBERS = [str(number) for number in range(27)]
 
@@ -186,7 +185,8 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
-    first = " ".join([*option_columns[:1], *columns.values()])
+    own = [name for field, name in columns.items() if OPTION_COLUMN.fullmatch(_plain(field))]
+    first = " ".join([*option_columns[:1], *own])
     numbered = option_columns and "label" not in fields and re.search(r"(?<!\d)1(?!\d)", first)
     if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
@@ -231,7 +231,7 @@ def _text(value: Any, name: str) -> str:
 def _option_columns(fields: dict[str, Any]) -> list[str]:
     """The columns with one option each: A, B, ... or option_0, ... or option_1, ..."""
     for prefix in ("option", "choice", "answer", ""):
-        for marks in (LETTERS, NUMBERS, NUMBERS[1:]):
+        for marks in (string.ascii_lowercase, NUMBERS, NUMBERS[1:]):
             names = list(takewhile(fields.__contains__, [prefix + mark for mark in marks]))
             if len(names) > 1:
                 return names
@@ -249,12 +249,12 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
         value = {key: [item.get(key) for item in value] for key in ("text", "label")}
     labels = []
     if isinstance(value, dict):
-        marks = value.get("label") or value.get("labels") or []
-        labels = [_text(label, "label") for label in marks]
+        marks = [_text(mark, "label") for mark in value.get("label") or value.get("labels") or []]
+        labels = marks if len({*marks} - {""}) == len(marks) else []  # not [0, 0, 1]
         value = value.get("text")
     if not isinstance(value, list):
         raise ValueError("options: expected a list of texts or {text: [...], label: [...]}")
     options = [_text(option, f"option {number}") for number, option in enumerate(value, start=1)]
     while options and not options[-1]:  # a question with fewer options than others
         options.pop()
-    return options, labels[: len(options)] if all(labels) else []
+    return options, labels[: len(options)]

@@ -25,17 +25,20 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\ua
 SIGNS = str.maketrans("’‘“”−", "''\"\"-")
 _CLAIM = re.compile(
     r"(?i)\b(?:answer|choice|(?:correct|best|right) option)(?: to [^.:]{1,80})?"
-    r"(?:(?: is| must be| would be):?[*_]*\s| ?:[*_]*\s?)"
+    r"(?:(?: is| must be):?[*_]*\s| ?:[*_]*\s?)"
 )
 _CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] | (?:because|since) ")
 _LETTER = re.compile(
     r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|"
-    r"([a-z])(?=[*_`\"']*(?:[).:](?!\w)|,? (?:because|since|as) |\Z)))"
+    r"([a-z])(?=[*_`\"']*(?:[).:](?!\w)|,? (?:because|since) |\Z)))"
     r"[).:*_`\"']*+ ?+(?!(?:or|and|is not|isn't|is wrong|is incorrect)\b)"
-    r"(?!(?:[^.,;:()]{0,80}\b(?:or|and)|,) \([a-z]\))"
+    r"(?!(?:[^.,;:()]{0,80}\bor|,| and) \([a-z]\))"
 )
 # `[b]`, `\boxed{b}`, `\boxed{\text{b}}`, `<answer>b</answer>`: a letter in other brackets.
-_BRACKETS = re.compile(r"(?:\\boxed\{(?:\\text\{)?|\[|<answer>)\s*([A-Za-z])\s*(?:[]}]+|</answer>)")
+_BRACKETS = re.compile(
+    r"(?m)(?:\\boxed\{(?:\\text\{)?|<answer>|(?:^|(?<=: )|(?<= is ))\[)"
+    r"\s*([A-Za-z])\s*(?:[]}]+|</answer>)"
+)
 _NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be)?(?: an?| the)? $")
 
 
@@ -45,7 +48,10 @@ def answer_named(text: str, options: Sequence[str]) -> int | None:
     text, options, parts = _plain(text), [_plain(option) for option in options], []
     for match in reversed(list(_CLAIM.finditer(lines))):
         claim = lines[match.end() :].strip()
-        parts += [re.split(r"[.!?]\s|\n", claim)[0], _CLAUSE_END.split(_plain(claim))[0]]
+        parts += [
+            re.split(r"[.!?]\s|(?<!\bor)(?<!\band)\n", claim)[0],
+            _CLAUSE_END.split(_plain(claim))[0],
+        ]
     first = _plain(lines.split("\n")[0])  # an option or a letter, and then why
     if re.fullmatch(r"\W*\w\W*", first) or _same(first, options) is not None:
         parts.append(first)

@@ -49,12 +49,13 @@ _OPENS = (  # [THINK]: Mistral's; ◁think▷: Kimi's; START_THINKING: Cohere's
 )
 _CLOSES = (
     rf"</{_NAMES}\s*>|\[/think\]|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>"
-    rf"|{_CHANNEL}final<\|message\|>|assistantfinal"
+    rf"|{_CHANNEL}final<\|message\|>|(?-i:assistantfinal(?!ly|i[sz]))"
 )
 _TAG = re.compile(rf"(?i)({_OPENS})|({_CLOSES})")
 _SPECIAL = (  # tokens of a template; a strange server leaves them in its text
-    r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|\[/?INST\]|\A<s>|(?:</s>\s*)+\Z"
+    r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|\[/?INST\]|\A<s>|(?:</s>\s*)+\Z"
 )
+_TURN = rf"(?<![\s\"'`(])(?:{_SPECIAL})|(?:{_SPECIAL})(?=\s*(?:\Z|\n|<))"  # not `the <|x|> token`
 _FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 
 
@@ -72,13 +73,13 @@ def apart(text: str, prompt: str = "") -> tuple[str, str]:
     text, *rest = _TAG.split(text)
     (thinking if inside else answer).append(text)
     for opens, text in zip(rest[::3], rest[2::3], strict=True):
-        if not opens and not inside:
+        if not opens and not inside and text.strip():
             thinking, answer = thinking + answer, []
         inside = bool(opens)
         (thinking if inside else answer).append(text)
     whole = "".join(answer).strip()
     first = _FIRST.match(whole)
-    own = re.split(_SPECIAL, whole[first.end() if first else 0 :])[0]  # then another turn begins
+    own = re.split(_TURN, whole[first.end() if first else 0 :])[0]  # then another turn begins
     return "\n".join(filter(None, map(str.strip, thinking))), own.strip()
 
 
