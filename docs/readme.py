@@ -56,8 +56,9 @@ def line(name: str, study: str, datasets: Sequence[str] = ()) -> str:
     rows = results.whole()
     rows = rows[(rows["study"] == study) & (rows["dataset"].isin(datasets) | (not datasets))]
     several, cells = rows["dataset"].nunique() > 1, [name]
+    tables = {column: paired.compare(rows, column) for column in ("correct", "exact")}
     for arm, column in AGAINST.values():
-        compared = paired.compare(rows, column)
+        compared = tables[column]
         pair = paired.OURS, summary.best_single(study) if arm == "single" else arm
         own = compared[(compared["arm"] == pair[0]) & (compared["baseline"] == pair[1])]
         own = own[(own["dataset"] == "mean") == several].to_dict("records")

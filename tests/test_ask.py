@@ -1,5 +1,7 @@
 """Asking all teachers of a study: once for all studies, and each question by itself."""
 
+from dataclasses import replace
+
 import pytest
 from test_store import Echo
 
@@ -206,3 +208,26 @@ def test_recorded_rationales_are_stored_with_missing_ones_as_none(release_mirror
     ask.ask_all(params)
     assert len(ask.records(params, llama)) == 3510 == len(ask.rationales(params, llama)) + 21
     assert ask.answers(params).empty, "recorded teachers are not asked"
+
+
+def test_a_store_from_before_there_were_samples_is_read(use):
+    """Its folder and keys, written out as they were then."""
+    teacher, params = Echo(), study()
+    spec = {"stage": "rationales", "versions": {"store": 3, "prompt": prompts.PROMPT_VERSION}}
+    spec |= {"teacher": SERVER, "data": runs.content(paths.data(params)), "split": "train"}
+    spec |= params.spec("data_seed", "examples", "max_prompt", "max_new_tokens", "teacher_forcing")
+    folder = paths.runs() / "rationales" / "micro" / paths.slug(SERVER) / runs.digest(spec)[:12]
+    rows = ask.Job(params, SERVER).requests(teacher)
+    with runs.recording(folder, spec) as facts:
+        with store.appending(folder / "rationales.jsonl") as append:
+            for row in rows:
+                key = runs.digest([row.id, SERVER, "1", row.prompt, teacher.settings, None])
+                append(replace(row, key=key, text="So it was.", finish="stop"))
+        facts |= store.facts(store.read(folder / "rationales.jsonl"))
+    use(teacher)
+    ask.ask_all(params)
+    assert not teacher.asked
+    assert ask.rationales(params, SERVER) == {row.id: "So it was." for row in rows}
+    (folder / runs.MANIFEST).unlink()
+    ask.ask_all(params)
+    assert not teacher.asked, "its keys are those of today"

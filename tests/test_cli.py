@@ -49,6 +49,19 @@ def test_a_second_run_of_a_study_is_refused_until_the_first_is_done(moved, monke
     assert str(paths.ROOT / "profiles" / "local") in calls[0]
 
 
+def test_jobs_to_do_again_are_named_also_where_a_user_names_some(moved, monkeypatch):
+    calls = []
+    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
+    write_yaml(moved / "one.yaml", study="one")
+    done = moved / "runs" / "one" / "micro" / "notebooks" / "01_data_prep.ipynb"
+    done.parent.mkdir(parents=True)
+    done.write_text("{}", encoding="utf-8")  # a notebook without its work
+    for options in ([], ["--", "-R", "figures"]):
+        assert cli.main(["run", "one.yaml", "--dry-run", *options]) == 0
+    assert calls[0][calls[0].index("--forcerun") + 1] == str(done)
+    assert calls[1][-3:] == ["-R", str(done), "figures"]
+
+
 def test_results_of_a_study_are_the_stored_ones_or_an_error(moved, capsys, committed_results):
     write_yaml(moved / "none.yaml", study="none")
     assert cli.main(["results", "none.yaml"]) == 1

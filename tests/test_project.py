@@ -69,6 +69,7 @@ def test_commands_plans_statistics_and_figures_do_not_load_torch():
 def test_notebooks_are_committed_whole_with_small_outputs(file, tmp_path):
     notebook = nbformat.read(file, as_version=4)
     code = [c for c in notebook.cells if c.cell_type == "code" and c.source]
+    assert max(len(c.source.splitlines()) for c in code) <= 40
     assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
     outputs = [output for c in code for output in c.outputs]

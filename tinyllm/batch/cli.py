@@ -64,10 +64,8 @@ def locked(grid: Grid) -> Iterator[None]:
             try:
                 stack.enter_context(FileLock(folder / "run.lock", timeout=0))
             except Timeout:
-                busy = (
-                    f"{paths.shown(folder.parent)}: another `tinyllm run` is at work; wait for it"
-                )
-                raise RuntimeError(busy) from None
+                busy = paths.shown(folder.parent)
+                raise RuntimeError(f"{busy}: another `tinyllm run` is at work; wait") from None
         yield
 
 
