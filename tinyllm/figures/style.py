@@ -1,7 +1,7 @@
-"""House style: sizes, colours, names and order of arms and datasets; shared plot forms; `save`.
+"""House style: sizes, colours, names and order of arms and datasets; shared plots; `save`.
 
-Three arms are in colour (Okabe and Ito's palette), the others grey; marker and line style tell arms
-apart without colour. The same numbers give the same bytes: no dates, matplotlib's own font.
+Three arms are in colour (Okabe and Ito's palette), the others grey; marker and line style
+distinguish arms without colour. The same numbers give the same bytes: no dates, matplotlib's font.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tinyllm import paths
 PAGE = 5.5  # inches: the width of NeurIPS text
 INK, GREY, PALE = "#333333", "#7F7F7F", "#E4E4E4"
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # fine-tuning, TinyLLM, best teacher
-TEXT, SMALL = 7.5, 7  # points, at the width that a figure is made for
+TEXT, SMALL = 7.5, 7  # points, in a figure printed at full size
 STYLE = {
     "font.family": "DejaVu Sans",
-    "text.hinting": "none",  # so that text is as wide at every resolution
+    "text.hinting": "none",  # text has the same width at every resolution
     **dict.fromkeys(("font.size", "axes.labelsize"), TEXT),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), SMALL),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
@@ -46,13 +46,13 @@ STYLE = {
     "savefig.dpi": 250,
     "pdf.fonttype": 42,  # text stays text
 }
-# Matplotlib's own fonts: the system may have other DejaVu fonts, or a cache that lacks some.
+# Use matplotlib's own fonts: the system may have other DejaVu fonts, or an incomplete cache.
 fonts = font_manager.fontManager
 fonts.ttflist = [font for font in fonts.ttflist if not font.name.startswith("DejaVu")]
 for font in sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("*.ttf")):
     fonts.addfont(font)
-mpl.rcParams.update(STYLE)  # so that a notebook that imports this draws in the house style
-METADATA = {  # what would differ between two runs, left out
+mpl.rcParams.update(STYLE)  # a notebook that imports this module draws in the house style
+METADATA = {  # leaves out what would differ between two runs
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "ModDate": None},
 }
@@ -76,21 +76,21 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"tinyllm", "TinyLLM", "o"),
     (r"tinyllm-(?:.*[:/])?(.+)", "TinyLLM without {}", "d"),
     (r"tinyllm:no-examples", "TinyLLM, no examples", "d"),
-    (r"tinyllm:no-forcing", "TinyLLM, answer hidden", "d"),
+    (r"tinyllm:no-forcing", "TinyLLM, gold not shown", "d"),
     (r"tinyllm:repaired", "TinyLLM, repaired", "o"),
     (r"tinyllm:alpha-auto", "TinyLLM, alpha by losses", "o"),
-    (r"tinyllm:routed-similar", "one teacher, most similar", "h"),
-    (r"tinyllm:routed-quality", "one teacher, best by rules", "h"),
-    (r"tinyllm:routed-random", "one teacher, random", "h"),
+    (r"tinyllm:routed-similar", "most similar rationale", "h"),
+    (r"tinyllm:routed-quality", "best rationale by rules", "h"),
+    (r"tinyllm:routed-random", "random rationale", "h"),
     (r"tinyllm:(shuffled|scrambled)", "TinyLLM, {}", "D"),
-    (r"tinyllm:gibberish", "TinyLLM and gibberish", "D"),
-    (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{} itself, {}-shot", "*"),
+    (r"tinyllm:gibberish", "TinyLLM, gibberish", "D"),
+    (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{}, {}-shot", "*"),
 )
 DASHES = {"s": "-.", "o": "-", "^": "--"}  # by marker
 
 
 class Drawing(Figure):
-    """A figure that shows itself in a notebook as a small PNG; no pyplot, nothing global."""
+    """A figure that a notebook shows as a small PNG, without pyplot or global state."""
 
     def _repr_png_(self) -> bytes:
         stream, small = io.BytesIO(), io.BytesIO()
@@ -115,7 +115,7 @@ def grid(panels: int, columns: int, width: float, height: float, **kwargs) -> tu
 
 
 def _arm(arm: str) -> tuple[int, str, str]:
-    """Place in ARMS, name and marker of an arm."""
+    """Place in ARMS, display name and marker of an arm."""
     method, lora, _ = arm.partition("+lora")
     method, passes = re.fullmatch(r"(.*?)(?::x(\d+))?", method).groups()
     more = f", {passes}x epochs" if passes else ""
@@ -127,28 +127,28 @@ def _arm(arm: str) -> tuple[int, str, str]:
 
 
 def arm_name(arm: str) -> str:
-    """An arm as people read it; unknown ones as they are."""
+    """Display name of an arm; an unknown name is returned unchanged."""
     return _arm(arm)[1]
 
 
 def dataset_name(dataset: str) -> str:
-    """A dataset as people read it; unknown ones as they are."""
+    """Display name of a dataset; an unknown name is returned unchanged."""
     return DATASETS.get(dataset, dataset)
 
 
 def in_order(arms: Iterable[str]) -> list[str]:
-    """Arms in the order of all figures, each once."""
+    """Distinct arms in the order that all figures use."""
     return sorted(set(arms), key=lambda arm: (_arm(arm)[0], arm))
 
 
 def datasets_in_order(datasets: Iterable[str]) -> list[str]:
-    """Datasets in the order of all figures, each once; unknown ones last."""
+    """Distinct datasets in the order that all figures use; unknown ones last."""
     names = set(datasets)
     return sorted(names, key=[*DATASETS, *sorted(names)].index)
 
 
 def look(arm: str, best: str | None = None) -> dict:
-    """color, marker and linestyle of an arm; best: the single-teacher arm that is green."""
+    """Color, marker and linestyle of an arm; best: the single-teacher arm drawn in green."""
     colors = {best: GREEN, "finetune": BLUE, "tinyllm": VERMILLION}
     color = BLUE if arm.startswith("finetune:x") else colors.get(arm, GREY)
     marker = _arm(arm)[2]
@@ -158,7 +158,7 @@ def look(arm: str, best: str | None = None) -> dict:
 
 
 def interval(axis: Axes, x, y, low, high, across: bool = False, **how) -> None:
-    """Points with intervals, along x where `across`; `how` is for Axes.errorbar."""
+    """Points with intervals, along x if `across`; `how` goes to Axes.errorbar."""
     middle = np.asarray(x if across else y, dtype=float)
     ends = np.clip([middle - low, high - middle], 0, None).reshape(2, -1)
     how = {"linestyle": "none", "elinewidth": 1.3, "capsize": 0, **how}
@@ -166,9 +166,9 @@ def interval(axis: Axes, x, y, low, high, across: bool = False, **how) -> None:
 
 
 def estimates(axis: Axes, table: pd.DataFrame, value: str, arms: list[str], best=None) -> None:
-    """One row per arm from the top: its estimate with interval, and its seeds as dots below.
+    """One row per arm from the top: its estimate with interval, and its seeds as dots below it.
 
-    table: one row per arm: arm, `value`, low, high, by_seed, as fractions of 1. Where it has a
+    table: one row per arm: arm, `value`, low, high, by_seed, as fractions of 1. If it has a
         `verdict`, only points that are better or worse are filled. best: see `look`.
     """
     for line in table.to_dict("records"):
@@ -187,20 +187,20 @@ def estimates(axis: Axes, table: pd.DataFrame, value: str, arms: list[str], best
 
 
 def sample(part: pd.DataFrame) -> str:
-    """Questions and seeds of a panel, as its title gives them: `n = 500, 3 seeds`."""
+    """Questions and seeds of a panel for its title: `n = 500, 3 seeds`."""
     low, high = part["seeds"].min(), part["seeds"].max()
     seeds = f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''}"
     return f"n = {part['n'].max()}, {seeds}"
 
 
 def _laid_out(figure: Figure) -> None:
-    """Lay a finished figure out once: every later drawing of it is the same, and faster."""
+    """Fix the layout of a finished figure: later drawings are identical, and faster."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figure:
-    """Write NAME.png, NAME.pdf, NAME.csv (the numbers) and NAME.caption.md; returns the figure."""
+    """Write NAME.png, NAME.pdf, NAME.csv (the numbers) and NAME.caption.md; return the figure."""
     folder = paths.figures()
     folder.mkdir(parents=True, exist_ok=True)
     _laid_out(figure)
@@ -215,7 +215,7 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figu
 
 
 def table(frame: pd.DataFrame, digits: int = 1) -> Styler:
-    """A frame as notebooks show it: no index, texts to the left, numbers to `digits` places."""
+    """A frame as notebooks show it: no index, text left-aligned, numbers with `digits` decimals."""
     texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     wide = {"text-align": "left", "white-space": "pre-wrap"}
     shown = frame.style.hide().format(precision=digits, na_rep="", thousands=",")
