@@ -1,4 +1,4 @@
-"""Parts of the site that come from the package, results/ and figures/: conf.py writes them."""
+"""Generates the pages of the site that come from the package, results/ and figures/."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def accuracies(study: str, dataset: str, rows: pd.DataFrame) -> list[str]:
     """One student on one dataset: accuracy by arm, difference from fine-tuning, baselines."""
     table = summary.table(rows).set_index("arm")
     table = table.loc[style.in_order(table.index)].rename(index=style.arm_name)
-    text = [markdown(table.rename_axis("student trained by").reset_index())]
+    text = [markdown(table.rename_axis("arm").reset_index())]
     for row in results.baselines(study, dataset).query("split == 'test'").itertuples():
-        text += [f"Chance: {row.chance:.1%}. Always {row.always}: {row.majority:.1%}."]
+        text += [f"Chance: {row.chance:.1%}. Majority (always {row.always}): {row.majority:.1%}."]
     return text
 
 
 def comparisons(rows: pd.DataFrame) -> list[dict]:
-    """What one student's tables by dataset leave out: other baselines, and means over datasets."""
+    """The comparisons of one student with other baselines, and means over datasets."""
     compared = paired.compare(rows)
     compared = compared[(compared["baseline"] != "finetune") | (compared["dataset"] == "mean")]
     lines = []
@@ -55,7 +55,7 @@ def comparisons(rows: pd.DataFrame) -> list[dict]:
 
 
 def outcome() -> str:
-    """Each stored study: tables and its own figures; then the figures of none."""
+    """Each stored study with its tables and figures; then the figures that belong to no study."""
     text, drawn, rows = [], [], results.whole()
     for study in sorted(rows["study"].unique()):
         text += [f"## Study `{study}`"]
@@ -89,7 +89,7 @@ def parameters() -> str:
     return markdown(pd.DataFrame(rows))
 
 
-FEATURES = {  # the modules that a feature takes; those of the method alone are first
+FEATURES = {  # feature: its modules; the method's come first
     "parameters, arms, folders": "params arms paths",
     "questions: the release and the micro world": "data/question data/load data/release data/micro",
     "prompts, tokens, models": "prompts models/encode models/load models/aliases models/micro",
@@ -98,16 +98,16 @@ FEATURES = {  # the modules that a feature takes; those of the method alone are 
     "students/train students/student students/predictions",
     "scores of options, statistics, figures": "models/score evaluation/results "
     "evaluation/accuracy evaluation/paired evaluation/summary evaluation/published figures/style",
-    "stopped work goes on, stale work is refused": "runs teachers/store students/checkpoint",
-    "grids, their state and cost; Kubernetes; the command": "batch/grid batch/status batch/plan "
+    "resuming runs, rejecting stale results": "runs teachers/store students/checkpoint",
+    "batches: grids, status, cost, Kubernetes, command line": "batch/grid batch/status batch/plan "
     "batch/kubernetes batch/cli",
-    "students side by side, torchrun": "students/run",
-    "rationales are judged and cleaned; choice among teachers": "teachers/quality teachers/choose",
+    "parallel training, torchrun": "students/run",
+    "auditing, cleaning and choosing rationales": "teachers/quality teachers/choose",
     "servers and their errors, reasoning models": "teachers/openai teachers/base",
-    "users' own files, in many formats; the hub": "data/files data/hub",
-    "the option that a free text names": "models/extract",
+    "users' own files, the Hugging Face hub": "data/files data/hub",
+    "finding the option that a text names": "models/extract",
 }
-METHOD = 6  # of these are the method
+METHOD = 6  # the first six are the method
 
 
 def lines_of(file: Path) -> int:
@@ -116,7 +116,7 @@ def lines_of(file: Path) -> int:
 
 
 def features() -> str:
-    """Lines of the package by feature, and what the method takes of them."""
+    """Lines of the package by feature, and the total of the method."""
     package = paths.ROOT / "tinyllm"
     lines = {
         str(file.relative_to(package).with_suffix("")): lines_of(file)
@@ -130,7 +130,7 @@ def features() -> str:
     if lines:
         raise ValueError(f"FEATURES lacks {', '.join(lines)}")
     method = sum(row["lines"] for row in rows[:METHOD])
-    rows.insert(METHOD, {"feature": "**the method, in all**", "lines": f"**{method}**"})
+    rows.insert(METHOD, {"feature": "**the method, total**", "lines": f"**{method}**"})
     return markdown(pd.DataFrame(rows))
 
 

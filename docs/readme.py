@@ -16,14 +16,14 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ARMS = {  # rows of the table
     "finetune": "Fine-tuning on answers",
     "finetune:x3": "Fine-tuning, 3x epochs",
-    "single": "{}, the best single teacher",
+    "single": "{} (best single teacher)",
     "tinyllm": "TinyLLM, all teachers",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }
 AGAINST = {  # columns of the second table: TinyLLM minus an arm, in a metric (`accuracy.credit`)
     "fine-tuning": ("finetune", "correct"),
     "fine-tuning, by exact match": ("finetune", "exact"),
-    "the best single teacher": ("single", "correct"),
+    "best single teacher": ("single", "correct"),
     "shuffled rationales": ("tinyllm:shuffled", "correct"),
 }
 
@@ -37,7 +37,7 @@ def table(study: str) -> str:
     known = results.baselines(study).query("split == 'test'").set_index("dataset")["majority"]
     lines = [f"| Accuracy, % | {' | '.join(map(style.dataset_name, datasets))} |"]
     lines.append("|---|" + "---|" * len(datasets))
-    parts = {"Majority answer of train": known}
+    parts = {"Majority training answer": known}
     for arm, name in ARMS.items():
         arm = summary.best_single(study) if arm == "single" else arm
         if arm in accuracies:
@@ -51,7 +51,8 @@ def table(study: str) -> str:
 def line(name: str, study: str, datasets: Sequence[str] = ()) -> str:
     """TinyLLM minus the arms of AGAINST, as a row of a Markdown table: differences and verdicts.
 
-    datasets: only these, if any are named. Of several datasets the mean; empty without an arm.
+    datasets: only these, if any are named; the mean if there are several. A cell stays empty if
+    an arm is missing.
     """
     rows = results.whole()
     rows = rows[(rows["study"] == study) & (rows["dataset"].isin(datasets) | (not datasets))]
@@ -81,9 +82,9 @@ def section() -> str:
         names = ", ".join(map(style.dataset_name, able))
         lines.append(line(f"mean of datasets above the floor ({names})", "laptop", able))
     for dataset in whole:
-        title = f"{style.dataset_name(dataset)} with whole rationales and the paper's prefix"
+        title = f"{style.dataset_name(dataset)}, whole rationales, the paper's prefix"
         lines.append(line(title, "laptop-whole", [dataset]))
-    lines.append(line("micro study, the positive control", "micro"))
+    lines.append(line("micro study (positive control)", "micro"))
     return "\n\n".join([table("laptop"), "\n".join(lines)])
 
 
