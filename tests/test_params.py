@@ -78,7 +78,7 @@ def test_errors_of_a_parameter_file_name_it(tmp_path):
         Params.from_yaml(file)
     assert Params.from_yaml(file, lr=0.5).lr == 0.5
     file.write_text("lr: 0.1\nepochs: 1.0\nlr: 0.2\n")  # YAML would take the last
-    with pytest.raises(ParameterError, match=r"study.yaml: lr: is there twice"):
+    with pytest.raises(ParameterError, match=r"study.yaml: lr: appears twice"):
         Params.from_yaml(file)
     file.write_bytes(b"lr: 0.1 # \xfc\n")
     with pytest.raises(ParameterError, match=r"study.yaml: .*utf-8"):

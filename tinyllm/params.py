@@ -1,7 +1,7 @@
-"""The parameters of a study: one model, one flat YAML file, a typed cell in each notebook.
+"""The parameters of a study: a pydantic model, filled from a flat YAML file or a notebook cell.
 
-A field's description is its documentation: it is the comment beside the name in the notebooks'
-`parameters` cells. `STAGES` says which notebook reads which parameters.
+The description of a field is also its comment in the notebooks' `parameters` cells. `STAGES` lists
+the parameters that each notebook reads.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Source = Annotated[str, Field(pattern=r"^(micro|release|hub|file:.+)$")]
 Examples = Annotated[str, Field(pattern=r"^(none|random:[1-9]\d*)$")]
 Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as numpy allows
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy's range
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # what the notebooks show
+MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # the notebooks' defaults
 
 _DATA = "study dataset source data_seed"
 _ASKED = "teachers examples teacher_forcing max_prompt max_new_tokens samples temperature "
@@ -55,7 +55,7 @@ STAGES = {  # the parameters that each notebook reads
 
 
 class ParameterError(ValueError):
-    """A parameter that cannot be used; the message names it, its value and what is allowed."""
+    """An invalid parameter; the message gives its name, its value and what is allowed."""
 
 
 class Params(BaseModel):
@@ -63,52 +63,52 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    study: FolderName = Field("micro", description="name of the study, a folder")
-    dataset: FolderName = Field("micro", description="name of the dataset, a folder")
+    study: FolderName = Field("micro", description="name of the study, and of its folder")
+    dataset: FolderName = Field("micro", description="name of the dataset, and of its folder")
     source: Source = Field("micro", description="micro, release, hub or file:PATH")
-    columns: dict[str, str] = Field({}, description="your file's names of question, answer, ...")
-    limit: dict[Split, Count] = Field({}, description="most rows per split, drawn by data_seed")
-    data_seed: int = Field(0, ge=0, description="the world, subsamples and in-context examples")
+    columns: dict[str, str] = Field({}, description="your file's column names: {question: ...}")
+    limit: dict[Split, Count] = Field({}, description="maximum rows per split, sampled at random")
+    data_seed: int = Field(0, ge=0, description="seed of world, subsamples, in-context examples")
     teachers: list[str] = Field(
         ["micro:a", "micro:b"], description="release:llama2, hf:MODEL, openai:URL#MODEL, ..."
     )
-    examples: Examples = Field("random:2", description="in-context: random:K or none")
+    examples: Examples = Field("random:2", description="in-context examples: random:K or none")
     teacher_forcing: bool = Field(True, description="the teacher is given the gold answer")
-    teacher_batch: int = Field(16, ge=1, description="prompts per batch, or requests at a time")
-    max_prompt: int = Field(1024, ge=16, description="tokens of a teacher's prompt; context is cut")
-    max_new_tokens: int = Field(64, ge=1, description="most tokens that any model generates")
+    teacher_batch: int = Field(16, ge=1, description="prompts per batch, or parallel requests")
+    max_prompt: int = Field(1024, ge=16, description="maximum prompt tokens; context is cut")
+    max_new_tokens: int = Field(64, ge=1, description="maximum tokens that a model generates")
     samples: int = Field(1, ge=1, description="rationales per question and teacher")
-    temperature: float = Field(0.0, ge=0, description="of the teachers' sampling; 0: greedy")
-    max_refused: float = Field(0.05, ge=0, le=1, description="share a teacher may refuse for good")
+    temperature: float = Field(0.0, ge=0, description="teachers' sampling temperature; 0: greedy")
+    max_refused: float = Field(0.05, ge=0, le=1, description="maximum share of refused prompts")
     cleaning: list[Cleaning] = Field([], description="of rationales: repair, drop-cut, ...")
     learn_from: Part = Field(
-        "answer", description="of a reasoning teacher: answer, thinking or both"
+        "answer", description="part of a reasoning teacher's text: answer, thinking or both"
     )
-    learn_sample: Sample = Field("each-epoch", description="in turn, or one agreeing with gold")
-    servers: dict[str, Server] = Field({}, description="by URI: limit, temperature, system, ...")
+    learn_sample: Sample = Field("each-epoch", description="one per epoch, or one that names gold")
+    servers: dict[str, Server] = Field({}, description="settings per URI: limit, system, ...")
     student: str = Field("micro-t5", min_length=1, description="alias, folder or hub id")
-    task_prefix: Half = Field("encoder", description="who reads a task's prefix; paper: encoder")
+    task_prefix: Half = Field("encoder", description="reader of the task prefix; paper: encoder")
     arms: list[str] = Field(
         ["all"], validate_default=True, min_length=1, description="see tinyllm/arms.py"
     )
     alpha: list[Alpha] = Field([1.0], min_length=1, description="weight of each teacher's loss")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="one student per arm and seed")
     lr: float = Field(2e-4, gt=0, description="peak learning rate (AdamW, linear decay)")
-    final_lr: float = Field(0.0, ge=0, le=1, description="learning rate at the end, share of lr")
+    final_lr: float = Field(0.0, ge=0, le=1, description="final learning rate, as a share of lr")
     batch_size: int = Field(32, ge=1, description="questions per forward pass and process")
     accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
     epochs: float = Field(3.0, gt=0, description="passes over the training questions")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising rate")
-    max_input: int = Field(256, ge=8, description="tokens of a student's input; context is cut")
-    max_target: int = Field(128, ge=2, description="tokens of a target")
-    evals: int = Field(4, ge=1, description="times that valid is scored, evenly spaced")
-    patience: int = Field(0, ge=0, description="stop after so many scorings without gain; 0: off")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of steps with linear warmup")
+    max_input: int = Field(256, ge=8, description="maximum input tokens; context is cut")
+    max_target: int = Field(128, ge=2, description="maximum tokens of a target")
+    evals: int = Field(4, ge=1, description="number of evaluations on valid, evenly spaced")
+    patience: int = Field(0, ge=0, description="evaluations without gain before stopping; 0: off")
     precision: Precision = Field("auto", description="auto: bf16 where a GPU has it, else fp32")
     checkpointing: bool = Field(False, description="recompute activations to save memory")
-    keep_weights: bool = Field(True, description="keep trained weights, not predictions alone")
-    curve: bool = Field(False, description="a point of a curve, not a study of its own")
-    workers: int = Field(2, ge=1, description="students trained side by side")
-    nproc: int = Field(1, ge=1, description="processes (devices) per student, by torchrun")
+    keep_weights: bool = Field(True, description="keep trained weights, not only predictions")
+    curve: bool = Field(False, description="the study is one point of a curve")
+    workers: int = Field(2, ge=1, description="students trained in parallel")
+    nproc: int = Field(1, ge=1, description="processes (devices) per student, with torchrun")
 
     @field_validator("alpha", mode="before")
     @classmethod
@@ -124,12 +124,12 @@ class Params(BaseModel):
         elif value == ["all"]:
             return arms.everything(info.data.get("teachers", []))
         if len(set(value)) != len(value):
-            raise ValueError("allowed is a list of different values")
+            raise ValueError("allowed is a list of different values, without duplicates")
         return value
 
     @model_validator(mode="after")
     def _combinations(self) -> Params:
-        """What each parameter allows by itself, but not together."""
+        """Reject values that are valid alone but not in combination."""
         source, dataset = self.source, self.dataset
         asked = [uri for uri in self.teachers if uri.startswith("openai:")]
         recorded = [uri for uri in self.teachers if uri.startswith("release:")]
@@ -141,12 +141,12 @@ class Params(BaseModel):
         same = [uri for uri in self.teachers if uri in recorded or uri not in drawing]
         problems = {
             f"servers: {strangers}: allowed are the URIs of openai: teachers": strangers != [],
-            f"alpha: {self.alpha!r}: one number, or one for each of the {len(self.teachers)} "
-            "teachers": len(self.alpha) not in (1, len(self.teachers)),
-            f"teachers: {foreign} know the questions of their own source only, but source is "
+            f"alpha: {self.alpha!r}: allowed are one number, or one for each of the "
+            f"{len(self.teachers)} teachers": len(self.alpha) not in (1, len(self.teachers)),
+            f"teachers: {foreign} only know the questions of their own source, but source is "
             f"{source!r}; use hf: or openai: teachers": foreign != [],
             f"samples: {self.samples}: {same} would repeat one text; set temperature above 0, and "
-            "take no release: teachers": self.samples > 1 and same != [],
+            "leave out release: teachers": self.samples > 1 and same != [],
             "teachers: the release holds no rationale of LLaMA 2 for piqa; use release:flan-t5 "
             "alone, not release:llama2": dataset == "piqa" and "release:llama2" in self.teachers,
             f"dataset: {dataset!r}, but source is {source!r}: {', '.join(DATASETS)} need source: "
@@ -168,18 +168,18 @@ class Params(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> Params:
-        """`Params(**values)`, with one clear line instead of pydantic's report on bad values."""
+        """`Params(**values)`, but errors have one line per value instead of pydantic's report."""
         try:
             return cls(**values)
         except ValidationError as error:
             lines = "\n".join(map(_line, error.errors()))
-            raise ParameterError(re.sub(r"//[^/@\s]*@", "//***@", lines)) from None  # a password
+            raise ParameterError(re.sub(r"//[^/@\s]*@", "//***@", lines)) from None  # no passwords
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> Params:
-        """The parameters that a notebook's `parameters` cells left in its namespace (`globals()`).
+        """Read the parameters that a notebook's `parameters` cells defined in its `globals()`.
 
-        Every plain value counts, so that a misspelt name which papermill injected is an error too.
+        Every plain value is taken as a parameter, so a misspelt name from papermill is an error.
         """
         plain = (bool, int, float, str, list, dict, type(None))
         values = {
@@ -187,17 +187,17 @@ class Params(BaseModel):
             for name, value in namespace.items()
             if type(value) in plain and name[0].islower()  # not _, In, Out or an imported CONSTANT
         }
-        # Cells below leave plain values too; when this one is run again, those are no parameters.
+        # Later cells define plain values too; they are ignored when this cell is run again.
         first = namespace.setdefault("_parameters", set(values))
         known = {n: v for n, v in values.items() if n in first or n in cls.model_fields}
         return cls.checked(**{"teachers": [], "arms": ["inference"]} | known)
 
     @classmethod
     def from_yaml(cls, file: str | Path, **changes: Any) -> Params:
-        """The parameters of a YAML file as papermill reads it, with `changes` on top.
+        """Read the parameters of a YAML file as papermill does, and apply `changes`.
 
-        A relative `source: file:PATH` is looked for beside the parameter file, then in the caller's
-        folder.
+        A relative `source: file:PATH` is resolved in the folder of the parameter file, or else in
+        the current folder.
         """
         file = Path(file)
         values = {str(name): value for name, value in read_yaml(file).items()} | changes
@@ -206,7 +206,7 @@ class Params(BaseModel):
             path = Path(path).expanduser()
             beside = file.parent.resolve() / path
             values["source"] = f"file:{beside if beside.exists() else path.absolute()}"
-        defaults = {name: field.default for name, field in cls.model_fields.items()}  # all are set
+        defaults = {name: field.default for name, field in cls.model_fields.items()}  # set all
         try:
             return cls.checked(**defaults | values)
         except ParameterError as error:
@@ -224,7 +224,7 @@ class Params(BaseModel):
 
 
 def read_yaml(file: Path) -> dict:
-    """The content of a YAML file; ParameterError if it cannot be read or names a key twice."""
+    """Read a YAML file; raises ParameterError if it is unreadable or has a duplicate key."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -234,14 +234,14 @@ def read_yaml(file: Path) -> dict:
         raise ParameterError(f"{file}: expected lines `parameter: value`")
     names = [key.value for key, _ in node.value] if node else []
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ParameterError(f"{file}: {twice[0]}: is there twice; remove one")
+        raise ParameterError(f"{file}: {twice[0]}: appears twice; remove one")
     return yaml.safe_load(text) or {}
 
 
 def _line(item: dict[str, Any]) -> str:
-    """One pydantic error as one line: parameter, value, what is allowed."""
+    """Format a pydantic error as one line: parameter, value and what is allowed."""
     name, kind = ".".join(map(str, item["loc"])), item["type"]
-    # A server's settings are not repeated: there might be a key among them.
+    # Never print a server's settings: they may contain a key.
     value = "***" if name.startswith("servers.") else item["input"]
     if kind == "extra_forbidden":
         fields = Server.model_fields if name.startswith("servers.") else Params.model_fields
