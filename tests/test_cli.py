@@ -42,7 +42,7 @@ def test_a_second_run_of_a_study_is_refused_until_the_first_is_done(moved, monke
     folder.mkdir(parents=True)
     with FileLock(folder / "run.lock"):
         assert cli.main(["run", "one.yaml"]) == 1 and not calls
-    assert "one/micro: another `tinyllm run` is at work" in capsys.readouterr().err
+    assert "one/micro: another `tinyllm run` is active" in capsys.readouterr().err
     assert cli.main(["run", "one.yaml", "--", "--until", "prepare"]) == 0
     # What stands behind the two dashes goes to snakemake.
     assert len(calls) == 1 and calls[0][-2:] == ["--until", "prepare"]

@@ -106,7 +106,7 @@ def test_what_is_stored_is_not_replaced_by_less_nor_mixed_with_others(folders):
         with pytest.raises(runs.StaleRun, match=words):
             results.store(params)
 
-    refused("12 test questions, and 3 would", ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
+    refused("12 test questions would be replaced by 3", ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
     first = ROWS[ROWS["seed"] == 0]
     refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
     refused("training code: 1 in the folder, 2", first, {"code": 2}, seeds=[0])

@@ -1,1 +1,1 @@
-"""Many studies at once: grids, their cost and state, clusters, the command line."""
+"""Many studies at once: grids, cost estimates, status, clusters, and the command line."""

@@ -1,4 +1,4 @@
-"""The command `tinyllm`: studies and grids of studies from a terminal, in any folder."""
+"""The command `tinyllm`: run studies and grids of studies from a terminal, in any folder."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from tinyllm.batch.grid import Grid
 from tinyllm.evaluation import results as evaluation
 
 PROFILES = paths.ROOT / "profiles"
-EXIT = "Exit status: 0 done, 1 a job failed or another run is at work, 2 bad input."
+EXIT = "Exit status: 0 success, 1 a job failed or another run is active, 2 invalid input."
 
 
 def run(args: argparse.Namespace) -> int:
-    """Execute the notebooks of GRID that are not done, then print its results.
+    """Run the unfinished notebooks of GRID, then print its results.
 
-    Options of snakemake may follow after --, as in: tinyllm run GRID -- --cores 1
+    Options for snakemake may follow after --, for example: tinyllm run GRID -- --cores 1
     """
     grid = grids.load(args.grid)
     for job in grid.jobs:
-        costs.resources(job)  # a model of unknown size is an error before anything runs
+        costs.resources(job)  # raises an error for a model of unknown size before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--profile", str(PROFILES / args.profile), "--keep-going", "--rerun-incomplete"]
-    # Manifests tell the rest; `locked` has locks of its own, since a kill leaves none of them.
+    # Manifests replace other triggers. A killed run releases `locked`'s locks, but not snakemake's.
     command += ["--rerun-triggers", "mtime", "--nolock"]
     command += ["--dry-run"] if args.dry_run else []
     with nullcontext() if args.dry_run else locked(grid):
         for job in grid.jobs:
-            job.write()  # not before: another run of the study may be reading these files
-        # Snakemake sees dates alone: what is missing or stale by its manifests is named.
+            job.write()  # only with the lock: another run of the study may be reading these files
+        # Snakemake only compares dates, so jobs that are missing or stale by manifests are forced.
         again = [str(job.done) for job in progress.Status(grid).unfinished if job.done.exists()]
-        for flag in {"-R", "--forcerun"}.intersection(args.options):  # the last one counts
+        for flag in {"-R", "--forcerun"}.intersection(args.options):  # the last flag counts
             place = args.options.index(flag) + 1
             args.options[place:place] = again
         command += ["--forcerun", *again] if again else []
-        command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # no \u: not undone
+        command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # \u is not decoded
         code = subprocess.call([*command, *args.options])
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def locked(grid: Grid) -> Iterator[None]:
-    """Hold the locks of a grid's studies; RuntimeError where another run has one."""
+    """Hold the locks of a grid's studies; raises RuntimeError if another run holds one."""
     with ExitStack() as stack:
         for folder in sorted({paths.notebooks(params) for params in grid.studies}):
             folder.mkdir(parents=True, exist_ok=True)
@@ -65,25 +65,25 @@ def locked(grid: Grid) -> Iterator[None]:
                 stack.enter_context(FileLock(folder / "run.lock", timeout=0))
             except Timeout:
                 busy = paths.shown(folder.parent)
-                raise RuntimeError(f"{busy}: another `tinyllm run` is at work; wait") from None
+                raise RuntimeError(f"{busy}: another `tinyllm run` is active; wait") from None
         yield
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Estimate tokens, FLOPs and hours of GRID before anything is run."""
+    """Estimate tokens, FLOPs and hours of GRID before running it."""
     print(costs.report(grids.load(args.grid), args.device))
     return 0
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show what of GRID is done, failed and why, stale and what differs, missing, stored."""
+    """Show what is done, failed (and why), stale (and what differs), missing or stored in GRID."""
     print(progress.Status(grids.load(args.grid)).report())
     return 0
 
 
 def results(args: argparse.Namespace) -> int:
-    """Print stored accuracies and differences to fine-tuning of GRID."""
-    from tinyllm.evaluation import summary  # here, since scipy and statsmodels take a second
+    """Print the stored accuracies of GRID and the differences from fine-tuning."""
+    from tinyllm.evaluation import summary  # here, because scipy and statsmodels take a second
 
     now, code = progress.Status(grids.load(args.grid)), 0
     for params in now.grid.studies:
@@ -107,12 +107,12 @@ def store(args: argparse.Namespace) -> int:
 
 
 def restore(args: argparse.Namespace) -> int:
-    """Copy stored students of GRID from results/ to runs/, where runs/ has none."""
+    """Copy stored students of GRID from results/ to runs/, unless runs/ has them."""
     return store(args)
 
 
 def figures(args: argparse.Namespace) -> int:
-    """Draw all figures from stored results, without a model (notebooks 04 and 05)."""
+    """Draw all figures from stored results, without any model (notebooks 04 and 05)."""
     folder = paths.runs() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     # One file of a study is enough: notebook 04 shows all its stored datasets.
@@ -129,7 +129,7 @@ def figures(args: argparse.Namespace) -> int:
 
 
 def kubernetes(args: argparse.Namespace) -> int:
-    """Submit a script as a Job, or look at or cancel Jobs (called by profiles/kubernetes)."""
+    """Submit a script as a Job, show a Job's status or cancel Jobs (for profiles/kubernetes)."""
     if args.action == "cancel":
         pods.cancel(args.names)
     elif args.action == "status":
@@ -143,7 +143,7 @@ COMMANDS = (run, plan, status, results, store, restore, figures, kubernetes)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: a function of COMMANDS each."""
+    """The command line, with one subcommand per function in COMMANDS."""
     whole = argparse.ArgumentParser(prog="tinyllm", description=__doc__, epilog=EXIT)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = {}
@@ -153,27 +153,27 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         add[name] = command.add_argument
         if "GRID" in text:
-            add[name]("grid", metavar="GRID", help="a parameter file, a grid file or a grid's name")
+            add[name]("grid", metavar="GRID", help="parameter file, grid file or name of a grid")
     for name in ("run", "plan"):
-        text = "parameters of a model of unknown size, as my/model=3e9"
+        text = "number of parameters of a model of unknown size, for example my/model=3e9"
         add[name]("--parameters", action="append", metavar="MODEL=NUMBER", help=text)
     profiles = sorted(os.listdir(PROFILES))
-    add["run"]("--profile", choices=profiles, default="local", help="where jobs run")
+    add["run"]("--profile", choices=profiles, default="local", help="where to run jobs")
     add["run"]("--dry-run", action="store_true", help="list the jobs that would run")
-    add["plan"]("--device", choices=costs.DEVICES, help="default: by the student's size")
+    add["plan"]("--device", choices=costs.DEVICES, help="default: by student size")
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:
         add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")
-    add["kubernetes"]("names", nargs="+", metavar="NAME", help="a script to submit, or Jobs")
+    add["kubernetes"]("names", nargs="+", metavar="NAME", help="script to submit, or Jobs")
     return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
-    own = list(sys.argv[1:] if arguments is None else arguments)
-    end = own.index("--") if "--" in own else len(own)
-    args = parser().parse_args(own[:end])
-    args.options = own[end + 1 :]
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    args = parser().parse_args(words[:end])
+    args.options = words[end + 1 :]
     if getattr(args, "parameters", None):
         os.environ["TINYLLM_PARAMETERS"] = " ".join(args.parameters)
     try:

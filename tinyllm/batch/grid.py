@@ -1,4 +1,4 @@
-"""A grid: many studies as data, and the notebook executions (jobs) that they come to.
+"""A grid: a description of many studies, and the jobs (notebook executions) that they need.
 
     params/grid/NAME.yaml
         params: [paper/obqa.yaml, paper/arc.yaml]   parameter files, also those in params/
@@ -8,13 +8,13 @@
         students_a_job: one                         students per job: one or all
         teachers_a_job: one                         teachers per job: one or all
 
-A parameter file alone is a grid of one study, with all students in one job. A job is one execution
-of one notebook by papermill, with a flat parameter file, so that it can be run again by hand:
+A parameter file is a grid of one study, with all students in one job. A job is one execution of one
+notebook by papermill, with a flat parameter file, so that it can be repeated by hand:
 
     runs/STUDY/DATASET/notebooks/JOB.yaml           parameters
-    runs/STUDY/DATASET/notebooks/JOB.failed.ipynb   while it runs, and if it failed
-    runs/STUDY/DATASET/notebooks/JOB.ipynb          when it is done
-    runs/STUDY/DATASET/notebooks/JOB.log            what papermill printed
+    runs/STUDY/DATASET/notebooks/JOB.failed.ipynb   notebook of a running or failed job
+    runs/STUDY/DATASET/notebooks/JOB.ipynb          notebook of a finished job
+    runs/STUDY/DATASET/notebooks/JOB.log            output of papermill
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ RULES = {
     "evaluate": "04_evaluation",
     "figures": "05_paper_figures",
 }
-# What a teacher's rationales depend on beside the arms, whatever the name of the study.
+# Parameters that determine a teacher's rationales, besides the arms; studies share equal ones.
 ASKED = "dataset source columns limit data_seed examples teacher_forcing max_prompt max_new_tokens"
 ASKED += " temperature servers"
-# What all students of a study on a dataset share; the rest may differ from student to student.
+# Parameters that all students of a study on a dataset share; others may differ between students.
 SHARED = f"{ASKED} teachers max_refused precision learn_from cleaning alpha curve"
 SHARED += " samples learn_sample"
 
 
 class Recipe(BaseModel):
-    """A grid file as it is written."""
+    """The content of a grid file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -64,9 +64,9 @@ class Recipe(BaseModel):
 class Job:
     """One execution of one notebook.
 
-    rule: a key of RULES. name: of its files, without suffix. params: what papermill passes.
+    rule: a key of RULES. name: of its files, without suffix. params: passed by papermill.
     after: the jobs that it needs. whole: False for a part of a stage or a point of a curve, whose
-    figures stay with it. asks: identifies each set of rationales of a prompt job.
+    figures are kept with the job. asks: hashes of the sets of rationales that a prompt job makes.
     """
 
     rule: str
@@ -87,24 +87,24 @@ class Job:
 
     @property
     def figures(self) -> Path:
-        """Folder of its figures."""
+        """The folder of its figures."""
         return paths.figures() if self.whole else self.path("figures")
 
     @property
     def threads(self) -> int:
-        """Cores that it keeps busy: students side by side, or the processes of one."""
-        at_work = self.rule in ("prompt", "distill")
-        return max(self.params.workers, self.params.nproc) if at_work else 1
+        """Number of cores that it uses: for students in parallel, or for the processes of one."""
+        parallel = self.rule in ("prompt", "distill")
+        return max(self.params.workers, self.params.nproc) if parallel else 1
 
     def __str__(self) -> str:
         return f"{self.params.study}/{self.params.dataset} {self.name}"
 
     def write(self) -> None:
-        """Write the parameter file, unless it is as it should be."""
-        # What is not in the file keeps the notebook's own value, which is the micro study's.
-        file, own = self.path("yaml"), Params.from_yaml(MICRO).model_dump()
+        """Write the parameter file, unless it is up to date."""
+        # Parameters that are not in the file keep the notebook's default, the micro study's value.
+        file, defaults = self.path("yaml"), Params.from_yaml(MICRO).model_dump()
         values = self.params.model_dump().items()
-        changed = {n: v for n, v in values if v != own[n] or n in ("study", "dataset")}
+        changed = {n: v for n, v in values if v != defaults[n] or n in ("study", "dataset")}
         figures = "" if self.whole else f"TINYLLM_FIGURES='{paths.shown(self.figures)}' "
         command = f"papermill -f '{paths.shown(file)}' 'notebooks/{RULES[self.rule]}.ipynb' OUT"
         text = f"# {figures}{command}\n"
@@ -118,7 +118,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid, read: its studies (one per dataset and student) and how they are cut into jobs."""
+    """A loaded grid: its studies (one per dataset and student) and how they are split into jobs."""
 
     name: str
     studies: tuple[Params, ...]
@@ -126,13 +126,13 @@ class Grid:
     teachers_a_job: str
 
     def of(self, params: Params) -> list[Job]:
-        """The jobs of one study on one dataset, of all its students."""
+        """The jobs of one study on one dataset, for all its students."""
         folder = paths.notebooks(params)
         return [job for job in self.jobs if paths.notebooks(job.params) == folder]
 
     @cached_property
     def jobs(self) -> list[Job]:
-        """All jobs, every one after those that it needs."""
+        """All jobs, each one after those that it needs."""
         asked: dict[str, Job] = {}  # the latest job for each set of rationales, of any study
         jobs: list[Job] = []
         by_folder: dict[Path, list[Params]] = {}
@@ -153,13 +153,13 @@ class Grid:
         return [*jobs, Job("figures", RULES["figures"], self.studies[0], evaluating)]
 
     def _prompts(self, group: list[Params], prepare: Job, asked: dict[str, Job]) -> Iterator[Job]:
-        """The jobs that ask the teachers of one study on one dataset."""
+        """The jobs that prompt the teachers of one study on one dataset."""
         uris = list(dict.fromkeys(uri for params in group for uri in params.teachers))
         names = list(dict.fromkeys(name for params in group for name in params.arms))
         apart = self.teachers_a_job == "one" and len(uris) > 1
         read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
         for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
-            # The arms say in which other ways the teachers are asked.
+            # Some arms need the teachers to be prompted in other ways, too.
             needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
             changes = {"teachers": teachers, "arms": list(dict.fromkeys(needed))}
             changes["servers"] = {u: read.servers[u] for u in teachers if u in read.servers}
@@ -172,22 +172,22 @@ class Grid:
             yield job
 
     def _students(self, params: Params, end: str, prepare: Job, asking: list[Job]) -> Iterator[Job]:
-        """The jobs that train the students of one name."""
+        """The jobs that train one student model with all arms and seeds."""
         one = self.students_a_job == "one"
         for names in [[arm] for arm in params.arms] if one else [params.arms]:
             resolved = [arms.resolve(arm, params.teachers) for arm in names]
             uris = {uri for arm in resolved for uri in (*arm.teachers, *arm.scorers)}
             needs = (prepare, *(job for job in asking if uris & set(job.params.teachers)))
             for seeds in [[seed] for seed in params.seeds] if one else [params.seeds]:
-                own = f"_{paths.slug(names[0])}{end}_seed{seeds[0]}" if one else end
+                suffix = f"_{paths.slug(names[0])}{end}_seed{seeds[0]}" if one else end
                 changed = params.model_copy(update={"arms": list(names), "seeds": list(seeds)})
                 whole = not (one or end or params.curve)
-                yield Job("distill", RULES["distill"] + own, changed, needs, whole)
+                yield Job("distill", RULES["distill"] + suffix, changed, needs, whole)
 
 
 def _only(params: Params, names: str) -> Params:
-    """The parameters with all others at their defaults, so that other changes (another seed, say)
-    do not run the job again."""
+    """Keep the named parameters and set all others to defaults, so that changes of others (a new
+    seed, for example) do not run the job again."""
     kept = {name: getattr(params, name) for name in names.split()}
     return Params(**{"teachers": [], "arms": ["inference"]} | kept)
 
@@ -201,31 +201,31 @@ def _asks(arm: str, teachers: Sequence[str]) -> bool:
 
 
 def _rationales(params: Params) -> Iterator[str]:
-    """What identifies each set of rationales of a prompt job, and each micro teacher it trains."""
+    """Hashes of the sets of rationales that a prompt job makes, and of its micro teachers."""
     for uri in params.teachers:
         for variant in arms.variants(params):
-            own = {name: one for name, one in variant.servers.items() if name == uri}
-            asked = variant.model_copy(update={"servers": own})
+            servers = {u: server for u, server in variant.servers.items() if u == uri}
+            asked = variant.model_copy(update={"servers": servers})
             spec = asked.spec(*ASKED.split(), "precision")
             yield from (runs.digest([uri, spec, sample]) for sample in range(params.samples))
-            # Its own answers, which depend on neither of these.
+            # The teacher's own answers depend on neither of these two parameters.
             yield runs.digest([uri, spec | {"teacher_forcing": True, "temperature": 0.0}])
         if arms.teacher(uri)[0] == "micro":
             yield runs.digest([uri, params.data_seed])
 
 
 def load(name: str | Path) -> Grid:
-    """A grid by its name in params/grid, or by the path of a grid or parameter file.
+    """Load a grid by its name in params/grid, or from the path of a grid or parameter file.
 
-    A path is looked for in the caller's folder, then in the repository. Raises ParameterError,
-    naming the file, where the grid cannot be used.
+    Paths are resolved in the current folder, then in the repository. Raises ParameterError, with
+    the file name, if the grid is not valid.
     """
     files = [Path(name).expanduser(), paths.ROOT / name, FOLDER / "grid" / f"{name}.yaml"]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         known = ", ".join(sorted(grid.stem for grid in (FOLDER / "grid").glob("*.yaml")))
         raise ParameterError(
-            f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; grids are {known}"
+            f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; allowed are {known}"
         )
     try:
         values = read_yaml(file)
@@ -245,7 +245,7 @@ def load(name: str | Path) -> Grid:
 
 
 def _refuse_mixed(studies: Sequence[Params]) -> None:
-    """ParameterError where studies that would share a folder cannot."""
+    """Raise ParameterError if studies with the same folder differ in parameters they must share."""
     first: dict[str, Params] = {}
     known: set[tuple[str, str]] = set()
     for params in studies:
@@ -255,4 +255,4 @@ def _refuse_mixed(studies: Sequence[Params]) -> None:
         known.add((folder, params.student))
         shared = first.setdefault(folder, params).spec(*SHARED.split())
         if lines := runs.differences(shared, params.spec(*SHARED.split())):
-            raise ParameterError(f"points: {folder} in two ways ({'; '.join(lines)}); {remedy}")
+            raise ParameterError(f"points: {folder} is set twice ({'; '.join(lines)}); {remedy}")

@@ -1,7 +1,7 @@
-"""A workflow's job as a Kubernetes Job: what profiles/kubernetes calls; kubectl does the talking.
+"""Run a workflow's jobs as Kubernetes Jobs, with kubectl; called by profiles/kubernetes.
 
-Snakemake's own executor for Kubernetes expects pods that share no files and would carry each one
-through an object store; here run folders lie on a volume that all pods mount.
+Snakemake's own executor for Kubernetes assumes that pods share no files, and copies each file
+through an object store; here, run folders are on a volume that all pods mount.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 from tinyllm import paths
 
 LIMITS = ("gpu", "mem", "cpu", "minutes")  # mem in MB
-# Variables that a pod gets: folders, caches, sizes. Keys and tokens: name a secret in job.yaml.
+# Variables passed to pods (folders, caches, sizes). For keys, use a secret in job.yaml.
 PASSED = re.compile(r"TINYLLM_[A-Z_]+|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE")
 TEMPLATE = paths.ROOT / "profiles" / "kubernetes" / "job.yaml"
 
@@ -29,7 +29,7 @@ def manifest(script: Path, *, gpu: int, mem: int, cpu: int, minutes: int) -> dic
     """The Job that runs a script in the current folder, with its limits (mem in MB)."""
     job = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     pod = job["spec"]["template"]["spec"]
-    pod["activeDeadlineSeconds"] = 60 * minutes  # the pod's: a Job's would count the queue too
+    pod["activeDeadlineSeconds"] = 60 * minutes  # of the pod: a Job's would include queueing
     container = pod["containers"][0]
     passed = [{"name": n, "value": v} for n, v in sorted(os.environ.items()) if PASSED.fullmatch(n)]
     container["env"] = [*container.get("env", []), *passed]
@@ -40,7 +40,7 @@ def manifest(script: Path, *, gpu: int, mem: int, cpu: int, minutes: int) -> dic
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
-    """What kubectl prints; RuntimeError, with its message, where it fails."""
+    """Run kubectl and return its output; raises RuntimeError, with its message, if it fails."""
     namespace = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))["metadata"]["namespace"]
     command = ["kubectl", "--namespace", namespace, *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True)
@@ -56,9 +56,9 @@ def submit(script: Path, **limits: int) -> str:
 
 
 def status(name: str) -> str:
-    """How a Job is: running, success or failed.
+    """Status of a Job: running, success or failed.
 
-    One that is gone has failed; one that kubectl cannot ask for just now is taken to run on.
+    A deleted Job counts as failed. If kubectl fails, the Job counts as running.
     """
     try:
         text = kubectl("get", name, "--output", "json", "--ignore-not-found")

@@ -1,7 +1,7 @@
-"""What a grid will cost, before anything is run: tokens, FLOPs and hours, one line per rule.
+"""Estimated cost of a grid before it is run: tokens, FLOPs and hours, one row per rule.
 
-Estimates, good to about a factor of two: tokens from the lengths of texts, FLOPs as 6 x parameters
-x tokens, hours from one utilisation per device. `resources` is what the `Snakefile` asks for a job.
+Estimates are good to about a factor of two: tokens from the lengths of texts, FLOPs as 6 x
+parameters x tokens, hours from one utilisation per device. `resources` is for the `Snakefile`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tinyllm.data.question import Question
 from tinyllm.params import STAGES, ParameterError, Params
 
 LETTERS = 4.0  # per token, an estimate
-GENERATED = 10  # a generated token takes as long as so many that are read
-SERVED = 5000  # tokens per second that a server of the openai: kind reads
-START = 20.0  # seconds of a job for its kernel and imports
-SMALL = 60e6  # parameters of models that need no GPU
+GENERATED = 10  # generating one token takes as long as reading this many
+SERVED = 5000  # tokens per second that an openai: server reads
+START = 20.0  # seconds that a job spends on its kernel and imports
+SMALL = 60e6  # models with fewer parameters need no GPU
 BYTES = 20  # of memory per trained parameter: weights, gradients, AdamW (fp32), and a quarter more
-GPU_BYTES = 64e9  # of memory of one GPU that a teacher's weights (bf16) may take
-SAFETY = 3  # runtime asked of a cluster, as a multiple of the estimate
+GPU_BYTES = 64e9  # of memory per GPU that a teacher's weights (bf16) may take
+SAFETY = 3  # runtime requested from a cluster, as a multiple of the estimate
 MODELS = {  # parameters; other models are counted from their config
     "google/flan-t5-small": 77.0e6,
     "google/flan-t5-base": 247.6e6,
@@ -43,7 +43,7 @@ MODELS = {  # parameters; other models are counted from their config
     **dict.fromkeys(("micro-t5", "micro-llama", "micro:a", "micro:b"), 0.3e6),
 }
 DECODER_ONLY = re.compile(r"llama|gpt|lm\d|qwen|mi[sx]tral|gemma|phi-|pythia|olmo", re.I)
-DEVICES = {  # FLOPs per second: the data sheet's dense peak (CPU: two cores, AVX-512), share used
+DEVICES = {  # FLOPs per second: dense peak by data sheet (CPU: two cores, AVX-512) x utilisation
     "a100": 312e12 * 0.2,
     "h100": 989e12 * 0.2,
     "h200": 989e12 * 0.2,
@@ -55,13 +55,13 @@ DEVICES = {  # FLOPs per second: the data sheet's dense peak (CPU: two cores, AV
 
 
 def parameters(model: str) -> float:
-    """Parameters of a student, or of a teacher's URI: as the environment variable
-    TINYLLM_PARAMETERS (`MODEL=3e9 MODEL=7e9`) says, from MODELS, or from the model's config."""
+    """Number of parameters of a student or a teacher's URI: from the environment variable
+    TINYLLM_PARAMETERS (`MODEL=3e9 MODEL=7e9`), from MODELS, or from the model's config."""
     name, sizes = model.removeprefix("hf:"), dict(MODELS)
     for item in os.environ.get("TINYLLM_PARAMETERS", "").split():
         known, _, number = item.rpartition("=")
         if not known or not re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", number):
-            raise ParameterError(f"--parameters {item!r}: expected MODEL=NUMBER, as my/model=3e9")
+            raise ParameterError(f"--parameters {item!r}: expected MODEL=NUMBER, like my/model=3e9")
         sizes[known] = float(number)
     return sizes[name] if name in sizes else _counted(name)
 
@@ -71,7 +71,7 @@ def _counted(name: str) -> float:
     file = Path(name).expanduser()
     if name.endswith(".gguf") and file.is_file():
         return 2.0 * file.stat().st_size  # about 4 bits per parameter
-    # Imported where it is needed, since that takes seconds.
+    # Imported only if needed, because that takes seconds.
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -82,13 +82,13 @@ def _counted(name: str) -> float:
             return float(auto.from_config(config).num_parameters())
     except (OSError, ValueError):
         raise ParameterError(
-            f"model {name!r}: its size is unknown, as no config of it is on this machine; add "
+            f"model {name!r}: its size is unknown, because its config is not on this machine; add "
             f"--parameters {name}=3e9"
         ) from None
 
 
 def splits(params: Params) -> dict[str, dict[str, float]]:
-    """`lengths` of a study's questions by split; of the release's, as counted in questions.csv."""
+    """`lengths` of a study's questions by split; for the release's datasets from questions.csv."""
     return _splits(json.dumps(params.spec(*STAGES["data"].split())))
 
 
@@ -107,7 +107,7 @@ def _splits(values: str) -> dict[str, dict[str, float]]:
 
 
 def lengths(questions: list[Question]) -> dict[str, float]:
-    """How many questions, mean letters of a student's text and of the answer, mean options."""
+    """Number of questions, and means: letters of a student's text and of the answer, options."""
     texts = [f"{q.context} {prompts.student_question(q)}".strip() for q in questions]
     return {
         "questions": len(questions),
@@ -118,8 +118,8 @@ def lengths(questions: list[Question]) -> dict[str, float]:
 
 
 def rationales(params: Params, uri: str) -> tuple[float, float]:
-    """Share of the training questions with a teacher's rationale, and its mean tokens: as recorded,
-    else all questions, and as many tokens as are allowed."""
+    """Share of the training questions with a teacher's rationale, and mean tokens of rationales: as
+    recorded in the release, otherwise 1 and `max_new_tokens`."""
     (kind, name), train = arms.teacher(uri), splits(params)["train"]
     if kind != "release":
         return 1.0, params.max_new_tokens
@@ -135,7 +135,7 @@ def student(params: Params, name: str) -> Counter:
         learned = [tuple(map(fmean, zip(*learned, strict=True)))]
     targets = [(1.0, answer), *learned]
     targets += [(train["options"], answer)] if arm.scorers else []
-    # An encoder reads a question once per prefix, or once; a decoder-only student once per target.
+    # An encoder reads a question once, or once per prefix; a decoder-only student once per target.
     once = params.task_prefix == "decoder" and not DECODER_ONLY.search(params.student)
     reads = 1.0 if once else sum(share for share, _ in targets)
     written = sum(share * min(length, params.max_target) for share, length in targets)
@@ -146,7 +146,7 @@ def student(params: Params, name: str) -> Counter:
 
 
 def teacher(params: Params, uri: str) -> Counter:
-    """Cost of a teacher's rationales for train, and of its answers to test, asked in two ways."""
+    """Cost of a teacher's rationales on train, and of its answers on test with two prompts."""
     if uri.startswith("release:"):
         return Counter()
     train, test = (splits(params)[split] for split in ("train", "test"))
@@ -161,22 +161,22 @@ def teacher(params: Params, uri: str) -> Counter:
 
 
 def cost(job: Job) -> Counter:
-    """What a job takes: tokens, FLOPs, and seconds that are the same on every device."""
+    """Cost of a job: tokens, FLOPs, and seconds that do not depend on the device."""
     params, parts = job.params, []
     if job.rule == "prompt":
-        parts = [teacher(way, uri) for way in arms.variants(params) for uri in way.teachers]
+        parts = [teacher(asked, u) for asked in arms.variants(params) for u in asked.teachers]
     if job.rule == "distill":
         parts = [student(params, arm) for arm in params.arms] * len(params.seeds)
     return sum(parts, Counter(seconds=START))
 
 
 def table(grid: Grid, device: str) -> pd.DataFrame:
-    """A row per rule and one of the total; hours are of one device that does all jobs in turn."""
+    """One row per rule and a total; hours are for one device that runs all jobs in sequence."""
     known, rows = set(), {rule: Counter() for rule in RULES}
     for job in grid.jobs:
-        # What an earlier job has asked of a teacher is asked once.
-        again = job.asks and known.issuperset(job.asks)
-        spent = Counter(seconds=START) if again else cost(job)
+        # Rationales that an earlier job makes are not made again.
+        repeated = job.asks and known.issuperset(job.asks)
+        spent = Counter(seconds=START) if repeated else cost(job)
         known.update(job.asks)
         spent["hours"] = (spent["seconds"] + spent["flops"] / DEVICES[device]) / 3600
         rows[job.rule].update(spent, jobs=1)
@@ -185,23 +185,23 @@ def table(grid: Grid, device: str) -> pd.DataFrame:
 
 
 def report(grid: Grid, device: str | None = None) -> str:
-    """The table, and what it assumes. Without a device: cpu for small students, else a100."""
+    """The table and its assumptions. device: default cpu for small students, else a100."""
     sizes = {params.student: parameters(params.student) for params in grid.studies}
     device = device or ("a100" if max(sizes.values()) >= SMALL else "cpu")
     known = ", ".join(f"{student} {size:.3g}" for student, size in sizes.items())
     return (
         f"{table(grid, device).to_string(float_format='{:.3g}'.format)}\n\n"
-        f"Hours: all jobs in turn on one {device} with {DEVICES[device]:.3g} FLOPs per second. "
-        f"Tokens are estimates, {LETTERS:g} letters each. Parameters: {known}"
+        f"Hours: all jobs in sequence on one {device} at {DEVICES[device]:.3g} FLOPs per second. "
+        f"Tokens: estimated at {LETTERS:g} letters each. Parameters: {known}"
     )
 
 
 def resources(job: Job) -> dict[str, int]:
-    """What the workflow asks for a job: `gpu` (number), `mem_mb`, `runtime` (minutes).
+    """What the workflow requests for a job: `gpu` (number), `mem_mb`, `runtime` (minutes).
 
-    GPUs for models above SMALL: `nproc` for students, as many as a teacher's weights need. The
-    runtime is SAFETY times the plan's on the device that TINYLLM_DEVICE names (a100 if not set;
-    with cpu no job asks for a GPU).
+    Models from SMALL on get GPUs: `nproc` for students, as many as its weights need for a teacher.
+    The runtime is SAFETY times the estimate for the device that TINYLLM_DEVICE names (default a100;
+    with cpu, no job requests a GPU).
     """
     params, trains = job.params, job.rule == "distill"
     local = [uri for uri in params.teachers if uri.startswith("hf:")]

@@ -1,9 +1,8 @@
-"""What of a grid is done, read from notebooks and manifests; what failed, and why.
+"""Status of a grid, read from notebooks and manifests: what is done, what failed and why.
 
-A job is done if its notebook was executed, its work has the parameters and inputs that are asked
-for now (by the manifests), and all jobs that it needs are done. `tinyllm run` has the workflow run
-all others: what is missing is made, and what was made from other inputs is refused by its notebook
-with the remedy (runs.StaleRun).
+A job is done if its notebook was executed, its manifests match the current parameters and inputs,
+and all jobs that it needs are done. `tinyllm run` runs all others: missing work is made, and work
+made from other parameters or inputs is refused by its notebook with the remedy (runs.StaleRun).
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from tinyllm.data import load as data
 from tinyllm.evaluation import results
 from tinyllm.params import Params
 
-ENDED = "ended with status"  # the Snakefile writes it into the log where papermill fails
+ENDED = "ended with status"  # the Snakefile writes it to the log if papermill fails
 
 
 def states(job: Job) -> list[str]:
-    """How each folder is that a job is there to make; none for figures.
+    """State of each folder that a job creates (empty for figures).
 
-    `finished`, `missing`, or `stale: ` and why.
+    `finished`, `missing`, or `stale: ` and the reason.
     """
     params, students = job.params, product(job.params.arms, job.params.seeds)
     if job.rule == "figures":
@@ -40,7 +39,7 @@ def states(job: Job) -> list[str]:
         return [_state(_stored, params, *student) for student in students]
     try:
         return [_state(runs.finished, *work) for work in _work(job)]
-    except (OSError, ValueError):  # no questions that can be read: notebook 01 says why
+    except (OSError, ValueError):  # unreadable questions: notebook 01 says why
         if job.rule != "distill":
             return ["missing"]
         folders = [paths.student(params, *student) for student in students]
@@ -55,17 +54,17 @@ def _state(finished: Callable[..., bool], *of: Any) -> str:
 
 
 def _stored(params: Params, arm: str, seed: int) -> bool:
-    """True if a student under results/ is the one of the run folder."""
+    """True if the student under results/ has the same manifest as its run folder."""
     stored = runs.read_manifest(paths.stored(params, arm, seed))
     return stored is not None and stored == runs.read_manifest(paths.student(params, arm, seed))
 
 
 def _work(job: Job) -> list[tuple[Path, dict | None]]:
-    """Folder and spec of each piece of work; FileNotFoundError where there are no questions yet."""
+    """Folder and spec of each part of a job; raises FileNotFoundError without stored questions."""
     if job.rule == "prepare":
         return [(paths.data(job.params), data.spec(job.params))]
     runs.content(paths.data(job.params))
-    # Imported only where there are questions, since that takes seconds.
+    # Imported only if there are questions, because that takes seconds.
     if job.rule == "prompt":
         from tinyllm.teachers import ask as stage
     else:
@@ -74,15 +73,15 @@ def _work(job: Job) -> list[tuple[Path, dict | None]]:
 
 
 def failure(job: Job) -> str | None:
-    """Why a job failed, in one line; None where it did not, or where it is at work.
+    """Why a job failed, in one line; None if it did not fail or is still running.
 
-    What no notebook can tell (its kernel was killed, its time was up) is at the end of its log.
+    If the notebook shows no error (killed kernel, time limit), the end of the log is used.
     """
     if job.done.exists():
         return None
     try:
         cells = json.loads(job.path("failed.ipynb").read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):  # none, or papermill is writing it
+    except (OSError, ValueError):  # no file, or papermill is writing it
         cells = []
     for output in reversed([output for cell in cells for output in cell.get("outputs", ())]):
         if output["output_type"] == "error":
@@ -103,7 +102,7 @@ def failures(grid: Grid) -> list[str]:
 
 
 class Status:
-    """A grid's jobs as they are when this is made: it reads all manifests once."""
+    """A snapshot of a grid's jobs; all manifests are read once, when it is created."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -115,14 +114,14 @@ class Status:
                 self.unfinished[job] = None
 
     def stale(self, params: Params) -> list[str]:
-        """What differs in the stale work of a study, a line per folder."""
-        every = [state for job in self.grid.of(params) for state in self.states[job]]
-        return list(dict.fromkeys(state for state in every if state.startswith("stale")))
+        """Stale folders of a study and what differs, one line per folder."""
+        all_states = [state for job in self.grid.of(params) for state in self.states[job]]
+        return list(dict.fromkeys(state for state in all_states if state.startswith("stale")))
 
     def table(self) -> pd.DataFrame:
-        """A row per study, dataset and student: questions, rationales (finished of all), students
-        (asked for), of these done, failed (in a failed job), stale (of other parameters or inputs)
-        and missing; stored (in results/ as in runs/).
+        """One row per study, dataset and student: questions, rationales (finished/all), students
+        (requested), of these done, failed (in a failed job), stale (made with other parameters or
+        inputs) and missing; stored (in results/, the same as in runs/).
         """
         rows = []
         for params in self.grid.studies:

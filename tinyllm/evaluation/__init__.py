@@ -1,1 +1,1 @@
-"""What came out: stored predictions, accuracies, paired differences, the published numbers."""
+"""Results: stored predictions, accuracies, paired differences, the published numbers."""

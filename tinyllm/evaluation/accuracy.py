@@ -1,4 +1,4 @@
-"""Right answers as a table of seeds and questions, and Wilson's interval.
+"""Correct answers as a table of seeds and questions, and Wilson's interval.
 
 Functions take predictions (columns: `students.predictions.SCHEMA`). Accuracies are fractions of 1.
 """
@@ -11,14 +11,14 @@ from statsmodels.stats.proportion import proportion_confint
 
 from tinyllm.students.predictions import DIGITS, TIES
 
-ROUNDING = 2 * 10**-DIGITS  # stored scores of tied options may differ by so much
+ROUNDING = 2 * 10**-DIGITS  # stored scores of tied options may differ by this much
 
 
 def credit(rows: pd.DataFrame, column: str = "correct") -> pd.Series:
-    """How much each answer counts: 1 if right, 0 if wrong.
+    """How much each answer counts: 1 if correct, 0 if wrong.
 
     column: correct (highest option score), exact (exact match) or extracted (option named in text).
-    Where k options share the best score (column `ties`), the choice among them is chance: the
+    If k options share the best score (column `ties`), the choice among them is arbitrary: the
     answer counts 1 / k if the gold option is one of them, whichever was chosen.
     """
     value = rows[column].astype(float)
@@ -33,8 +33,8 @@ def credit(rows: pd.DataFrame, column: str = "correct") -> pd.Series:
 def matrix(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     """One arm's `credit` on one dataset as a table: one row per seed, one column per question id.
 
-    Raises ValueError where an average over it would hide something: several studies, datasets,
-    splits, arms or students, a question twice, or a question that a seed lacks.
+    Raises ValueError if rows should not be averaged: several studies, datasets, splits, arms or
+    students, a repeated question, or a question without an answer from one of the seeds.
     """
     for name in ("study", "dataset", "split", "arm", "student"):
         values = sorted(map(str, rows[name].unique()))
@@ -48,6 +48,6 @@ def matrix(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
 
 
 def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for k of n; k may be a mean count, so a fraction."""
+    """Wilson's interval for k of n; k may be fractional (a mean count)."""
     low, high = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
-    return min(float(low), k / n), max(float(high), k / n)  # rounding only: it holds k / n
+    return min(float(low), k / n), max(float(high), k / n)  # despite rounding, contain k / n

@@ -1,15 +1,15 @@
 """Accuracies and differences of arms, with intervals over questions and seeds, and verdicts.
 
-Questions and seeds are samples from a larger population. A difference by seed and question is
-taken apart as in a two-way analysis of variance into mean, question, seed and rest. The mean's
-variance is
+Questions and seeds are samples from a larger population. The differences by seed and question are
+decomposed, as in a two-way analysis of variance, into mean, question effects, seed effects and
+residuals. The variance of the mean is
 
     Vq + Vs - Vr,   Vq = var(means by question) / n,   Vs = var(means by seed) / S,
-                    Vr = var(rest) / (n S), which is part of both Vq and Vs
+                    Vr = var(residuals) / (n S), which is part of both Vq and Vs
 
-(Vq alone where Vs < Vr). Arms of different seeds have a Vs - Vr each. Intervals and tests are
-Student's with Satterthwaite's degrees of freedom. With one seed they speak for that one training
-run only. Accuracies and differences are fractions of 1.
+(only Vq if Vs < Vr). Arms with different seeds add a Vs - Vr each. Intervals and tests use
+Student's t with Satterthwaite's degrees of freedom. With one seed, they only apply to that training
+run. Accuracies and differences are fractions of 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BASELINE, OURS = "finetune", "tinyllm"
 
 
 class Estimate(NamedTuple):
-    """A mean of n questions, its variance, and the sum of its parts' variance ** 2 / df."""
+    """A mean over n questions, its variance, and the sum of variance ** 2 / df over its parts."""
 
     value: float
     n: int
@@ -40,25 +40,25 @@ class Estimate(NamedTuple):
 
 
 def estimate(*sides: pd.DataFrame) -> Estimate:
-    """The mean of the sum of tables (seeds, questions); those with the same seeds are paired."""
+    """The mean of the sum of tables [seeds, questions]; tables with the same seeds are paired."""
     tables = [side.to_numpy(dtype=float) for side in sides]
     if all(side.index.equals(sides[0].index) for side in sides):
         tables = [np.sum(tables, axis=0)]
     by_question = np.sum([table.mean(axis=0) for table in tables], axis=0)
     n = len(by_question)
-    # Of one question nothing is known but that scores lie between 0 and 1.
+    # With one question, the variance is only known to be at most 1, as differences are in [-1, 1].
     variance = by_question.var(ddof=1) / n if n > 1 else 1.0
     parts = variance**2 / max(n - 1, 1)
     for table in tables:
         seeds = len(table)
         if seeds > 1:
             by_seed = table.mean(axis=1)
-            rest = table - by_seed[:, None] - table.mean(axis=0) + table.mean()
-            free = max((seeds - 1) * (n - 1), 1)
-            vs, vr = by_seed.var(ddof=1) / seeds, (rest**2).sum() / free / table.size
+            residuals = table - by_seed[:, None] - table.mean(axis=0) + table.mean()
+            df = max((seeds - 1) * (n - 1), 1)
+            vs, vr = by_seed.var(ddof=1) / seeds, (residuals**2).sum() / df / table.size
             if vs > vr:
                 variance += vs - vr
-                parts += vs**2 / (seeds - 1) + vr**2 / free
+                parts += vs**2 / (seeds - 1) + vr**2 / df
     return Estimate(float(by_question.mean()), n, variance, parts)
 
 
@@ -85,7 +85,7 @@ def interval(one: Estimate) -> dict[str, float]:
 def mean_interval(rows: pd.DataFrame, column: str = "correct") -> dict:
     """One arm's accuracy with its 95% interval over questions and seeds.
 
-    rows: of one study, arm and student; of several datasets the mean is taken.
+    rows: predictions of one study, arm and student; several datasets are averaged.
     column: see `accuracy.credit`.
     Keys: estimate, low, high, se, df, n, seeds, by_seed (each seed's accuracy).
     """
@@ -108,7 +108,7 @@ def accuracies(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
 
 
 def _by_seed(tables: list[pd.DataFrame]) -> list[float]:
-    """Means by seed, if all tables have the same seeds; else none."""
+    """Means by seed if all tables have the same seeds, else an empty list."""
     same = all(table.index.equals(tables[0].index) for table in tables)
     return np.mean([table.mean(axis=1) for table in tables], axis=0).tolist() if same else []
 
@@ -116,13 +116,13 @@ def _by_seed(tables: list[pd.DataFrame]) -> list[float]:
 def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct") -> dict:
     """`arm` minus `baseline` on the same questions.
 
-    rows: predictions of one student; of several datasets the plain mean of their differences is
-        taken, like the paper's column of means.
+    rows: predictions of one student; the differences on several datasets are averaged with equal
+        weights, like the paper's column of means.
     Keys: arm, baseline, n, seeds (of the dataset that has the fewest), accuracy, baseline_accuracy,
-    difference, low, high, se, df, p (two-sided; never below the sign test's of n questions that all
-    agree); smallest, the true difference that this test detects with 80% power; by_seed (each
-    seed's difference, where both arms have the same seeds).
-    Raises ValueError where an arm is missing, or where they answered different questions.
+    difference, low, high, se, df, p (two-sided; never below that of a sign test in which all n
+    questions agree); smallest, the true difference that this test detects with 80% power; by_seed
+    (each seed's difference, if both arms have the same seeds).
+    Raises ValueError if an arm is missing, or if they answered different questions.
     """
     sides = []
     for name in (arm, baseline):
@@ -130,36 +130,36 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
         sides.append({dataset: matrix(part, column) for dataset, part in groups})
     ours, theirs = sides
     if not ours or ours.keys() != theirs.keys():
-        have = {arm: list(ours), baseline: list(theirs)}
-        raise ValueError(f"column 'arm': both arms are needed on the same datasets, not {have}")
+        known = {arm: list(ours), baseline: list(theirs)}
+        raise ValueError(f"column 'arm': both arms are needed on the same datasets, not {known}")
     both = list(zip(ours.values(), theirs.values(), strict=True))
     for mine, other in both:
-        if len(odd := mine.columns.symmetric_difference(other.columns)):
-            raise ValueError(f"column 'id': {odd[0]!r} is scored for only one of the arms")
-    one = mean([estimate(mine, -other) for mine, other in both])
+        if len(unpaired := mine.columns.symmetric_difference(other.columns)):
+            raise ValueError(f"column 'id': {unpaired[0]!r} is scored for only one of the arms")
+    whole = mean([estimate(mine, -other) for mine, other in both])
     gaps = [mine - other for mine, other in both if mine.index.equals(other.index)]
     means = [np.mean([table.to_numpy().mean() for table in side.values()]) for side in sides]
     return {
-        **{"arm": arm, "baseline": baseline, "n": one.n},
+        **{"arm": arm, "baseline": baseline, "n": whole.n},
         "seeds": min(len(table) for pair in both for table in pair),
         **{"accuracy": float(means[0]), "baseline_accuracy": float(means[1])},
-        **{"difference": one.value, **interval(one)},
+        **{"difference": whole.value, **interval(whole)},
         "by_seed": _by_seed(gaps) if len(gaps) == len(both) else [],
     }
 
 
 def singles(arms: Sequence[str]) -> list[str]:
-    """The arms that learn from one teacher alone: whole models, the study's number of passes."""
-    more = re.compile(r".*(\+lora.*|:x\d+)")
-    return [arm for arm in arms if arm.startswith("dss:") and not more.fullmatch(arm)]
+    """The arms that learn from one teacher (`dss:...`), without LoRA and without extra epochs."""
+    changed = re.compile(r".*(\+lora.*|:x\d+)")
+    return [arm for arm in arms if arm.startswith("dss:") and not changed.fullmatch(arm)]
 
 
 def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """What is compared: each arm with fine-tuning, and TinyLLM with its ablations and controls.
+    """Pairs to compare: each arm with fine-tuning, TinyLLM with single teachers and its variants.
 
-    Where there is one teacher alone, its arm stands for TinyLLM. Arms that choose or weigh teachers
-    are also compared with each single teacher, and a choice with a choice by chance of as many
-    passes.
+    With a single teacher, its arm takes the place of TinyLLM. Arms that choose or weight teachers
+    are also compared with each single teacher, and a choice with the random choice trained for as
+    many epochs.
     """
     alone = singles(arms)
     ours = alone[0] if OURS not in arms and len(alone) == 1 else OURS
@@ -176,16 +176,16 @@ def comparisons(arms: Sequence[str]) -> list[tuple[str, str]]:
 
 def with_arms(rows: pd.DataFrame, *arms: str) -> pd.DataFrame:
     """The rows of the datasets that have all of these arms."""
-    have = rows[["dataset", "arm"]].drop_duplicates().groupby("dataset", observed=True)["arm"]
-    complete = [dataset for dataset, names in have if set(arms) <= set(names)]
+    present = rows[["dataset", "arm"]].drop_duplicates().groupby("dataset", observed=True)["arm"]
+    complete = [dataset for dataset, names in present if set(arms) <= set(names)]
     return rows[rows["dataset"].isin(complete)]
 
 
 def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     """Every comparison of each study and student, on each dataset and on the mean over datasets.
 
-    Columns: study, student, dataset, datasets (how many), those of `paired`, p_holm, verdict. A
-    mean (dataset "mean") is over the datasets that have both arms, where there are several. Holm's
+    Columns: study, student, dataset, datasets (number), those of `paired`, p_holm, verdict. The
+    mean (dataset "mean") is over the datasets that have both arms, if there are several. Holm's
     family is all comparisons on one dataset, or on the mean.
     """
     tables = []
@@ -195,7 +195,7 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
             for arm, baseline in comparisons(part["arm"].unique()):
                 both = with_arms(part, arm, baseline)
                 count = both["dataset"].nunique()
-                if count > (dataset == "mean"):  # a mean is of two datasets at least
+                if count > (dataset == "mean"):  # a mean needs at least two datasets
                     difference = paired(both, arm, baseline, column)
                     lines.append(names | {"datasets": count} | difference)
             tables += [holm(pd.DataFrame(lines))] if lines else []
@@ -211,9 +211,9 @@ def holm(table: pd.DataFrame) -> pd.DataFrame:
 def equivalence(row: Mapping, margin: float = MARGIN) -> float:
     """p of two one-sided tests that the true difference of a row lies within +-margin.
 
-    p < 0.05 says that the 90% interval lies within the margin.
-    Never below (1 - margin) ** n: arms that differ by the margin disagree on that share of the
-    questions at least, so a few questions that all agree show no equivalence.
+    p < 0.05 means that the 90% interval lies within the margin.
+    Never below (1 - margin) ** n: arms that differ by the margin disagree on at least that share of
+    the questions, so agreement on a few questions does not show equivalence.
     """
     room = margin - abs(row["difference"])
     p = float(room <= 0) if row["se"] == 0 else stats.t(row["df"]).sf(room / row["se"])
@@ -221,11 +221,11 @@ def equivalence(row: Mapping, margin: float = MARGIN) -> float:
 
 
 def verdict(row: Mapping | None, margin: float = MARGIN) -> str:
-    """What a row of `paired` or `compare` says.
+    """The verdict on a row of `paired` or `compare`.
 
-    better, worse: p below 5%, after Holm's correction where the row has one. equivalent: not so,
-    and `equivalence` below 5%. inconclusive: neither, or one seed, whose interval lacks training
-    noise. not tested: no data.
+    better, worse: p below 5%, after Holm's correction if the row has it. equivalent: otherwise, if
+    `equivalence` is below 5%. inconclusive: neither, or only one seed, since that interval does not
+    include training noise. not tested: no data.
     """
     if row is None or pd.isna(row["p"]):
         return "not tested"

@@ -1,7 +1,7 @@
 """The paper's numbers: Table 1 of v1 (arXiv 2402.04616v1) and its claims, data in `published/`.
 
-The paper gives one run per cell: no seeds and no answers by question. So the only noise that can be
-computed is the choice of test questions (notebook 05 does). Accuracies are fractions of 1.
+The paper gives one run per cell, without seeds or answers by question. So only the noise from the
+choice of test questions can be computed (see notebook 05). Accuracies are fractions of 1.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ METHODS = {"inference": "Inference", "lora": "LoRA", "finetune": BASELINE, "tiny
 
 
 def read(name: str) -> pd.DataFrame:
-    """A file of `published/`, as texts: claims, datasets or table1.
+    """Read a file of `published/` as strings: claims, datasets or table1.
 
     claims: one row per claim of the paper: claim (short name), where, statement, kind (mean_gain,
         every_dataset, size_ratio, not_known, or worse: `arm` is worse than `baseline_arm`), size,
         method, baseline_size, baseline (rows of Table 1), stated (percent), published (what Table 1
         says), arm and baseline_arm (this study's arms that decide it; dss:* is every single
         teacher), test (the rule).
-    datasets: the release's datasets, counted: dataset, name, options, train, valid, test,
+    datasets: counts of the release's datasets: dataset, name, options, train, valid, test,
         majority (of test), label, source.
     """
     file = resources.files("tinyllm.evaluation") / "published" / f"{name}.csv"
@@ -38,7 +38,7 @@ def table1() -> pd.DataFrame:
     """Table 1 of v1, one row per cell, without its column of means.
 
     Columns: size, method, dataset, printed (percent), n (test questions), k (right answers; missing
-    where no k / n rounds to the printed number), accuracy (k / n, else printed / 100), low and high
+    if no k / n rounds to the printed number), accuracy (k / n, else printed / 100), low and high
     (Wilson, 95%), source.
     """
     table = read("table1").rename(columns={"accuracy": "printed"})
@@ -52,7 +52,7 @@ def table1() -> pd.DataFrame:
 
 
 def row(size: str, method: str) -> pd.DataFrame:
-    """A row of Table 1: its cells, by dataset."""
+    """The cells of one row of Table 1, by dataset."""
     table = table1()
     cells = table[(table["size"] == size) & (table["method"] == method)]
     return cells.set_index("dataset").loc[list(DATASETS)]

@@ -1,10 +1,10 @@
-"""Results: what run folders hold of finished students, without weights, under results/.
+"""Results: copies of the run folders of finished students, without weights, under results/.
 
     results/STUDY/DATASET/students/ARM/STUDENT/seedK/   predictions.parquet, history.csv, manifest
-    results/STUDY/DATASET/teachers.parquet              the teachers' own answers to test
+    results/STUDY/DATASET/teachers.parquet              the teachers' own answers on test
     results/STUDY/DATASET/baselines.csv                 chance and majority of each split
 
-README and figures report these.
+README and figures report these results.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FACTS = (  # the columns of `facts` that the package and notebook 05 use
     *("train_questions", "steps", "train_tokens", "train_flops", "train_seconds", "cut_targets"),
     "valid_accuracy",
 )
-OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # of a spec
+OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # in a spec
 
 
 def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predictions and learning curves of every student that `params` ask for, from runs/.
 
-    Raises FileNotFoundError with the list of those that are not finished, StaleRun where one was
-    made with other parameters, ValueError where predictions are not whole.
+    Raises FileNotFoundError with a list of the unfinished ones, StaleRun if one was made with other
+    parameters, ValueError if predictions are not valid (`predictions.check`).
     """
     asked = product(params.arms, params.seeds)
     folders = {(arm, seed): paths.student(params, arm, seed) for arm, seed in asked}
@@ -46,7 +46,7 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(folders)} students are not finished ({'; '.join(missing)}): "
-            "run notebook 03_distillation first, or take them out of `arms` or `seeds`"
+            "run notebook 03_distillation first, or remove them from `arms` or `seeds`"
         )
     curves = [pd.read_csv(f / HISTORY).assign(arm=a, seed=s) for (a, s), f in folders.items()]
     rows = predictions.read(*(folder / PREDICTIONS for folder in folders.values()))
@@ -54,10 +54,10 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def finished(folder: Path, params: Params) -> bool:
-    """True if a folder, of runs/ or results/, holds a finished student, False if none.
+    """True if a folder in runs/ or results/ holds a finished student.
 
-    StaleRun, saying what differs, if it was made with other parameters: of those that are named,
-    each teacher's weight, and the questions if runs/ has them.
+    Raises StaleRun, listing the differences, if it was made with other parameters. Compared are
+    the parameters set in `params`, the teachers' weights, and the questions if runs/ has them.
     """
     manifest = runs.read_manifest(folder)
     if manifest is None:
@@ -78,7 +78,7 @@ def finished(folder: Path, params: Params) -> bool:
 def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
     """A student's spec, with the defaults that it leaves out.
 
-    Also the version of the training code: two of them may differ by more than chance.
+    It includes the version of the training code, since results may differ between versions.
     """
     spec = manifest["spec"]
     if _teachers(spec):
@@ -89,8 +89,8 @@ def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
     """(URI, weight) of the teachers whose rationales a student learned."""
-    own = ("answer", "options", arms.GIBBERISH)
-    tasks = [(name, weight) for name, _, weight in spec["tasks"] if name not in own]
+    others = ("answer", "options", arms.GIBBERISH)
+    tasks = [(name, weight) for name, _, weight in spec["tasks"] if name not in others]
     if "routed" not in dict(tasks):
         return tasks
     return [(uri, weight) for _, weight in tasks for uri in spec["rationales"]]
@@ -99,8 +99,8 @@ def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
 def store(params: Params) -> list[Path]:
     """Copy each finished student that `params` ask for to results/; returns their folders there.
 
-    Also the questions' baselines, if runs/ has them. Other students stay. StaleRun where parameters
-    differ (an average would mix them), or where the stored student answered more questions.
+    Also stores the baselines, if runs/ has the questions. Other students are kept. Raises StaleRun
+    if their parameters differ (averages would mix them), or if fewer questions would replace more.
     """
     made = {}  # the manifests, by folder in results/
     for arm, seed in product(params.arms, params.seeds):
@@ -128,13 +128,13 @@ def _folder(params: Params) -> Path:
 
 
 def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
-    """StaleRun if a stored student would be replaced by less, or stay beside others than itself."""
+    """Raise StaleRun if a stored student would lose questions, or differs in shared parameters."""
     old = runs.read_manifest(kept)
     if kept in made:
         before, after = (manifest["facts"].get("n", 0) for manifest in (old, made[kept]))
         if before > after:
             raise runs.StaleRun(
-                f"{paths.shown(kept)}: {before} test questions, and {after} would replace them; "
+                f"{paths.shown(kept)}: {before} test questions would be replaced by {after}; "
                 "give the study another name (parameter `study`) or delete that folder"
             )
         return
@@ -148,9 +148,9 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
 
 
 def restore(params: Params) -> list[Path]:
-    """Copy stored students, which have no weights, to runs/; returns their folders there.
+    """Copy stored students (without weights) to runs/; returns their folders there.
 
-    Only where runs/ has neither a finished student nor one that was begun. StaleRun as `collect`.
+    Skips students that are finished or started in runs/. Raises StaleRun like `collect`.
     """
     copied = []
     for arm, seed in product(params.arms, params.seeds):
@@ -163,7 +163,7 @@ def restore(params: Params) -> list[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a student's folder, without weights: written beside, then renamed."""
+    """Copy a student's folder without weights, through a temporary folder that is renamed."""
     new, old = (target.with_name(f".{target.name}.{name}-{os.getpid()}") for name in ("new", "old"))
     new.mkdir(parents=True, exist_ok=True)
     for name in (PREDICTIONS, HISTORY, runs.MANIFEST):
@@ -177,16 +177,16 @@ def _copy(source: Path, target: Path) -> None:
 def store_teachers(params: Params, answers: pd.DataFrame) -> None:
     """Store the teachers' own answers to the test questions (of `teachers.ask.answers`).
 
-    What is stored of other teachers, or of the same with other examples, stays.
+    Stored answers of other teachers, or with other in-context examples, are kept.
     """
     if answers.empty:
         return
     file, key = _folder(params) / TEACHERS, ["teacher", "shots"]
     kept = stored_teachers(params.study, params.dataset).reindex(columns=ANSWERS)
-    again = kept.set_index(key).index.isin(answers.set_index(key).index)
+    replaced = kept.set_index(key).index.isin(answers.set_index(key).index)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.getpid()}")
-    pd.concat([answers[ANSWERS], kept[~again]]).to_parquet(part, index=False)
+    pd.concat([answers[ANSWERS], kept[~replaced]]).to_parquet(part, index=False)
     os.replace(part, file)
 
 
@@ -203,32 +203,32 @@ def _students(study: str | None, dataset: str | None) -> list[Path]:
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
-    """Predictions of all stored studies (or one); an empty frame where there is none."""
+    """Predictions of all stored studies (or one); an empty frame if there are none."""
     files = [folder / PREDICTIONS for folder in _students(study, dataset)]
     return predictions.read(*files) if files else pd.DataFrame(columns=list(predictions.SCHEMA))
 
 
 def facts(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
-    """What each stored student was trained with and what that cost: one row per student.
+    """Settings and training cost of each stored student, one row per student.
 
     Columns: STUDENT; teachers (number of those whose rationales it learned) and alpha (their
-    weight; empty where none or several); every number and text of its manifest's spec and facts.
+    weight; empty if none or several); every number and text of its manifest's spec and facts.
     """
     rows = []
     for folder in _students(study, dataset):
         manifest = runs.read_manifest(folder)
-        own = [weight for _, weight in _teachers(manifest["spec"])]
-        alpha = own[0] if len(set(own)) == 1 else None
+        weights = [weight for _, weight in _teachers(manifest["spec"])]
+        alpha = weights[0] if len(set(weights)) == 1 else None
         row = {"study": folder.parents[4].name, "dataset": folder.parents[3].name, "curve": False}
-        known = row | {"teachers": len(own), "alpha": alpha} | manifest["spec"] | manifest["facts"]
-        rows.append({name: v for name, v in known.items() if not isinstance(v, list | dict)})
-    table = pd.DataFrame(rows)  # of untrained students alone some columns are missing
+        row |= {"teachers": len(weights), "alpha": alpha} | manifest["spec"] | manifest["facts"]
+        rows.append({name: v for name, v in row.items() if not isinstance(v, list | dict)})
+    table = pd.DataFrame(rows)  # with untrained students only, some columns are missing
     return table.reindex(columns=list(dict.fromkeys([*STUDENT, *FACTS, *table.columns])))
 
 
 def whole() -> pd.DataFrame:
-    """`stored`, without studies that are points of a curve (parameter `curve`), and without
-    datasets where no fine-tuned student is stored yet: nothing can be compared with it."""
+    """`stored` without studies that are points of a curve (parameter `curve`), and without
+    datasets that have no fine-tuned student yet, the baseline of all comparisons."""
     rows, known = stored(), facts()
     points = set(known.loc[known["curve"].astype(bool), "study"])
     groups = rows.assign(tuned=rows["arm"] == "finetune").groupby(["study", "dataset", "student"])

@@ -16,9 +16,9 @@ from tinyllm.students import predictions
 def best_single(study: str, student: str | None = None) -> str | None:
     """The single-teacher arm with the highest accuracy on valid, mean over datasets and seeds.
 
-    student: that one's alone, else the mean over all. Only datasets with a fine-tuned student and
-    all of the study's single-teacher arms count. The test split is not used. None where there is
-    no such arm or dataset.
+    student: use only this student; None: the mean over all. Only datasets with a fine-tuned student
+    and all of the study's single-teacher arms count. The test split is not used. Returns None if
+    there is no such arm or dataset.
     """
     facts = results.facts(study)
     facts = facts[facts["student"] == student] if student else facts
@@ -29,10 +29,10 @@ def best_single(study: str, student: str | None = None) -> str | None:
 
 
 def above_floor(study: str, student: str) -> list[str]:
-    """The stored datasets of a study that are not at their floor for a student.
+    """The stored datasets of a study on which a student is above the floor.
 
-    There the 95% interval of `finetune` lies above chance and above always giving train's commonest
-    answer (docs/preregistration_further.md). Datasets without stored baselines are left out.
+    There the 95% interval of `finetune` lies above chance and above always giving train's most
+    common answer (docs/preregistration_further.md). Datasets without stored baselines are left out.
     """
     rows, known = results.stored(study), results.baselines(study)
     rows = rows[(rows["arm"] == paired.BASELINE) & (rows["student"] == student)]
@@ -47,20 +47,20 @@ def above_floor(study: str, student: str) -> list[str]:
 def rows_of(params: Params) -> pd.DataFrame:
     """Stored predictions of the students that `params` ask for.
 
-    FileNotFoundError where there is none, StaleRun where one was made with other parameters.
+    Raises FileNotFoundError if there are none, StaleRun if one was made with other parameters.
     """
     asked = (paths.stored(params, *student) for student in product(params.arms, params.seeds))
     folders = [folder for folder in asked if results.finished(folder, params)]
     if not folders:
-        raise FileNotFoundError("no student is stored: `tinyllm run` or `tinyllm store` does it")
+        raise FileNotFoundError("no student is stored; use `tinyllm run` or `tinyllm store`")
     return predictions.read(*(folder / predictions.PREDICTIONS for folder in folders))
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm of one student and dataset, to be read in a terminal.
+    """A table for the terminal: one row per arm of one student and dataset.
 
     Columns: arm, accuracy in percent with its interval over questions and seeds, seeds, questions,
-    and where there is fine-tuning the difference from it in points, p after Holm, and the verdict.
+    and, if fine-tuning is stored, the difference from it in points, p after Holm, and the verdict.
     """
     differences = paired.compare(rows).to_dict("records")
     known = {row["arm"]: row for row in differences if row["baseline"] == paired.BASELINE}
