@@ -21,7 +21,7 @@ PYTHON = shlex.quote(sys.executable)
 
 
 def of(done, value):
-    """A function of wildcards: `value` of the job whose notebook they make of `done`."""
+    """A function of wildcards: `value` of the job whose notebook is `done` with them filled in."""
     return lambda wildcards: value(JOBS[done.format(**wildcards)])
 
 
