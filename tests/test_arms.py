@@ -40,7 +40,7 @@ def test_a_name_is_a_few_fields_of_data():
     [
         ("fintune", "tinyllm-TEACHER"),
         ("finetune:x0", ":xN"),
-        ("inference:x2", "no passes"),
+        ("inference:x2", "no :xN"),
         ("kd:hot", "kd:TEMPERATURE"),
         ("lora:0", "lora:RANK"),
         ("dss:gpt", "micro:a, micro:b"),

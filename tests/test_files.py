@@ -64,7 +64,7 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
     ("name", "content", "reason"),
     [
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
-        ("m.jsonl", b"7\n", "line 1: expected named values"),
+        ("m.jsonl", b"7\n", "line 1: expected one named value"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
         ("m.json", b'{"question": {"0": "q"}}', "no question: expected a column"),  # of pandas
         ("m.json", b'{\n"data": []\n}', "line 1 cannot.*; expected an array of objects"),
@@ -170,10 +170,10 @@ def test_rows_of_known_benchmarks():
     ):
         assert one(row).gold == gold
     own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
-    with pytest.raises(ValueError, match="index from 0 or the number"):
+    with pytest.raises(ValueError, match="index from 0 or a column"):
         files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
     for number in (1, 1.0):  # pandas writes floats where a cell is empty
-        with pytest.raises(ValueError, match="index from 0 or the number"):
+        with pytest.raises(ValueError, match="index from 0 or a column"):
             one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": number})
 
 
@@ -194,7 +194,7 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
     path = write(tmp_path / "fragen.jsonl", [row] * 10)
     columns = {"question": "Frage", "answer": "Lösung", "A": "eins", "B": "zwei"}
     assert everything(files.questions(path, 0, columns))[0].gold == "Feuer"
-    with pytest.raises(DataError, match="columns: 'Frage' is none of id, context"):
+    with pytest.raises(DataError, match="columns: 'Frage' is not in id, context"):
         files.questions(path, 0, {"Frage": "question"})
     with pytest.raises(DataError, match=r"no column 'Prosa'; the columns are .*Frage"):
         files.questions(path, 0, {"context": "Prosa"})
@@ -205,7 +205,7 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"answer": "steam"}, "'steam' is neither"),
+        ({"answer": "steam"}, "'steam' is not the text"),
         ({"answer": 2}, "letters in all rows, if the file counts from 1"),
         ({"options": ["fire"]}, r"1 option\(s\)"),
         ({"options": [*map(str, range(26)), "fire"]}, r"27 option\(s\)"),

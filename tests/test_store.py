@@ -111,7 +111,7 @@ def test_refusals_are_recorded_once_the_teacher_has_answered_and_limited(tmp_pat
 @pytest.mark.parametrize("broken", ['{"key": "x', "[1]", '{"key": "x", "more": 1}'])
 def test_a_broken_line_in_the_middle_is_named(tmp_path, broken):
     (tmp_path / "s").write_text(f"{broken}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1: no record"):
+    with pytest.raises(ValueError, match="line 1: not a record"):
         store.read(tmp_path / "s")
 
 

@@ -243,7 +243,7 @@ def test_what_does_not_fit_the_student_ends_before_training(folder, monkeypatch,
 def test_text_that_the_student_cannot_tell_apart_is_reported(monkeypatch, minilm_file):
     faces = [Question(f"q{i}", "", "Which face is glad?", ["😀", "😡"], 0) for i in range(3)]
     monkeypatch.setattr(data, "read", lambda params: dict.fromkeys(SPLITS, faces))
-    with pytest.warns(UserWarning, match=r"of 9 questions, 9 hold .* 9 have options"):
+    with pytest.warns(UserWarning, match=r"of 9 questions, 9 have text .* 9 have options"):
         student.check(Params.checked(**MINILM))
 
 

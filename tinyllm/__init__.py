@@ -1,1 +1,1 @@
-"""An honest, runnable study of TinyLLM (arXiv 2402.04616)."""
+"""A reproduction study of TinyLLM (arXiv 2402.04616)."""

@@ -4,31 +4,31 @@
 
 | METHOD | what the student learns |
 |---|---|
-| `inference` | nothing: it is scored as it is (no `+lora`) |
-| `finetune` | the answer alone |
+| `inference` | nothing: it is scored without training (no `+lora`) |
+| `finetune` | the answer only |
 | `lora`, `lora:RANK` | short for `finetune+lora`, `finetune+lora:RANK` |
 | `kd`, `kd:T` | the answer, and the teachers' mean distribution over the options at temperature T |
 | `dss:TEACHER` | the answer and one teacher's rationales (Distill-step-by-step) |
 | `tinyllm` | the answer and every teacher's rationales (the paper) |
 | `tinyllm-TEACHER` | ablation: one teacher left out |
-| `tinyllm:no-examples` | ablation: teachers asked without in-context examples |
-| `tinyllm:no-forcing` | ablation: teachers asked without being told the gold answer |
-| `tinyllm:repaired` | beyond the paper: invented questions and unfinished sentences cut off |
-| `tinyllm:routed-similar` | beyond: one rationale per question, the closest in meaning to it |
-| `tinyllm:routed-quality` | beyond: one rationale per question, the best by plain rules |
-| `tinyllm:routed-random` | control of these two: one rationale per question, drawn |
-| `tinyllm:alpha-auto` | beyond: alpha follows the losses (`students/loss.py`) |
+| `tinyllm:no-examples` | ablation: teachers prompted without in-context examples |
+| `tinyllm:no-forcing` | ablation: teachers prompted without the gold answer |
+| `tinyllm:repaired` | beyond the paper: invented questions and unfinished sentences removed |
+| `tinyllm:routed-similar` | beyond the paper: one rationale per question, the most similar to it |
+| `tinyllm:routed-quality` | beyond the paper: one rationale per question, the best by text rules |
+| `tinyllm:routed-random` | control for these two: one rationale per question, at random |
+| `tinyllm:alpha-auto` | beyond the paper: alpha adapts to the losses (`students/loss.py`) |
 | `tinyllm:shuffled` | control: each teacher's rationales permuted among the questions |
-| `tinyllm:scrambled` | control: each word permuted among the words at its place |
-| `tinyllm:gibberish` | control: one teacher more, which writes random words |
+| `tinyllm:scrambled` | control: words permuted among a teacher's rationales, place by place |
+| `tinyllm:gibberish` | control: an additional teacher that writes random words |
 
 `finetune:x3` trains for three times the epochs. LoRA adds a low-rank update to every linear layer
-but the output layer, whatever the method. TEACHER is a teacher's URI or its name in it:
-`dss:release:llama2` or `dss:llama2`. RANK is 8 and T is 1 unless given.
+except the output layer, for every method. TEACHER is a teacher's URI or the name part of it:
+`dss:release:llama2` or `dss:llama2`. RANK defaults to 8 and T to 1.
 
-The controls have equal words, lengths and cost. `all` alone stands for the paper's arms and the
-controls once (LoRA for fine-tuning only), as far as the teachers allow. A further arm is one more
-line in METHODS or TINYLLM.
+`shuffled` and `scrambled` keep the words, lengths and cost of `tinyllm`. `arms: [all]` selects the
+paper's arms and the controls, each once (LoRA with fine-tuning only), as far as the teachers allow.
+To add an arm, add a line to METHODS or TINYLLM.
 """
 
 from __future__ import annotations
@@ -47,39 +47,39 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 if TYPE_CHECKING:
     from tinyllm.params import Params
 
-# Kinds of teachers, and the names that a kind allows; None where any name may do.
+# Kinds of teachers and the names that each allows; None allows any name.
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
 OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
-OWN |= {"max_completion_tokens", "max_new_tokens"}  # fields of a request that are not `extra`
-SECRET = re.compile(  # a field's name, or the start of a value, in JSON
+OWN |= {"max_completion_tokens", "max_new_tokens"}  # request fields that `extra` may not contain
+SECRET = re.compile(  # names of fields, or starts of values, that look like a key, in JSON
     r'(?i)"((\w+[-_])?(api|access|auth|secret|private|bearer|client)[-_]?(key|token|secret)s?'
     r'|(x[-_])?(keys?|token|secret|passw(or)?d|auth(orization)?|credentials?|bearer))": '
     r'|"(sk-|bearer )'
 )
 LORA_RANK = 8
-GIBBERISH = "gibberish"  # name of the teacher that writes random words
+GIBBERISH = "gibberish"  # name of the additional teacher that writes random words
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm trains with."""
+    """The settings of one arm."""
 
     name: str  # as written in the parameter `arms`
-    trained: bool = True  # False for the student as it is
+    trained: bool = True  # False: the student is scored without training
     teachers: tuple[str, ...] = ()  # whose rationales are targets, in the study's order
     moved: Literal["", "rationales", "words"] = ""  # what is permuted among training questions
-    gibberish: bool = False  # one more teacher writes random words
-    routed: Literal["", "random", "similar", "quality"] = ""  # how one teacher is chosen; "": all
-    auto_alpha: bool = False  # the weights of the teachers' losses follow the losses
-    asked: dict[str, Any] = field(default_factory=dict)  # parameters with which teachers are asked
-    cleaning: tuple[str, ...] = ()  # steps that are added to the parameter `cleaning`
-    scorers: tuple[str, ...] = ()  # whose distributions over the options are learned from, averaged
-    temperature: float = 1.0  # at which those and the student's are compared
+    gibberish: bool = False  # add a teacher that writes random words
+    routed: Literal["", "random", "similar", "quality"] = ""  # how to choose a teacher; "": use all
+    auto_alpha: bool = False  # the weights of the teachers' losses adapt to the losses
+    asked: dict[str, Any] = field(default_factory=dict)  # changed parameters for prompting teachers
+    cleaning: tuple[str, ...] = ()  # steps added to the parameter `cleaning`
+    scorers: tuple[str, ...] = ()  # teachers whose mean distribution over the options is a target
+    temperature: float = 1.0  # of the softmax of these distributions and of the student's
     lora: int = 0  # rank of the adapters; 0 trains the whole model
-    passes: int = 1  # by how much its epochs exceed the study's
+    passes: int = 1  # factor that multiplies the study's epochs
 
     def settings(self) -> dict[str, Any]:
-        """The fields that differ from a fine-tuned student's, for a spec and to be shown."""
+        """The fields that differ from plain fine-tuning, for specs and for display."""
         plain = vars(Arm(self.name))
         return {name: value for name, value in vars(self).items() if value != plain[name]}
 
@@ -100,8 +100,8 @@ TINYLLM: dict[str, dict[str, Any]] = {
 BEYOND = ("repaired", "routed-random", "routed-similar", "routed-quality", "alpha-auto")
 ALLOWED = (
     f"{', '.join(METHODS)}, lora, lora:RANK, kd, kd:TEMPERATURE, dss:TEACHER, "
-    f"tinyllm, tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}, each but "
-    "inference with :xN, +lora or +lora:RANK (a number from 1), in this order"
+    f"tinyllm, tinyllm-TEACHER and {', '.join(f'tinyllm:{name}' for name in TINYLLM)}; all except "
+    "inference may be followed by :xN, then by +lora or +lora:RANK (N and RANK from 1)"
 )
 GRAMMAR = r"(?s)(?P<method>.*?)(:x(?P<passes>[1-9]\d*))?(\+lora(?P<rank>(?::[1-9]\d*)?))?"
 
@@ -113,63 +113,63 @@ def teacher(uri: str) -> tuple[str, str]:
 
 
 def check_teacher(uri: str) -> None:
-    """ValueError if a teacher's URI lacks a part, or holds what must not be written down."""
+    """Raise ValueError if a teacher's URI is incomplete or contains a secret."""
     kind, name = teacher(uri)
     parts = urlsplit(name)
     if kind == "openai" and (parts.username or parts.password or parts.query):
-        raise ValueError("every manifest would hold this URL's key; set OPENAI_API_KEY instead")
+        raise ValueError("manifests would contain this URL's key; set OPENAI_API_KEY instead")
     address = parts.scheme in ("http", "https") and parts.hostname and parts.fragment
     known = name and kind in TEACHERS and name in (TEACHERS[kind] or [name])
     if not known or (kind == "openai" and not address):
         raise ValueError(
-            f"{uri!r} is no teacher; allowed are micro:a, micro:b, release:flan-t5, "
+            f"{uri!r} is not a teacher; allowed are micro:a, micro:b, release:flan-t5, "
             "release:llama2, hf:MODEL and openai:URL#MODEL (openai:http://127.0.0.1:8000/v1#m)"
         )
 
 
 class Server(BaseModel):
-    """What one OpenAI-compatible server takes that others do not (parameter `servers`)."""
+    """Request settings of one OpenAI-compatible server (parameter `servers`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     temperature: Annotated[float, Field(ge=0)] | None = 0  # 0: the study's; None: not sent
     system: str = ""  # a system message before the prompt
-    extra: dict[str, JsonValue] = {}  # more fields of the request, as {reasoning_effort: low}
-    context: int = Field(0, ge=0)  # tokens of prompt and completion together; 0: not known
+    extra: dict[str, JsonValue] = {}  # further request fields, such as {reasoning_effort: low}
+    context: int = Field(0, ge=0)  # maximum tokens of prompt and completion; 0: unknown
 
     @field_validator("extra")
     @classmethod
     def _allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
         if SECRET.search(json.dumps(value)):
-            raise ValueError("every manifest would hold this key; set OPENAI_API_KEY instead")
+            raise ValueError("manifests would contain this key; set OPENAI_API_KEY instead")
         if own := OWN & set(value):
-            raise ValueError(f"{min(own)!r} is set by the study, or a setting beside extra")
+            raise ValueError(f"{min(own)!r} is set by the study or by another setting, not here")
         return value
 
 
 def resolve(name: str, teachers: Sequence[str]) -> Arm:
     """The arm called `name` in a study with `teachers`.
 
-    Raises ValueError if there is none such, or if recorded teachers cannot give what it needs.
+    Raises ValueError if there is no such arm, or if it needs more than recorded teachers offer.
     """
     method, passes, rank = name, None, None
     try:
-        arm = _method(name, name, tuple(teachers))  # a model may be called m:x2 or m+lora
+        arm = _method(name, name, tuple(teachers))  # a model's name may end in :x2 or +lora
     except ValueError:
         whole = f"finetune+{name}" if re.match("lora(:|$)", name) else name
         method, passes, rank = re.fullmatch(GRAMMAR, whole).group("method", "passes", "rank")
         arm = _method(name, method, tuple(teachers))
     if not arm.trained and (passes or rank is not None):
-        raise ValueError(f"{name!r}: {method!r} trains nothing: no passes, no adapters")
+        raise ValueError(f"{name!r}: {method!r} is not trained, so it takes no :xN and no +lora")
     if method not in METHODS and not arm.teachers and not arm.scorers:
-        raise ValueError(f"{name!r}: needs a teacher, but there is none left")
+        raise ValueError(f"{name!r}: needs a teacher, but none is left")
     arm = replace(
         arm, passes=int(passes or 1), lora=0 if rank is None else int(rank[1:] or LORA_RANK)
     )
-    needs = "must be asked anew" if arm.asked else "must score the options" if arm.scorers else ""
+    needs = "be prompted again" if arm.asked else "score the options" if arm.scorers else ""
     if needs and any(uri.startswith("release:") for uri in (*arm.teachers, *arm.scorers)):
-        raise ValueError(f"{name!r}: its teachers {needs}: not recorded ones; use hf:MODEL")
+        raise ValueError(f"{name!r}: its teachers must {needs}, not recorded ones; use hf:MODEL")
     return arm
 
 
@@ -186,14 +186,14 @@ def _method(name: str, method: str, teachers: tuple[str, ...]) -> Arm:
         return Arm(name, teachers=tuple(uri for uri in teachers if uri != absent))
     base, _, variant = method.partition(":")
     if variant.startswith("routed-") and len(teachers) == 1:
-        raise ValueError(f"{name!r}: with one teacher there is no choice; that is a dss arm")
+        raise ValueError(f"{name!r}: one teacher leaves nothing to choose; use a dss arm")
     if base == "tinyllm" and (method == base or variant in TINYLLM):
         return Arm(name, teachers=teachers, **TINYLLM.get(variant, {}))
     raise ValueError(f"{name!r} is unknown; allowed are {ALLOWED}")
 
 
 def _meant(name: str, written: str, teachers: tuple[str, ...]) -> str:
-    """The one teacher of the study that is written as its URI or as its name in it."""
+    """The study's teacher whose URI, or the name part of it, is `written`."""
     meant = [uri for uri in teachers if written in (uri, teacher(uri)[1])]
     if len(meant) != 1:
         raise ValueError(f"{name!r}: {written!r} names {len(meant)} of {', '.join(teachers)}")
@@ -201,11 +201,11 @@ def _meant(name: str, written: str, teachers: tuple[str, ...]) -> str:
 
 
 def everything(teachers: Sequence[str]) -> list[str]:
-    """The arms that `all` stands for: each method once, as far as these teachers can serve it."""
+    """The arms that `all` selects: each method once, if these teachers allow it."""
     short = {uri: teacher(uri)[1] for uri in teachers}
-    own = [name if list(short.values()).count(name) == 1 else uri for uri, name in short.items()]
-    names = [*METHODS, "lora", "kd", *(f"dss:{name}" for name in own), "tinyllm"]
-    names += [f"tinyllm-{name}" for name in own if len(own) > 2]  # of two, that is a dss arm
+    labels = [name if [*short.values()].count(name) == 1 else uri for uri, name in short.items()]
+    names = [*METHODS, "lora", "kd", *(f"dss:{label}" for label in labels), "tinyllm"]
+    names += [f"tinyllm-{label}" for label in labels if len(labels) > 2]  # of two: a dss arm
     names += [f"tinyllm:{name}" for name in TINYLLM if name not in BEYOND]
     possible = []
     for name in names:
@@ -215,28 +215,28 @@ def everything(teachers: Sequence[str]) -> list[str]:
 
 
 def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:
-    """Of a study's weights those of an arm's teachers; their mean where one of them is chosen."""
+    """The weights of an arm's teachers; their mean for each if the arm chooses one per question."""
     arm = resolve(name, list(weights))
-    own = {uri: weights[uri] for uri in arm.teachers}
-    return dict.fromkeys(own, fmean(own.values())) if arm.routed else own
+    alphas = {uri: weights[uri] for uri in arm.teachers}
+    return dict.fromkeys(alphas, fmean(alphas.values())) if arm.routed else alphas
 
 
 def asked(arm: Arm, params: Params) -> Params:
-    """The parameters with which an arm's teachers are asked."""
+    """The parameters used to prompt an arm's teachers."""
     return params.model_copy(update=arm.asked)
 
 
 def variants(params: Params) -> list[Params]:
-    """The parameters of every rationale store that a study needs, its own first, none twice."""
-    ways = [params]
+    """The distinct parameters for prompting that a study's arms need, the study's own first."""
+    distinct = [params]
     for name in params.arms:
-        way = asked(resolve(name, params.teachers), params)
-        if way not in ways:
-            ways.append(way)
-    return ways
+        changed = asked(resolve(name, params.teachers), params)
+        if changed not in distinct:
+            distinct.append(changed)
+    return distinct
 
 
 def scored(params: Params) -> list[str]:
-    """The teachers whose distributions over the options a study needs, in its order."""
+    """The teachers whose option scores a study needs, in the study's order."""
     needed = {uri for name in params.arms for uri in resolve(name, params.teachers).scorers}
     return [uri for uri in params.teachers if uri in needed]

@@ -1,6 +1,6 @@
-"""Where things are: the repository, the data, the run folders and the figures.
+"""Paths of the repository, the data, the run folders and the figures.
 
-Notebooks are started from anywhere, so every path of the study comes from this module.
+Notebooks may be started from any folder, so every path of the study comes from this module.
 
 Environment variables that move a folder:
     TINYLLM_RUNS         outputs of runs         (default: runs/ in the repository)
@@ -49,12 +49,12 @@ def cache() -> Path:
 
 
 def release_mirror() -> Path | None:
-    """The user's mirror of the paper's release, or None: then it is downloaded."""
+    """The user's mirror of the paper's release, or None if the release is to be downloaded."""
     return _folder("TINYLLM_RELEASE_DIR", None)
 
 
 def slug(name: str) -> str:
-    """A name as one folder: `hf:google/flan-t5-xl` becomes `hf-google-flan-t5-xl`."""
+    """Turn a name into a folder name: `hf:google/flan-t5-xl` becomes `hf-google-flan-t5-xl`."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-")
 
 
@@ -80,11 +80,11 @@ def student(params: Params, arm: str, seed: int) -> Path:
 
 
 def stored(params: Params, arm: str, seed: int) -> Path:
-    """Folder of one student under results/: the same as its run folder, without weights."""
+    """Folder of one student under results/: a copy of its run folder without the weights."""
     return results() / student(params, arm, seed).relative_to(runs())
 
 
 def shown(path: Path) -> str:
-    """A path as it is printed: relative to the repository where it lies inside it."""
+    """A path for messages: relative to the repository if it lies inside it."""
     path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

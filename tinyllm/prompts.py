@@ -1,8 +1,8 @@
-"""What the models read: the teacher's prompt and the student's input, each in one place.
+"""Prompts: the teacher's prompt and the student's input, each rendered in one place.
 
 The wording is the release's (its prompt file and its `predict: ` / `explain: ` / `rationale: `
-prefixes). Raise PROMPT_VERSION whenever a rendered prompt changes: stored rationales are keyed by
-the prompt, and manifests carry the version.
+prefixes). Increase PROMPT_VERSION whenever a rendered prompt changes: stored rationales are keyed
+by the prompt, and manifests record the version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 def rationale_prefix(index: int) -> str:
     """The student's prefix for the teacher at `index` (0-based) of the parameter `teachers`.
 
-    The release has the first two, for FLAN-T5 and LLaMA 2; from the third on they are numbered.
+    The first two are the release's, for FLAN-T5 and LLaMA 2; later ones are numbered.
     """
     return ("explain: ", "rationale: ")[index] if index < 2 else f"rationale {index + 1}: "
 
@@ -48,8 +48,8 @@ def _asked(question: Question) -> str:
 def teacher_prompt(question: Question, shots: Sequence[Question], *, forcing: bool) -> str:
     """The prompt that asks a teacher for a rationale (paper, section on rationale generation).
 
-    shots: the in-context examples, each with its gold letter, and its dataset's rationale if any.
-    forcing: the prompt holds the gold letter (the teacher-forcing chain of thought).
+    shots: the in-context examples, each with its gold letter and the dataset's rationale, if any.
+    forcing: include the gold letter (teacher-forcing chain of thought).
     """
     cue = f"\nRationale: {STEP_BY_STEP}"
     parts = []
@@ -61,7 +61,7 @@ def teacher_prompt(question: Question, shots: Sequence[Question], *, forcing: bo
 
 
 def answer_prompt(question: Question, shots: Sequence[Question]) -> str:
-    """The prompt that asks a teacher for the answer itself, an option's text."""
+    """The prompt that asks a teacher for its own answer, the text of an option."""
     parts = [f"{_asked(shot)}\nAnswer: {shot.gold}\n\n" for shot in shots]
     return "".join([*parts, _asked(question), "\nAnswer:"])
 
@@ -71,8 +71,8 @@ class Fitted:
     """A prompt within its token budget."""
 
     text: str
-    shots: tuple[str, ...]  # ids of the in-context examples that are left
-    cut: tuple[int, int] = (0, 0)  # words of context, and examples
+    shots: tuple[str, ...]  # ids of the in-context examples that remain
+    cut: tuple[int, int] = (0, 0)  # number of context words and of examples that were removed
 
 
 def fitted(
@@ -82,11 +82,11 @@ def fitted(
     count_tokens: Callable[[str], int],
     budget: int,
 ) -> Fitted:
-    """The prompt that `render` makes, cut to at most `budget` tokens.
+    """Render a prompt, shortened to at most `budget` tokens.
 
-    First contexts lose their ends, the question's and the examples' down to one common number of
-    words; where even no context at all would not do, examples go, the last first. Questions and
-    options are never cut: ParameterError where they alone are too long.
+    Contexts are cut first, at the end: those of the question and of the examples to one common
+    number of words. If the prompt is too long even without context, examples are dropped, the last
+    one first. Questions and options are never cut; ParameterError if they alone are too long.
     """
     left = list(shots)
     longest = max(len(row.context.split()) for row in [question, *shots])
@@ -111,7 +111,7 @@ def fitted(
 
 
 def _cut(question: Question, words: int) -> Question:
-    """The question with at most so many words of context; an uncut one keeps its white space."""
+    """The question with at most `words` words of context; a context that fits is unchanged."""
     split = question.context.split()
     short = " ".join(split[:words])
     return question if len(split) <= words else replace(question, context=short)
@@ -120,9 +120,9 @@ def _cut(question: Question, words: int) -> Question:
 class InContext:
     """The in-context example generator (paper, section on rationale generation).
 
-    examples: `random:K` draws K training questions, as the paper does; `none` gives none. Never the
-        question itself, nor one of the same wording. The draw depends on `seed` and the question's
-        id alone. A pool of look-alikes may give fewer than K.
+    examples: `random:K` draws K training questions, as the paper does; `none` draws none. The
+        question itself and questions with the same wording are never drawn, so a small pool may
+        yield fewer than K. The draw depends only on the pool, `seed` and the question's id.
     """
 
     def __init__(self, pool: Sequence[Question], examples: str, seed: int):

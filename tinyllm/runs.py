@@ -1,8 +1,8 @@
-"""Run folders: what makes a folder finished, and when work may be skipped.
+"""Run folders: when a folder counts as finished, and when its work is reused.
 
-A folder is finished when it holds `manifest.json`, which is written last. The manifest keeps the
-`spec`: every parameter and input hash that the content depends on. Work whose spec is equal is
-reused; a different spec is an error that says what differs.
+A folder is finished when it contains `manifest.json`, which is written last. The manifest records
+the `spec`: every parameter and input hash that the content depends on. Work with an equal spec is
+reused; a different spec is an error that lists the differences.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", 
 
 
 class StaleRun(Exception):
-    """A run folder holds the outcome of other parameters."""
+    """A run folder holds results of other parameters or inputs."""
 
 
 def sha256(path: Path) -> str:
@@ -48,7 +48,7 @@ def digest(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    """Write JSON atomically: a reader sees the old file or the new one, never a partial one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(value, indent=1, ensure_ascii=False)
@@ -57,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The folder's manifest, or None where the folder is absent or unfinished."""
+    """The folder's manifest, or None if the folder is absent or unfinished."""
     file = Path(folder) / MANIFEST
     return _read_json(file) if file.exists() else None
 
@@ -65,12 +65,12 @@ def read_manifest(folder: Path) -> dict | None:
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # after a power cut, say
+    except ValueError as error:  # for example after a power cut
         raise ValueError(f"{paths.shown(file)} is damaged ({error}); delete it") from None
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """What differs between two specs, one line each: `lr: 0.002 in the folder, 0.001 asked for`."""
+    """Differences between two specs, one line each: `lr: 0.002 in the folder, 0.001 asked for`."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted({*old, *new}):
@@ -80,9 +80,9 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
-    """StaleRun, naming each difference, if a folder's spec is not the new one.
+    """Raise StaleRun, listing the differences, if a folder's spec is not equal to the new one.
 
-    new: None where it cannot be known yet, since inputs are not finished.
+    new: None if it is not known yet because inputs are not finished.
     """
     if new is None:
         raise StaleRun(f"{paths.shown(folder)}: its inputs are not finished; run the study")
@@ -94,9 +94,9 @@ def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
 
 
 def finished(folder: Path, spec: dict | None) -> bool:
-    """True if `folder` already holds the outcome of `spec`; False if it holds nothing finished.
+    """True if `folder` already holds the results of `spec`; False if it is absent or unfinished.
 
-    Raises StaleRun, naming each difference, if it holds the outcome of another spec.
+    Raises StaleRun, listing the differences, if it holds the results of another spec.
     """
     manifest = read_manifest(folder)
     if manifest is not None:
@@ -106,13 +106,13 @@ def finished(folder: Path, spec: dict | None) -> bool:
 
 @contextmanager
 def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
-    """Do the work of `folder` in the `with` block; if that ends well, its manifest is written.
+    """Run the work of `folder` in a `with` block, and write its manifest if the block succeeds.
 
-    Work that was stopped may go on in its folder: StaleRun where that was begun with another spec.
-    RuntimeError where another process is at work there.
+    Interrupted work can resume in the same folder. Raises StaleRun if it was started with another
+    spec, RuntimeError if another process is writing the folder.
 
-    first: False in all but one of several processes that work together: only one locks and writes.
-    Yields a dict for facts that belong to the manifest but do not identify the work (counts, say).
+    first: True in one of several cooperating processes; only that process locks and writes.
+    Yields a dict for facts that the manifest records but that do not identify the work (counts).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
             start = time.perf_counter()
             yield facts
             if first:
-                own = (MANIFEST, BEGUN, LOCK)
-                files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in own]
+                skip = (MANIFEST, BEGUN, LOCK)
+                files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in skip]
                 manifest = {
                     "spec": spec,
                     "facts": facts,
@@ -142,7 +142,7 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
 
 
 def content(folder: Path) -> str:
-    """What identifies the content of a finished folder; FileNotFoundError if it is not finished."""
+    """Hash of a finished folder's content; raises FileNotFoundError if it is not finished."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise FileNotFoundError(f"{paths.shown(folder)} is not finished: run the notebook first")
@@ -150,17 +150,17 @@ def content(folder: Path) -> str:
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have this worker process end when the process that started it is killed.
+    """End this worker process when the process that started it is killed.
 
-    Else it would go on for hours, and hold its folder's lock.
-    parent: id of that process, where others stand between.
+    Otherwise it would run on for hours and keep its folder locked.
+    parent: id of the process that started it, if that is not the direct parent.
     """
     above = os.getppid()
 
     def watch() -> None:
         with contextlib.suppress(ProcessLookupError):
             while os.getppid() == above:
-                os.kill(parent or above, 0)  # only asks whether it is there
+                os.kill(parent or above, 0)  # signal 0 only checks that the process exists
                 time.sleep(1)
         os._exit(1)
 
@@ -168,20 +168,20 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git revision and device: what a rerun needs, and no name of this machine."""
+    """Versions, git revision and device, without the name of this machine."""
     packages = {package: metadata.version(package) for package in PACKAGES}
     known = {"python": platform.python_version(), **packages}
     return {"versions": known, "git": git_revision(), "device": device()}
 
 
 def versions() -> dict[str, str]:
-    """The same in one level, to show at the end of a notebook."""
+    """`environment` as a flat dict, shown at the end of a notebook."""
     known = environment()
     return known.pop("versions") | known
 
 
 def git_revision() -> str:
-    """Short revision of the checkout, with `+` where the package differs; `unknown` without git."""
+    """Short git revision, with `+` if the package has changes since; `unknown` without git."""
     git = ["git", "-C", str(paths.ROOT)]
     quiet = {"text": True, "stderr": subprocess.DEVNULL}
     try:
@@ -193,8 +193,8 @@ def git_revision() -> str:
 
 
 def device() -> str:
-    """The device in words: `cpu (2 cores)` or the GPUs by name."""
-    torch = sys.modules.get("torch")  # who did not import it computes on the CPU
+    """The device as text: `cpu (2 cores)`, or the number and name of the GPUs."""
+    torch = sys.modules.get("torch")  # if torch is not imported, no GPU is used
     if torch is not None and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return f"cpu ({os.cpu_count()} cores)"

@@ -1,1 +1,1 @@
-"""The questions: one record, four sources, the same splits from each."""
+"""Questions: one record type, four sources, and the same three splits from each."""

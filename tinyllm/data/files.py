@@ -1,12 +1,12 @@
-"""A user's own questions, in files as people have them (`source: file:PATH`).
+"""Questions from a user's own files, in common formats (`source: file:PATH`).
 
 PATH is a file, or a folder with one file per split (`train.csv`, `obqa_dev.jsonl`). Splits are
 called train, valid (or validation, dev, val) and test, in the file's name or in a column `split`. A
-single file without that column is split 80/10/10 by the seed.
+single file without that column is split 80/10/10 at random, by the seed.
 
 Formats, in UTF-8: JSON (an array of objects), JSON Lines, parquet, CSV with a header and `,` `;` or
-tabs. NAMES has the columns, in any case; others are ignored. Options are a list of texts,
-{text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column per option: A,
+tabs. NAMES lists the column names (in any case); other columns are ignored. Options are a list of
+texts, {text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column each: A,
 B, ... or option_1, ... A question may be {stem, choices}. `question.gold_index` reads the answer.
 """
 
@@ -33,7 +33,7 @@ from tinyllm.params import SPLITS
 SPLIT_OF = {"train": "train", "training": "train", "test": "test", "": ""}
 SPLIT_OF |= dict.fromkeys(("valid", "validation", "dev", "val"), "valid")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
-NAMES = {  # of a field's column
+NAMES = {  # accepted column names of each field
     "id": ("id", "qid"),
     "context": ("context", "passage"),
     "question": ("question", "question_stem", "stem"),
@@ -47,15 +47,15 @@ NUMBERS = [str(number) for number in range(27)]
 
 
 def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) -> Splits:
-    """Train, valid and test of a user's own files. Rows without an id are called row-1, row-2, ...
+    """Train, valid and test from a user's files. Rows without an id get the ids row-1, row-2, ...
 
-    columns: the file's names of columns by the expected ones, as `{question: Frage}`.
+    columns: the file's column name for each expected one, such as `{question: Frage}`.
 
-    Raises DataError with every bad row's file, place and reason (the first 20, then the count).
+    Raises DataError with file, line and reason of each bad row (at most 20, then their number).
     """
     columns, bad = columns or {}, []
     if odd := [f for f in columns if f not in NAMES and not OPTION_COLUMN.fullmatch(_plain(f))]:
-        raise DataError(f"columns: {odd[0]!r} is none of {', '.join(NAMES)}, A, B, option_1, ...")
+        raise DataError(f"columns: {odd[0]!r} is not in {', '.join(NAMES)}, A, B, option_1, ...")
     splits: Splits = {split: [] for split in ("", *SPLITS)}
     for file_split, file in _by_split(path).items():
         content = _rows(file)
@@ -77,7 +77,7 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
         raise DataError(f"{listed(bad)}\nCorrect or remove them; nothing was loaded")
     unassigned = splits.pop("")
     if unassigned and any(splits.values()):
-        raise DataError(f"{path}: some rows have a `split`, {len(unassigned)} have none")
+        raise DataError(f"{path}: some rows have a `split`, {len(unassigned)} have none: add it")
     if unassigned:
         tenth = max(1, round(0.1 * len(unassigned)))
         valid, test, train = drawn(unassigned, [tenth, tenth], f"{seed}:split")
@@ -90,31 +90,31 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
 def hashes(path: str) -> dict[str, str]:
     """SHA-256 of the files that `questions` reads, by name."""
     pairs = [(file, file.stat()) for file in _by_split(path).values()]
-    return {file.name: _sha256(file, now.st_mtime_ns, now.st_size) for file, now in pairs}
+    return {file.name: _sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in pairs}
 
 
 @functools.cache
 def _sha256(file: Path, *_: int) -> str:
-    """A file is hashed once per process, until it changes."""
+    """SHA-256 of a file, computed once per process until the file changes."""
     return runs.sha256(file)
 
 
 def _by_split(path: str) -> dict[str, Path]:
-    """The file of each split, or {"": file} where one file has them all; DataError without it."""
-    where = Path(path).expanduser().absolute()
-    if not where.is_dir():
-        if not where.is_file() or where.suffix.lower() not in SUFFIXES:
-            raise DataError(f"no file {where} of an allowed type ({', '.join(SUFFIXES)})")
-        return {"": where}
-    own = {f: re.split("[^a-z]+", f.stem.lower()) for f in sorted(where.iterdir())}
-    own = {f: words for f, words in own.items() if f.is_file() and f.suffix.lower() in SUFFIXES}
+    """The file of each split, or {"": file} for a single file; DataError if one is missing."""
+    root = Path(path).expanduser().absolute()
+    if not root.is_dir():
+        if not root.is_file() or root.suffix.lower() not in SUFFIXES:
+            raise DataError(f"no file {root} of an allowed type ({', '.join(SUFFIXES)})")
+        return {"": root}
+    inside = [f for f in sorted(root.iterdir()) if f.is_file() and f.suffix.lower() in SUFFIXES]
+    parts = {file: re.split("[^a-z]+", file.stem.lower()) for file in inside}
     files = {}
     for split in SPLITS:
-        names = {name for name, other in SPLIT_OF.items() if other == split}
-        of_split = [file for file, words in own.items() if names.intersection(words)]
+        names = {name for name, meaning in SPLIT_OF.items() if meaning == split}
+        of_split = [file for file, words in parts.items() if names.intersection(words)]
         if len(of_split) != 1:
             raise DataError(
-                f"{where}: expected one file for {split} ({', '.join(sorted(names))} in its name), "
+                f"{root}: expected one file for {split} ({', '.join(sorted(names))} in its name), "
                 f"not {', '.join(file.name for file in of_split) or 'none'}"
             )
         files[split] = of_split[0]
@@ -122,20 +122,20 @@ def _by_split(path: str) -> dict[str, Path]:
 
 
 def _rows(file: Path) -> list[tuple[str, Any]]:
-    """The rows of a file, each with its place; DataError where the file cannot be read."""
+    """Rows of a file, each with its location; raises DataError if the file cannot be read."""
     place = ""
     try:
         if file.suffix.lower() == ".parquet":
             content = pq.read_table(file).to_pylist()
         else:
             text = file.read_text(encoding="utf-8-sig")
-            lines = text.split("\n")  # not splitlines: U+2028 ends no line
+            lines = text.split("\n")  # not splitlines, which also splits at U+2028
             if "\0" in text:
-                raise UnicodeError("it has NUL characters, as UTF-16 has")
+                raise UnicodeError("it contains NUL characters, as UTF-16 does")
             if file.suffix.lower() in (".csv", ".tsv"):
-                mark = max(",;\t", key=lines[0].count)
-                how = {"delimiter": mark, "strict": True, "skipinitialspace": True}
-                reader = csv.DictReader(io.StringIO(text, newline=""), **how)
+                delimiter = max(",;\t", key=lines[0].count)
+                form = {"delimiter": delimiter, "strict": True, "skipinitialspace": True}
+                reader = csv.DictReader(io.StringIO(text, newline=""), **form)
                 names = reader.fieldnames or []
                 if repeated := [name for name in names if name and names.count(name) > 1]:
                     raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
@@ -159,17 +159,17 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
 
 
 def _split(row: Any, columns: Mapping[str, str]) -> str:
-    """train, valid or test by the column `split`, or "" where the row names none."""
+    """Split of a row by its column `split`: train, valid or test, or "" if it has none."""
     name = _text(_by_field(row, columns).get("split"), "split").lower()
     if name not in SPLIT_OF:
-        raise ValueError(f"split {name!r} is none of {', '.join(filter(None, SPLIT_OF))}")
+        raise ValueError(f"split {name!r} is not one of {', '.join(filter(None, SPLIT_OF))}")
     return SPLIT_OF[name]
 
 
 def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
-    """The question of a row, with the id `name` where it has none; ValueError says what is wrong.
+    """Convert a row to a Question; raises ValueError, with the reason, if it is invalid.
 
-    columns: the row's names of columns by the expected ones, as {question: Frage}.
+    name: id for a row without one. columns: see `questions`.
     """
     fields = _by_field(row, columns)
     if isinstance(fields.get("question"), dict):
@@ -181,15 +181,15 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
         if field not in fields:
             raise ValueError(
                 f"no {field}: expected a column {' or '.join(NAMES[field])}; the columns are "
-                f"{', '.join(row)}. Name yours by the parameter `columns`, as {{question: Frage}}"
+                f"{', '.join(row)}. Name yours with the parameter `columns`: {{question: Frage}}"
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
-    own = [name for field, name in columns.items() if OPTION_COLUMN.fullmatch(_plain(field))]
-    first = " ".join([*option_columns[:1], *own])
+    renamed = [name for field, name in columns.items() if OPTION_COLUMN.fullmatch(_plain(field))]
+    first = " ".join([*option_columns[:1], *renamed])
     numbered = option_columns and "label" not in fields and re.search(r"(?<!\d)1(?!\d)", first)
     if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
-        raise ValueError(f"answer {answer!r}: index from 0 or the number of a column? Use a letter")
+        raise ValueError(f"answer {answer!r}: an index from 0 or a column's number? Use a letter")
     return Question(
         id=_text(fields.get("id"), "id") or name,
         context=_text(fields.get("context"), "context"),
@@ -201,9 +201,9 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
 
 
 def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
-    """A row's values by field (a key of NAMES), and by plain column name for all other columns."""
+    """A row's values by field (a key of NAMES), or by normalised name for all other columns."""
     if not isinstance(row, dict):
-        raise ValueError(f"expected named values, as many as columns, not {str(row)[:60]!r}")
+        raise ValueError(f"expected one named value per column, not {str(row)[:60]!r}")
     plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
     plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}
     for field, names in NAMES.items():
@@ -218,13 +218,13 @@ def _plain(name: str) -> str:
 
 
 def _text(value: Any, name: str) -> str:
-    """A text or number as text without white space at its ends, nothing as ''; else ValueError."""
-    if value is None or value != value:  # NaN is how pandas writes nothing to JSON
+    """Convert a text or number to stripped text, a missing value to ''; else raise ValueError."""
+    if value is None or value != value:  # pandas writes missing values to JSON as NaN
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{name} {ascii(value)[:40]} is not a text")
     if re.search("[\ud800-\udfff]", str(value)):
-        raise ValueError(f"{name} {ascii(value)[:40]} has half a surrogate pair; replace it")
+        raise ValueError(f"{name} {ascii(value)[:40]} has an unpaired surrogate; replace it")
     return str(value).strip()
 
 
@@ -239,7 +239,7 @@ def _option_columns(fields: dict[str, Any]) -> list[str]:
 
 
 def _options(value: Any) -> tuple[list[str], list[str]]:
-    """Texts and labels of the options; no labels where there are none."""
+    """Texts and labels of the options; labels are empty if absent, incomplete or repeated."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -11,8 +11,8 @@ from typing import Any
 from tinyllm.data import files
 from tinyllm.data.question import DataError, Question, Splits, drawn, listed
 
-# Repository, configuration and revision. Without a revision it is the default branch; the hub's own
-# conversion is needed where that branch has a script, which datasets >= 4 does not run.
+# Repository, configuration and revision (None: the default branch). If the default branch needs a
+# script, which datasets >= 4 does not run, the revision is the hub's own parquet conversion.
 HUB = {
     "obqa": ("allenai/openbookqa", "main", None),
     "arc": ("allenai/ai2_arc", "ARC-Challenge", None),
@@ -23,18 +23,18 @@ HUB = {
 
 
 def origin(dataset: str) -> tuple[str, str | None, str | None]:
-    """Repository, configuration and revision; DataError where the hub lacks the dataset."""
+    """Repository, configuration and revision; DataError if the dataset is not on the hub."""
     if dataset not in HUB:
         raise DataError(f"{dataset} is not on the hub; use `source: release` or file:PATH")
     return HUB[dataset]
 
 
 def questions(dataset: str) -> Splits:
-    """Train, valid and test of a public dataset; warns of rows that are left out.
+    """Train, valid and test of a public dataset; warns about rows that are skipped.
 
-    The test labels of PIQA and RiddleSense are not public, so half of their validation split is
-    valid, half is test. PubMedQA has one split, shared out 500/100/400. Who goes where is drawn, so
-    these are other questions than the release's. DataError where the hub is not reached.
+    The test labels of PIQA and RiddleSense are not public, so their validation split is divided in
+    halves. PubMedQA's only split is divided 500/100/400. Both divisions are random, so the splits
+    differ from the release's. Raises DataError if the hub cannot be reached.
     """
     train, seed = _rows(dataset, "train"), f"split:{dataset}"
     if dataset == "pubmedqa":
@@ -48,7 +48,7 @@ def questions(dataset: str) -> Splits:
 
 
 def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
-    """The question of a row of the hub; ValueError says why it has none."""
+    """Convert a row of the hub to a Question; raises ValueError, with the reason, if invalid."""
     if dataset == "piqa":
         label = {0: "A", 1: "B"}.get(row["label"])
         row = {"question": row["goal"], "A": row["sol1"], "B": row["sol2"], "label": label}
@@ -65,7 +65,7 @@ def question_of(dataset: str, row: dict[str, Any], name: str) -> Question:
 
 
 def _rows(dataset: str, split: str) -> list[Question]:
-    import datasets  # takes a second, and only this source needs it
+    import datasets  # imported here: it takes a second, and only this source needs it
 
     repository, config, revision = origin(dataset)
     try:
@@ -79,5 +79,5 @@ def _rows(dataset: str, split: str) -> list[Question]:
         except ValueError as error:
             bad.append(f"{repository} {split}, row {index}: {error}")
     if bad:
-        warnings.warn(f"left out: {listed(bad)}", stacklevel=2)
+        warnings.warn(f"skipped {listed(bad)}", stacklevel=2)
     return good

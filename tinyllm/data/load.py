@@ -16,16 +16,16 @@ from tinyllm.data import files, hub, micro, release
 from tinyllm.data.question import DataError, Question, Splits, drawn
 from tinyllm.params import SPLITS, Params
 
-VERSION = 2  # raise it when the same source gives other questions
+VERSION = 2  # increase it when the same source yields different questions
 
 
 def load(params: Params) -> Splits:
     """The questions of `params.source` and `params.dataset`: train, valid and test.
 
-    `params.limit` keeps at most so many rows of a split, in their order. They are drawn by
-    `params.data_seed`; a smaller limit draws a subset of a larger one.
+    `params.limit` is the maximum number of rows of a split. They are sampled with `data_seed` and
+    keep their order; a smaller limit samples a subset of a larger one.
 
-    Raises DataError where a source cannot be read or has bad rows.
+    Raises DataError if a source cannot be read, or has bad rows or repeated ids.
     """
     if params.source == "micro":
         splits = micro.questions(params.data_seed)
@@ -47,7 +47,7 @@ def load(params: Params) -> Splits:
 
 
 def spec(params: Params) -> dict[str, Any]:
-    """All that the questions depend on, for the manifest; files of the user by their SHA-256."""
+    """Everything that the questions depend on, for the manifest; user files by their SHA-256."""
     values = {"stage": "data", "version": VERSION, **params.spec("dataset", "limit", "data_seed")}
     values["source"], _, path = params.source.partition(":")
     if path:
@@ -62,10 +62,10 @@ def spec(params: Params) -> dict[str, Any]:
 
 
 def save(splits: Splits, params: Params) -> None:
-    """Write the study's data folder, unless the same questions are stored already.
+    """Write the study's data folder, unless the same questions are already stored.
 
-    Raises runs.StaleRun for other parameters or files, DataError where only the questions differ (a
-    changed hub dataset, say).
+    Raises runs.StaleRun if stored parameters or files differ, DataError if only the questions
+    differ (for example because a dataset changed on the hub).
     """
     folder, wanted = paths.data(params), spec(params)
     rows = {split: [asdict(row) for row in splits[split]] for split in SPLITS}
@@ -81,16 +81,16 @@ def save(splits: Splits, params: Params) -> None:
 
 
 def read(params: Params) -> Splits:
-    """What `save` wrote.
+    """Read the questions that `save` wrote.
 
-    Raises FileNotFoundError where nothing is stored yet, runs.StaleRun for other parameters or
-    files, DataError where a stored file was changed since.
+    Raises FileNotFoundError if nothing is stored yet, runs.StaleRun if the stored parameters or
+    files differ, DataError if a stored file was changed.
     """
     folder, wanted = paths.data(params), spec(params)
     manifest = runs.read_manifest(folder)
     if manifest is None:
         raise FileNotFoundError(f"{paths.shown(folder)}: no data yet; run notebook 01 first")
-    # A later notebook does not name these two, and takes them as they are.
+    # Later notebooks do not have these two parameters, and accept the stored values.
     unnamed = {"columns", "limit"} - params.model_fields_set
     wanted |= {name: manifest["spec"].get(name) for name in unnamed & set(wanted)}
     runs.refuse_other(folder, manifest["spec"], wanted)
@@ -100,7 +100,7 @@ def read(params: Params) -> Splits:
 
 @functools.cache
 def _read(folder: Path, written: int) -> Splits:
-    """The splits of a folder; each file is read and hashed once per process, until it changes."""
+    """The splits of a folder, read and checked once per process until the manifest changes."""
     outputs, splits = runs.read_manifest(folder)["outputs"], {}
     for split in SPLITS:
         file = folder / f"{split}.parquet"

@@ -8,8 +8,8 @@ there has to be worked out through the kind, which only rationales name.
 
 The world is a positive control (a gain must show here, or the pipeline is broken), not evidence for
 the paper. Its two teachers are small language models that the study trains itself. Each knows the
-kinds of one half of the entities, and says so where it does not know one: no target there.
-(Teachers that invent a kind instead contradict each other.)
+kinds of one half of the entities and abstains on the others, which then have no target from it.
+(Teachers that guessed a kind instead would contradict each other.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cache
 
 from tinyllm.data.question import Question
 
-VERSION = 3  # raise it when the world, a model's shape or the teachers' training changes
+VERSION = 3  # increase it when the world, a model's shape or the teachers' training changes
 
 KINDS = {  # kind: its entities, 24 of each, no name in two kinds
     "bird": "robin heron owl wren finch crow swan stork eagle raven falcon magpie "

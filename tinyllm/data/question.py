@@ -1,4 +1,4 @@
-"""The one record that all sources give, and what can be counted without a model."""
+"""The question record that all sources produce, and statistics that need no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names file, place, reason and remedy."""
+    """Invalid data; the message gives file, location, reason and remedy."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Question:
     """One multiple-choice question."""
 
     id: str  # unique within its split
-    context: str  # what is to be read before the question (an abstract, say); may be empty
+    context: str  # text to read before the question (such as an abstract); may be empty
     question: str
     options: list[str]  # 2 to 26 texts; the gold one differs from all others
     answer: int  # index of the gold option, from 0
-    rationale: str = ""  # an explanation that the dataset itself ships
+    rationale: str = ""  # the dataset's own explanation, if it has one
 
     @property
     def gold(self) -> str:
@@ -37,7 +37,7 @@ class Question:
         return re.sub(r"\W+", " ", f"{self.context} {self.question}").strip().casefold()
 
     def checked(self) -> Question:
-        """This question; ValueError says why it cannot be used."""
+        """Return this question; raises ValueError, with the reason, if it cannot be used."""
         if not self.question:
             raise ValueError("the question is empty")
         if not 2 <= len(self.options) <= 26:
@@ -54,11 +54,11 @@ LETTER = re.compile(r"\(?(\w{1,2})[.):]*(?:(?<=[.):])\s*(\S.*))?", re.DOTALL)
 
 
 def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) -> int:
-    """Index of the gold option, from 0; ValueError without one. The first that fits counts:
+    """Index of the gold option, from 0; ValueError if there is none. The first match counts:
 
-    1. the label of an option, where the file gives labels (ARC's `answerKey: "2"`);
-    2. the text of an option (of `c`, `a` the answer `a` is the second), unless it is a number that
-        is the index of another one (of `4`, `2`, `1` the answer `1`) and there are no labels;
+    1. the label of an option, if the file gives labels (ARC's `answerKey: "2"`);
+    2. the text of an option (with `c`, `a` the answer `a` is the second); ValueError if,
+       without labels, it is also the index of another option (`1` with options `4`, `2`, `1`);
     3. its letter or label as `B`, `b`, `(b)`, `B.`, `B)`, or `(b) text` with the option's text;
     4. a number as index from 0, unless an option is a number or mentions this one.
     """
@@ -68,7 +68,7 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
     if answer in options:
         index = options.index(answer)
         if not labels and answer.isdecimal() and index != int(answer) < len(options):
-            raise ValueError(f"answer {answer!r}: a text or an index from 0? Use letters")
+            raise ValueError(f"answer {answer!r}: an option's text or an index? Use letters")
         return index
     letter = LETTER.fullmatch(answer)
     if letter and letter[1].casefold() in marks:
@@ -81,8 +81,8 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
             return int(number[1])
     from_one = " in all rows, if the file counts from 1"
     raise ValueError(
-        f"answer {answer!r} is neither a text among {list(options)}, nor a letter from {marks[0]} "
-        f"to {marks[-1]}, nor an index from 0 (which counts where no option has numbers); use "
+        f"answer {answer!r} is not the text of an option {list(options)}, a letter from {marks[0]} "
+        f"to {marks[-1]} or an index from 0 (allowed if no option contains numbers); use "
         f"letters{from_one if number and int(number[1]) == len(options) else ''}"
     )
 
@@ -91,7 +91,7 @@ Splits = dict[str, list[Question]]  # train, valid and test
 
 
 def drawn(rows: Sequence[Question], sizes: Sequence[int], seed: str) -> list[list[Question]]:
-    """`rows` drawn into parts of these sizes and one of the rest, each in the order of the rows."""
+    """Randomly split `rows` into parts of these sizes and the rest, each in the original order."""
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     parts, start = [], 0
@@ -111,8 +111,8 @@ def baselines(splits: Splits) -> pd.DataFrame:
     """Accuracies (0 to 1) that ignore the question, one row per split.
 
     chance: mean over questions of 1 / number of options.
-    majority: always giving train's commonest answer, which `always` names: a text where all
-        questions have the same options (yes / no / maybe), elsewhere a letter.
+    majority: always giving the most common answer in train (column `always`): a text if all
+        questions have the same options (yes / no / maybe), otherwise a letter.
     """
     fixed = len({tuple(row.options) for rows in splits.values() for row in rows}) == 1
 

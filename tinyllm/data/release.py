@@ -1,4 +1,4 @@
-"""The paper's official release: six datasets, and what FLAN-T5-XL and LLaMA-2-7B wrote for them.
+"""The paper's official release: six datasets with rationales of FLAN-T5-XL and LLaMA-2-7B.
 
 The files come from the public repository YikunHan42/TinyLLM at a pinned commit, or from a mirror
 that TINYLLM_RELEASE_DIR names, and are checked against release.sha256. Every dataset has its own
@@ -14,9 +14,9 @@ licence, so no file of the release is part of this project.
         (a) ...
         (b) ... llama rationale: RATIONALE-OF-LLAMA
 
-Exceptions: PIQA's have no part of LLaMA's; in ARC's test and in BioASQ `A: Let's think step by
-step.` follows the options; `nan` stands for a rationale that the authors did not have. The answer's
-sentence in FLAN-T5's part always names the gold option.
+Exceptions: PIQA's records have no LLaMA part; in ARC's test split and in BioASQ `A: Let's think
+step by step.` follows the options; `nan` marks a rationale that the authors did not have. The
+closing sentence of FLAN-T5's part always names the gold option.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ URL = f"https://raw.githubusercontent.com/YikunHan42/TinyLLM/{COMMIT}/"
 TEACHERS = ("flan-t5", "llama2")
 RETRIES = 2
 WITH_CONTEXT = ("pubmedqa", "bioasq")
-CONTEXT_END = " \n "  # joins abstract or snippets and the question proper in one string
+CONTEXT_END = " \n "  # separates the abstract or snippets from the question
 
 CLOSING = re.compile(r"Thus, the answer is \(([a-z])\)[^\n]*\Z")
 _PROMPT_END = re.compile(r"\nA: ?Let's think step by step\.\Z")
@@ -46,7 +46,7 @@ _PROMPT_END = re.compile(r"\nA: ?Let's think step by step\.\Z")
 
 @dataclass(frozen=True)
 class Record:
-    """One rationale record; a rationale that it does not have is None."""
+    """One rationale record; a missing rationale is None."""
 
     question: str
     options: list[str]
@@ -63,7 +63,7 @@ def _registry() -> dict[str, str]:
 
 
 def release_file(path: str) -> Path:
-    """A file of the release, from the mirror or downloaded; DataError if it differs."""
+    """Path of a release file, in the mirror or downloaded; DataError if missing or changed."""
     if mirror := paths.release_mirror():
         file = mirror / path
         if file.is_file() and runs.sha256(file) == _registry()[path]:
@@ -71,10 +71,10 @@ def release_file(path: str) -> Path:
         raise DataError(f"{file} is missing or changed; copy it from {URL}{path}")
     folder = paths.cache() / "release"
     store = pooch.create(folder, URL, registry=_registry(), retry_if_failed=RETRIES)
-    pooch.get_logger().setLevel("WARNING")  # else one line per file, and there are dozens
+    pooch.get_logger().setLevel("WARNING")  # otherwise one line for each of dozens of files
     try:
         return Path(store.fetch(path))
-    except (OSError, ValueError) as error:  # no network; another SHA-256 than expected
+    except (OSError, ValueError) as error:  # no network, or an unexpected SHA-256
         raise DataError(
             f"{error}; without a network set TINYLLM_RELEASE_DIR to a mirror"
         ) from error
@@ -93,7 +93,7 @@ def questions(dataset: str, split: str) -> list[Question]:
             for index, record in enumerate(records(dataset, split))
         ]
     text = release_file(f"datasets/{dataset}/{dataset}_{split}.json").read_text("utf-8")
-    if dataset == "obqa":  # one object per line; not splitlines, since U+2028 ends no line
+    if dataset == "obqa":  # one object per line; not splitlines, which also splits at U+2028
         content = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
         content = json.loads(text)
@@ -118,8 +118,8 @@ def records(dataset: str, split: str) -> list[Record]:
 
 
 def parse_record(text: str) -> Record:
-    """Take one record apart."""
-    # LLaMA often goes on to invent questions of the same form, so the first `Q:` is the record's.
+    """Parse one record."""
+    # LLaMA often adds invented questions of the same form, so the first `Q:` is the record's.
     flan, _, rest = text.partition("\n\nQ: ")
     question, _, rest = rest.partition("\nAnswer Choices:\n")
     block, _, llama = rest.partition(" llama rationale:")
@@ -136,5 +136,5 @@ def parse_record(text: str) -> Record:
 
 
 def rationales(dataset: str, split: str) -> list[tuple[str | None, str | None]]:
-    """FLAN-T5's and LLaMA-2's rationale of each row of `questions`, None where there is none."""
+    """FLAN-T5's and LLaMA-2's rationale for each row of `questions`, None if missing."""
     return [(record.flan, record.llama) for record in records(dataset, split)]

@@ -1,1 +1,1 @@
-"""Models: loading, tokens in and out, scores of options, the option that a text names."""
+"""Models: loading, tokenisation, option scores, and the option that a text names."""

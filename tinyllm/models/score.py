@@ -1,8 +1,8 @@
-"""Scoring: which option a model gives the highest log-probability, and what it writes when asked.
+"""Scoring: the option with the highest log-probability, and the answer that a model generates.
 
-The headline metric is the option with the highest length-normalised log-probability. Beside it are
-the paper's exact match of generated text, and the option that this text names. Statistics over the
-rows are in `tinyllm.evaluation`.
+The main metric is based on the option with the highest length-normalised log-probability. Also
+recorded are the paper's exact match of generated text, and the option that this text names.
+Statistics over the rows are in `tinyllm.evaluation`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tinyllm.models.encode import IGNORED, Encoding, pad, projecting_only
 from tinyllm.models.extract import answer_named
 
 SCORE_VERSION = 1
-BATCH = 32  # questions, or options, per forward pass; bounds memory, changes no number
+BATCH = 32  # questions, or options, per forward pass; limits memory, does not change results
 TIED = 1e-6  # options whose scores differ by less are tied
 
 
@@ -36,11 +36,11 @@ def predict(
     in_train: set[str] = frozenset(),
     batch: int = BATCH,
 ) -> pd.DataFrame:
-    """One row per question: `score_options`' columns, and
+    """Predictions, one row per question: the columns of `score_options`, and
 
-    correct, generated, exact (the text is the gold option's; never for an empty text), named (index
-    of the option that the text names, -1 where it names none or several), extracted (named is
-    gold), in_train (the question's id is one of the argument's).
+    correct, generated, exact (the text equals the gold option; False for an empty text), named
+    (index of the option that the text names, -1 for none or several), extracted (named is gold),
+    in_train (the question's id is in the argument `in_train`).
     """
     frame = pd.DataFrame(score_options(model, encoding, questions, batch=batch))
     frame["correct"] = frame.choice == frame.gold
@@ -67,8 +67,8 @@ def score_options(
     """Log-probability of every option as the answer, one encoder (or prefix) pass per question.
 
     Returns one dict per question, in order: id, options, gold, choice (index of the highest score),
-    ties (options that share it; 1: none), scores (log-probability per token, the end token
-    counted), tokens.
+    ties (number of options that share it; 1: no tie), scores (log-probability per token, including
+    the end token), tokens (of each option).
     """
     model.eval()
     rows: list[dict[str, Any]] = [{}] * len(questions)
@@ -77,7 +77,7 @@ def score_options(
     for at in batches(encoded, batch):
         targets = [[[*encoding.tokens(o), end] for o in questions[i].options] for i in at]
         means = log_probabilities(model, encoding, [encoded[i] for i in at], targets)
-        for i, scores, own in zip(at, means, targets, strict=True):
+        for i, scores, ids in zip(at, means, targets, strict=True):
             rows[i] = {
                 "id": questions[i].id,
                 "options": list(questions[i].options),
@@ -85,13 +85,13 @@ def score_options(
                 "choice": scores.index(max(scores)),
                 "ties": sum(score > max(scores) - TIED for score in scores),
                 "scores": scores,
-                "tokens": [len(target) for target in own],
+                "tokens": [len(target) for target in ids],
             }
     return rows
 
 
 def accuracy(rows: Sequence[dict[str, Any]]) -> float:
-    """Share of `score_options`' rows that are right; a tie with the gold option counts 1 / ties."""
+    """Share of correct rows of `score_options`; a tie with the gold option counts 1 / ties."""
     best = [row["scores"][row["gold"]] > max(row["scores"]) - TIED for row in rows]
     return sum(hit / row["ties"] for hit, row in zip(best, rows, strict=True)) / len(rows)
 
@@ -105,7 +105,7 @@ def generate(
     *,
     max_new_tokens: int,
 ) -> list[str]:
-    """What the model writes, greedily, for each question and the task with `prefix`."""
+    """Greedily generated text for each question, for the task with `prefix`."""
     model.eval()
     texts, tokenizer = [""] * len(questions), encoding.tokenizer
     config = GenerationConfig(
@@ -131,9 +131,9 @@ def generate(
 
 
 def batches(rows: Sequence[list[int]], size: int) -> Iterator[list[int]]:
-    """Indices of a batch at a time, longest rows first, so that there is little padding.
+    """Yield the indices of one batch at a time, longest rows first, so that padding is small.
 
-    Only the first batch may be not full, so a resumed run forms the batches still to come.
+    Only the first batch may be smaller than `size`, so a resumed run forms the same later batches.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
     while order:
@@ -158,13 +158,13 @@ def log_probabilities(
     sources: list[list[int]],
     targets: list[list[list[int]]],
 ) -> list[list[float]]:
-    """Log-probability per token of each of a source's targets, for all sources.
+    """Log-probability per token of each target of each source.
 
-    One encoder (or prefix) pass per source gives each first token, and the keys and values from
-    which the other tokens follow. Targets of about equal length go together, BATCH at a time.
+    One encoder (or prefix) pass per source gives the scores of first tokens, and the cache for the
+    other tokens. These are scored in batches of BATCH targets of similar length.
     """
-    owner = torch.tensor([place for place, own in enumerate(targets) for _ in own])
-    flat = [target for own in targets for target in own]
+    owner = torch.tensor([source for source, group in enumerate(targets) for _ in group])
+    flat = [target for group in targets for target in group]
     logits, mask, cache, states = _read(model, encoding, sources)
     first = torch.log_softmax(logits.float(), -1).cpu()
     sums = first[owner, torch.tensor([target[0] for target in flat])]
@@ -193,7 +193,7 @@ def log_probabilities(
         row_of = wanted.nonzero()[:, 0].cpu()
         sums[rows] += torch.zeros(len(rows)).index_add_(0, row_of, -losses)
     means = (total / len(target) for total, target in zip(sums.tolist(), flat, strict=True))
-    return [list(islice(means, len(own))) for own in targets]
+    return [list(islice(means, len(group))) for group in targets]
 
 
 def _read(

@@ -1,1 +1,1 @@
-"""Students: what they learn, batches, the loss and the training loop, whole studies."""
+"""Students: targets, batches, loss, training loop, and all the students of a study."""

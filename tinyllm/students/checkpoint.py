@@ -1,7 +1,7 @@
-"""Checkpoints of a student in training: whole or absent, so that a killed run can go on.
+"""Checkpoints of a student in training: written atomically, so that a killed run can resume.
 
-FOLDER/step-000400.pt     trained weights, optimiser, and what is known so far (`State`)
-FOLDER/best-000300.pt     the trained weights that were best on valid
+FOLDER/step-000400.pt     trained weights, optimiser and progress (`State`)
+FOLDER/best-000300.pt     trained weights of the step with the best accuracy on valid
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import nn
 from tinyllm import paths
 from tinyllm.students.targets import ANSWER
 
-KEPT = 2  # the last one, and the one before should the last be damaged
+KEPT = 2  # the last checkpoint, and the previous one in case the last is damaged
 
 
 @dataclass
 class State:
-    """How far a training is.
+    """Progress of a training run.
 
-    step: optimiser steps done. tokens: without padding. valid_accuracy, best_step: of the best
-    scoring of valid. without_gain: scorings since. losses: each task's running mean, where weights
-    follow them. history: the learning curves, one row per step, split, task and metric.
+    step: optimiser steps done. tokens: processed, without padding. valid_accuracy, best_step: of
+    the best evaluation on valid. without_gain: evaluations since. losses: each task's running mean,
+    if weights depend on it. history: learning curves, one row per step, split, task and metric.
     """
 
     step: int = 0
@@ -39,9 +39,9 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, epoch: float, accuracy: float, losses: dict[str, float]) -> bool:
-        """Add accuracy on valid, and each task's loss since the last scoring, to the history.
+        """Add accuracy on valid, and each task's loss since the last evaluation, to the history.
 
-        True if the accuracy is the best so far.
+        Returns True if the accuracy is the best so far.
         """
         lines = [("train", task, "loss", loss) for task, loss in losses.items()]
         lines.append(("valid", ANSWER, "accuracy", accuracy))
@@ -56,14 +56,14 @@ class State:
 
 
 def trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that are trained, tied ones once."""
+    """The trained tensors by name, tied ones once."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save(
     folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, better: bool
 ) -> None:
-    """Write a checkpoint, and the weights if they are the best so far; drop older ones."""
+    """Write a checkpoint, and the weights if they are the best so far; delete older files."""
     folder.mkdir(parents=True, exist_ok=True)
     if better:
         _write(folder / f"best-{state.step:06d}.pt", {"weights": trained(model)})
@@ -79,21 +79,21 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     try:
         with open(temporary, "wb") as stream:
             torch.save(content, stream)
-    except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
         temporary.unlink(missing_ok=True)
         raise OSError(f"{paths.shown(file)}: cannot be written: {error}") from error
     os.replace(temporary, file)
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
-    """Load the last whole checkpoint into model and optimiser; None where there is none."""
+    """Load the last intact checkpoint into model and optimiser; returns None if there is none."""
     for file in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             state = State(**content["state"])
-            best = folder / f"best-{state.best_step:06d}.pt"  # needed at the end; mmap reads little
+            best = folder / f"best-{state.best_step:06d}.pt"  # needed at the end of training
             torch.load(best, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+        except Exception as error:  # torch raises many types of errors for damaged files
             warnings.warn(
                 f"{paths.shown(file)} is damaged ({error}); trying an earlier one", stacklevel=2
             )
@@ -105,7 +105,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 def load_best(folder: Path, state: State, model: nn.Module) -> None:
-    """Give the model the weights that were best on valid."""
+    """Load the weights with the best accuracy on valid into the model."""
     file = folder / f"best-{state.best_step:06d}.pt"
     content = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(content["weights"], strict=False)

@@ -1,8 +1,8 @@
 """Batches: from questions and texts to tokenised rows, and from rows to padded tensors.
 
-Tasks whose prefix is not the encoder's business share one encoder input (`task_prefix: decoder`);
-tasks with the same prefix always do. Each task has a decoder batch of its own, so that short
-answers are never padded to long rationales.
+Tasks share one encoder input if the decoder reads the prefix (`task_prefix: decoder`) or if their
+prefixes are equal. Each task has its own decoder batch, so that short answers are not padded to the
+length of rationales.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tinyllm.data.question import Question
 from tinyllm.models.encode import IGNORED, Encoding, pad
 from tinyllm.students.targets import ANSWER, OPTIONS, Task
 
-POOL = 200  # steps that questions are grouped among
+POOL = 200  # optimiser steps per pool of questions that are grouped by length
 
 
 def inputs_of(tasks: Sequence[Task], encoding: Encoding) -> list[int]:
-    """For each task, which of a question's distinct inputs it reads (0 is the first task's)."""
+    """For each task, the index of the question's distinct input that it reads (from 0)."""
     if encoding.seq2seq and encoding.task_prefix == "decoder":
         return [0] * len(tasks)
     prefixes = list(dict.fromkeys(task.prefix for task in tasks))
@@ -38,8 +38,8 @@ def training_rows(
 ) -> list[dict[str, Any]]:
     """Tokenised rows, one per question.
 
-    texts: for each teacher, rationale by question id. options: probability of each option by
-        question id, for the `options` task. A question that is absent there has no such target.
+    texts: for each teacher, rationales by question id. options: probability of each option by
+        question id, for the `options` task. Questions without an entry have no such target.
     Returns rows with `sources` (ids, one per distinct input, see `inputs_of`), `targets` (for each
     task a list of ids: one text, every option, or none), `probabilities` (of the options) and
     `lengths` (tokens of all sources, then of each task's targets).
@@ -70,13 +70,13 @@ def training_rows(
 class Collator:
     """Pads rows into one batch of tensors.
 
-    Returns `counts` [tasks], what each task's sum is divided by: its target tokens, or questions
-    for the `options` task; `tokens` [1], those read and written, without padding; and for task t
+    Returns `counts` [tasks], the divisor of each task's loss: its target tokens, or questions for
+    the `options` task; `tokens` [1], read by encoder and decoder, without padding; and for task t
     `labels_t` [n, D]. Encoder-decoder models get `input_ids`, `attention_mask` [S, L] (the distinct
-    inputs that targets need), `rows_t` [n] (which of the S) and `decoder_t` [n, D]; decoder-only
-    ones `input_t`, `mask_t` [n, D], where labels_t[i, j] is what follows position j. The `options`
-    task has one of the n lines per option, `probabilities_t` [n], and `sizes_t` [Q]: the number of
-    lines of each question.
+    inputs that targets need), `rows_t` [n] (indices into the S) and `decoder_t` [n, D]. Others get
+    `input_t`, `mask_t` [n, D], where labels_t[i, j] is the token after position j. The `options`
+    task has one of the n lines per option, `probabilities_t` [n], and `sizes_t` [Q], the number of
+    options of each question.
     """
 
     encoding: Encoding
@@ -125,13 +125,13 @@ class Collator:
 def steps_of_epoch(
     lengths: Sequence[Sequence[int]], step: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """The questions of an epoch's optimiser steps: every question once, `step` at a time.
+    """Indices of the questions of each optimiser step of an epoch: each once, `step` at a time.
 
-    lengths: of `training_rows`. The order is random, by seed and epoch alone, but the questions of
-    one step are alike in all their lengths, so that little is padding: they are drawn into pools of
-    POOL steps, and a pool is halved again and again, each time along the length that differs most.
-    What does not fill a step comes last; the longest step is the very first, so that too little
-    memory is noticed at once.
+    lengths: of `training_rows`. The order is random, by seed and epoch, but the questions of a step
+    have similar lengths, so that there is little padding: they are drawn into pools of POOL steps,
+    and each pool is halved recursively along the length with the largest standard deviation.
+    Questions that do not fill a step come last. The first epoch starts with the longest step, so
+    that it shows at once if memory is too small.
     """
     sizes = np.array(lengths)
     draw = np.random.default_rng((seed, epoch))

@@ -1,14 +1,14 @@
-"""The paper's loss, and the forward pass that gives its parts.
+"""The paper's loss, and the forward pass that computes its terms.
 
     L = L_A + sum_m alpha^m L_Tm          each L is a mean over its own target tokens
 
 so a long rationale does not outweigh the answer. In one forward call per batch the encoder runs
-once over the distinct inputs of all tasks, the decoder one task at a time, and the vocabulary is
-projected to at targets only.
+once over the distinct inputs of all tasks, the decoder runs once per task, and logits are computed
+only at targets.
 
-In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, of running means that pass no gradient: the
-optimum of homoscedastic uncertainty (Kendall et al. 2018; Kirchdorfer et al. 2024, arXiv
-2408.07985) with the answer's weight set to 1.
+In the arm `tinyllm:alpha-auto`, alpha^m = L_A / L_Tm, computed from running means without gradient:
+the optimal weights under homoscedastic uncertainty (Kendall et al. 2018; Kirchdorfer et al. 2024,
+arXiv 2408.07985), scaled so that the answer's weight is 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tinyllm.students.targets import Task
 
 
 class MultiTask(nn.Module):
-    """A student that is asked for every task of a batch in one forward call."""
+    """A student that computes the losses of all tasks of a batch in one forward call."""
 
     def __init__(self, model: PreTrainedModel, tasks: Sequence[Task]):
         super().__init__()
@@ -69,8 +69,8 @@ class MultiTask(nn.Module):
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each row of logits [N, vocabulary] with its label [N], in float32: [N].
 
-    A few rows at a time, and again in the backward pass: all logits in float32 would take more
-    memory, and on a CPU more time. Few rows fit a processor's cache, a GPU wants many.
+    Computed in chunks of rows, and again in the backward pass: all logits in float32 would take
+    more memory and, on a CPU, more time. Small chunks fit a CPU's cache; a GPU needs large ones.
     """
     size = 64 if logits.device.type == "cpu" else 4096
     pairs = zip(logits.split(size), labels.split(size), strict=True)
@@ -91,8 +91,8 @@ def _options_loss(
 ) -> torch.Tensor:
     """Cross-entropy to a target distribution over options, summed over questions.
 
-    losses: of each target token; wanted: [lines, D], where those are; probabilities, sizes: as in
-    Collator. The student's logit of an option is its log-probability per token.
+    losses: of each target token. wanted: [lines, D], True at target tokens. probabilities, sizes:
+    see Collator. The student's logit of an option is its log-probability per token.
     """
     lines = wanted.nonzero()[:, 0]
     totals = losses.new_zeros(len(wanted)).index_add(0, lines, losses)
@@ -106,11 +106,11 @@ def weighted_loss(sums: torch.Tensor, counts: torch.Tensor, weights: torch.Tenso
     return (weights * sums / counts.clamp(min=1)).sum()
 
 
-MEMORY = 0.9  # of the running means
+MEMORY = 0.9  # weight of the old value in running means
 
 
 def running(means: list[float], sums: torch.Tensor, counts: torch.Tensor) -> list[float]:
-    """Running mean of each task's loss after a step: 0 before its first target, else kept."""
+    """Update the running mean of each task's loss; steps without its targets do not change it."""
     new = (sums / counts.clamp(min=1)).tolist()
     pairs = zip(means or [0.0] * len(new), new, strict=True)
     kept, added = MEMORY, 1 - MEMORY
@@ -118,6 +118,6 @@ def running(means: list[float], sums: torch.Tensor, counts: torch.Tensor) -> lis
 
 
 def task_weights(tasks: Sequence[Task], means: Sequence[float]) -> list[float]:
-    """Each task's weight; where it is `auto`, the answer's mean loss over its own, once known."""
+    """Weight of each task; for `auto` tasks the answer's mean loss over their own, once known."""
     known = zip(tasks, means, strict=True) if means else [(task, 0.0) for task in tasks]
     return [means[0] / mean if task.auto and mean else task.weight for task, mean in known]

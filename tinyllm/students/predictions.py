@@ -1,4 +1,4 @@
-"""A student's predictions: one row per question, their columns, and what makes them whole.
+"""A student's predictions, one row per question: columns, reading, writing and checks.
 
 Option scores are log-probabilities per token, rounded to DIGITS decimals.
 """
@@ -21,14 +21,14 @@ SCHEMA = (
     *("scores", "tokens", "correct", "generated", "exact", "named", "extracted", "in_train"),
 )
 TIES = "ties"  # optional column: how many options share the best score before rounding (1: none)
-TEST = ["study", "dataset", "split"]  # one set of test questions
-STUDENT = ["arm", "student", "seed"]  # one trained student, which answers them
+TEST = ["study", "dataset", "split"]  # identify a set of test questions
+STUDENT = ["arm", "student", "seed"]  # identify a student that answers them
 DIGITS = 5
 REMEDY = "Delete that student's folder and run notebooks 03 and 04 again."
 
 
 def write(frame: pd.DataFrame, file: Path) -> None:
-    """Write whole predictions (see `check`), small: without the schema that pandas adds."""
+    """Check and write predictions, compressed and without the schema that pandas adds."""
     check(frame, file)
     names = [*SCHEMA, *([TIES] if TIES in frame else [])]
     scores = [np.round(np.asarray(row, dtype=float), DIGITS) for row in frame["scores"]]
@@ -39,10 +39,10 @@ def write(frame: pd.DataFrame, file: Path) -> None:
 
 
 def read(*files: Path) -> pd.DataFrame:
-    """The predictions in one or several files.
+    """Read the predictions in one or several files.
 
-    ValueError, naming the file, where they are not whole (`check`), or where students of a study
-    and dataset answered different questions.
+    Raises ValueError if a file is not valid (see `check`), or if students of a study and dataset
+    answered different questions.
     """
     frames = [_read(file, file.stat().st_mtime_ns) for file in map(Path, files)]
     rows = pd.concat(frames, ignore_index=True)
@@ -52,7 +52,7 @@ def read(*files: Path) -> pd.DataFrame:
 
 @cache
 def _read(file: Path, written: int) -> pd.DataFrame:
-    """A file is read and checked once per process, until it changes."""
+    """Read and check a file, once per process until it changes."""
     try:
         frame = pd.read_parquet(file)
     except (OSError, pyarrow.ArrowException) as error:
@@ -63,7 +63,7 @@ def _read(file: Path, written: int) -> pd.DataFrame:
 
 
 def check(frame: pd.DataFrame, file: Path) -> None:
-    """ValueError, naming the file and the column, if predictions are not whole."""
+    """Raise ValueError, with file and column, if predictions are incomplete or inconsistent."""
     if frame.empty:
         raise ValueError(f"{paths.shown(file)}: there are no rows. {REMEDY}")
     if missing := [name for name in SCHEMA if name not in frame]:
@@ -81,7 +81,7 @@ def check(frame: pd.DataFrame, file: Path) -> None:
             question = frame.loc[wrong, "id"].iloc[0]
             raise ValueError(
                 f"{paths.shown(file)}: column {name!r} of question {question!r} is empty, not "
-                f"finite, out of range, there twice or contradicts another one. {REMEDY}"
+                f"finite, out of range, duplicated or contradicts another column. {REMEDY}"
             )
 
 

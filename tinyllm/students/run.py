@@ -1,4 +1,4 @@
-"""All students of a study: an arm and a seed each, in a folder of its own, side by side.
+"""Train all students of a study in parallel: one per arm and seed, each in its own folder.
 
 `python -m tinyllm.students.run JOB.json` trains one student; torchrun starts it the same way.
 """
@@ -27,7 +27,7 @@ from tinyllm.teachers import ask
 
 
 def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
-    """All that one student's outcome depends on; FileNotFoundError, with the remedy, where
+    """Everything that a student's results depend on; raises FileNotFoundError, with the remedy, if
     questions, rationales or answers that the arm needs are not finished."""
     arm = arms.resolve(arm_name, params.teachers)
     asked = arms.asked(arm, params)
@@ -59,7 +59,7 @@ def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
 
 
 def work(params: Params) -> list[tuple[Path, dict[str, Any] | None]]:
-    """Folder and spec of every student of a study; no spec where its inputs are not finished."""
+    """Folder and spec of every student of a study; spec None if its inputs are not finished."""
     pairs = []
     for arm, seed in students(params):
         try:
@@ -78,11 +78,11 @@ def students(params: Params) -> list[tuple[str, int]]:
 def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda share: None) -> Path:
     """Train one student, score it on test, and return its run folder.
 
-    A finished student is not trained again, a stopped run goes on from its last checkpoint. Raises
-    StaleRun where the folder holds another student, and what `student.make` does.
+    A finished student is not trained again; an interrupted run resumes from its last checkpoint.
+    Raises StaleRun (other parameters), MemoryError (with the remedy), and as `student.make`.
     """
     folder, wanted = paths.student(params, arm, seed), spec(params, arm, seed)
-    # A pod may set RANK for reasons of its own; torchrun names its run too.
+    # RANK may also be set on a cluster without torchrun, so check torchrun's run id too.
     first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
     if not runs.finished(folder, wanted):
         with runs.recording(folder, wanted, first) as facts:
@@ -105,9 +105,9 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
 
 
 def train_all(params: Params) -> list[Path]:
-    """Train every arm and seed of a study, `params.workers` students side by side.
+    """Train every arm and seed of a study, `params.workers` students in parallel.
 
-    A student that fails does not stop the others; at the end all failures are raised together.
+    A student that fails does not stop the others; all failures are raised together at the end.
     Returns the run folders, seed by seed.
     """
     jobs = {job: paths.student(params, *job) for job in students(params)}
@@ -126,11 +126,11 @@ def train_all(params: Params) -> list[Path]:
 
 
 def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
-    """Train each student in a process of its own; returns for each why it failed, or nothing.
+    """Train each student in its own process; returns why each one failed, or "".
 
     The processes are forked from one that has imported everything, which saves seconds for each.
     """
-    # Else glibc gives large blocks back at every step, and has them zeroed at the next.
+    # Otherwise glibc returns large blocks to the system at every step and gets new, zeroed ones.
     os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 40))
     context = multiprocessing.get_context("forkserver")
@@ -159,7 +159,7 @@ def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
                 shares[number] = 1.0
             bar.n = round(sum(shares), 2)
             bar.update(0)
-    finally:  # stopped by hand: nothing goes on unseen
+    finally:  # also if interrupted: no process may keep running
         for _, process, _ in running.values():
             process.terminate()
         bar.close()
@@ -169,7 +169,7 @@ def _side_by_side(params: Params, jobs: Sequence[tuple[str, int]]) -> list[str]:
 def _train_job(
     parent: int, params: Params, arm: str, seed: int, threads: int, shares, number: int, writer
 ) -> None:
-    """A process that trains one student, and sends why it failed, or nothing."""
+    """Train one student in this process and send the parent why it failed, or ""."""
     runs.end_with_parent(parent)
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
@@ -177,12 +177,12 @@ def _train_job(
     try:
         train_one(params, arm, seed, lambda share: shares.__setitem__(number, share))
         writer.send("")
-    except Exception as error:  # whatever it was, the others go on
+    except Exception as error:  # whatever it is, the other students continue
         writer.send(f"{type(error).__name__}: {error}"[:10_000])
 
 
 def _torchrun(params: Params, arm: str, seed: int) -> str:
-    """Train one student in `nproc` processes; returns why that failed, or nothing."""
+    """Train one student in `nproc` processes; returns why that failed, or ""."""
     job = paths.student(params, arm, seed) / "job.json"
     about = {"params": params.model_dump(), "arm": arm, "seed": seed, "notebook": os.getpid()}
     runs.write_json(job, about)
@@ -193,11 +193,11 @@ def _torchrun(params: Params, arm: str, seed: int) -> str:
         for line in process.stdout:
             print(line, end="", flush=True)
     job.unlink(missing_ok=True)
-    return f"torchrun ended with {process.returncode}; see above" if process.returncode else ""
+    return f"torchrun exited with {process.returncode}; see above" if process.returncode else ""
 
 
 def main(file: str) -> None:
-    """Train the student of a job file, see `_torchrun`."""
+    """Train the student of a job file (see `_torchrun`)."""
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     runs.end_with_parent(job["notebook"])
     print(train_one(Params.checked(**job["params"]), job["arm"], job["seed"]))

@@ -1,4 +1,4 @@
-"""One student: its start, its training, its answers to test, and what its manifest says."""
+"""One student: initial model, training, predictions on test, and the facts in its manifest."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from tinyllm.students.predictions import HISTORY, PREDICTIONS
 from tinyllm.students.train import train
 from tinyllm.teachers import choose
 
-# Raised where a student would come out otherwise by more than rounding. 3: epochs are whole passes,
+# Increase it when a change alters students by more than rounding. 3: epochs are whole passes, and
 # minilm-ed has no attention dropout.
 TRAIN_VERSION = 3
-Say = Callable[[float], None]  # is called with the share of the training that is done
+Say = Callable[[float], None]  # called with the share of the training that is done
 CHECKPOINT = "checkpoint"  # folder of the weights
 
 
 def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel, Encoding]:
-    """The student that an arm starts from, with adapters where the arm has LoRA."""
+    """The student that an arm starts from, with adapters if the arm uses LoRA."""
     model, tokenizer = load.load(params.student, seed=seed)
     if arm.trained and params.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -48,8 +48,8 @@ def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel
 def load_student(
     params: Params, arm_name: str, seed: int
 ) -> tuple[PreTrainedModel | peft.PeftModel, Encoding]:
-    """A finished student of a study; FileNotFoundError, with the remedy, where it is not finished
-    or its weights were not kept."""
+    """Load a finished student of a study; raises FileNotFoundError, with the remedy, if it is not
+    finished or its weights were not kept."""
     folder = paths.student(params, arm_name, seed)
     runs.content(folder)
     arm, stored = arms.resolve(arm_name, params.teachers), folder / CHECKPOINT
@@ -68,8 +68,8 @@ def load_student(
 
 
 def check(params: Params) -> None:
-    """ParameterError if the student cannot read the study's questions, for lack of positions; a
-    warning if it does not know or tell apart their words."""
+    """Raise ParameterError if the student has too few positions for the study's questions; warn if
+    its tokenizer does not know their text or cannot distinguish their options."""
     model, tokenizer = load.load(params.student)
     encoding = Encoding.of(model, tokenizer, params)
     prefixes = [prompts.ANSWER_PREFIX]
@@ -78,9 +78,9 @@ def check(params: Params) -> None:
     counts = encoding.check(rows, prefixes)
     if counts["unknown"] or counts["tied"]:
         warnings.warn(
-            f"{params.student}: of {counts['questions']} questions, {counts['unknown']} hold text "
-            f"that its tokenizer does not know, and {counts['tied']} have options that it cannot "
-            "tell apart (they count as chance)",
+            f"{params.student}: of {counts['questions']} questions, {counts['unknown']} have text "
+            f"that its tokenizer does not know, and {counts['tied']} have options that become the "
+            "same tokens (a choice among these counts as chance)",
             stacklevel=2,
         )
 
@@ -90,7 +90,7 @@ def make(
 ) -> dict[str, Any]:
     """Train one student, score it on test, and write its files; returns facts for its manifest.
 
-    first: False in all but one of several processes, which writes for all.
+    first: True in one of several processes; only that process writes and returns facts.
     Raises FloatingPointError on a loss that is not finite.
     """
     splits, batch = data.read(params), min(score.BATCH, params.batch_size)
@@ -138,19 +138,19 @@ def _fit(
     folder: Path,
     say: Say,
 ) -> tuple[checkpoint.State, dict[str, Any]]:
-    """Train a model in place; returns where training ended, and facts for its manifest."""
+    """Train a model in place; returns the final state of training, and facts for its manifest."""
     questions, tasks = data.read(params)["train"], targets.tasks(arm, params)
     turns = params.samples if arm.teachers and params.learn_sample == "each-epoch" else 1
     chosen = choose.choices(params, arm.teachers, arm.routed, seed) if arm.routed else None
     how = (params, arm, questions, seed)
     texts = [targets.arm_texts(*how, turn, None if turn else chosen) for turn in range(turns)]
-    if silent := [uri for uri, have in texts[0].items() if not have]:
+    if silent := [uri for uri, rationales in texts[0].items() if not rationales]:
         raise ParameterError(
             f"arms: {arm.name!r}: no rationale of {silent[0]!r} for any training question of "
-            f"{params.dataset!r}; leave that teacher or this arm out"
+            f"{params.dataset!r}; leave out that teacher or this arm"
         )
     options = targets.arm_options(params, arm)
-    samples = [training_rows(questions, have, tasks, encoding, options) for have in texts]
+    samples = [training_rows(questions, sample, tasks, encoding, options) for sample in texts]
     started = time.perf_counter()
     state = train(
         model,
@@ -166,7 +166,7 @@ def _fit(
     seconds, rows = round(time.perf_counter() - started, 1), samples[0]
     facts: dict[str, Any] = {"train_seconds": seconds, "train_questions": len(rows)}
     known = {task.name: [bool(row["targets"][t]) for row in rows] for t, task in enumerate(tasks)}
-    facts["targets"] = {name: sum(have) for name, have in known.items()}
+    facts["targets"] = {name: sum(flags) for name, flags in known.items()}
     if arm.auto_alpha:
         facts["final_alpha"] = task_weights(tasks, state.losses)[1:]
     if arm.routed:
@@ -175,10 +175,10 @@ def _fit(
 
 
 def _cost(model: PreTrainedModel, params: Params, state: checkpoint.State) -> dict[str, Any]:
-    """Sizes, work and memory, for a manifest.
+    """Model size, cost of training and memory, for a manifest.
 
     FLOPs per token and parameter: 2 forward, 2 for the gradient of the activations, 2 for that of a
-    trained parameter (Kaplan et al. 2020, section 2.1). Memory is the process's highest so far.
+    trained parameter (Kaplan et al. 2020, section 2.1). Memory is the process's peak so far.
     """
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if state.step else 0

@@ -1,11 +1,11 @@
-"""What the student of an arm learns: its tasks, and the texts and distributions that are targets.
+"""Targets of an arm: its tasks, and the texts and distributions that its students learn.
 
     L = L_A + sum_m alpha^m L_Tm                 (the paper's training objective)
     L = L_A + T^2 CE(teachers_T, student_T)      (kd; Hinton et al. 2015, equation 1 and section 2)
 
 L_A and every L_T are token means (see `students/loss.py`). In `kd`, student_T is the softmax of
 the student's length-normalised option log-probabilities divided by T, and teachers_T the mean of
-the teachers' own, so no tokenizer has to agree. T^2 keeps the gradient's size as T grows.
+the teachers' own, so tokenizers need not agree. T^2 keeps the scale of the gradient as T grows.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ROUTED = "routed"
 
 @dataclass(frozen=True)
 class Task:
-    """One thing a student learns: the answer, a teacher's rationales, or how likely options are.
+    """One training task: the answer, a teacher's rationales, or a distribution over options.
 
     name: `answer`, `options`, `routed` (the rationale of the teacher chosen for a question) or the
         teacher's URI. weight: 1 for the answer, alpha for a teacher, T^2 for `options`.
-    temperature: T, of `options` only. auto: the weight is only the first one (`students/loss.py`).
+    temperature: T, for `options` only. auto: `weight` is only the initial one (`students/loss.py`).
     """
 
     name: str
@@ -75,10 +75,10 @@ def arm_texts(
     sample: int = 0,
     chosen: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, str]]:
-    """For each task of an arm: rationale by question id, moved about where the arm says so;
-    FileNotFoundError, with the remedy, where a store that the arm needs is not finished.
+    """Rationales by question id for each rationale task of an arm, permuted if the arm says so;
+    raises FileNotFoundError, with the remedy, if a store that the arm needs is not finished.
 
-    chosen: by `choose.choices`, for an arm that chooses among teachers; else computed.
+    chosen: result of `choose.choices` for an arm that chooses among teachers; None: compute it.
     """
     asked = arms.asked(arm, params)
     asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
@@ -87,24 +87,25 @@ def arm_texts(
         return {ROUTED: choose.routed(asked, chosen, sample)}
     texts = {}
     for teacher in arm.teachers:
-        have = ask.rationales(asked, teacher, sample)
-        ids = [question.id for question in questions if have.get(question.id, "").strip()]
+        rationales = ask.rationales(asked, teacher, sample)
+        ids = [question.id for question in questions if rationales.get(question.id, "").strip()]
         draw = random.Random(f"shuffle:{seed}:{teacher}")
         if arm.moved == "rationales":
             moved = draw.sample(ids, len(ids))
-            have = {to: have[source] for to, source in zip(ids, moved, strict=True)}
+            rationales = {to: rationales[of] for to, of in zip(ids, moved, strict=True)}
         elif arm.moved == "words":
-            have = dict(zip(ids, scrambled([have[name] for name in ids], draw), strict=True))
-        texts[teacher] = have
+            words = scrambled([rationales[name] for name in ids], draw)
+            rationales = dict(zip(ids, words, strict=True))
+        texts[teacher] = rationales
     if arm.gibberish:
-        lengths = [len(text.split()) for have in texts.values() for text in have.values()]
+        lengths = [len(text.split()) for written in texts.values() for text in written.values()]
         draw = random.Random(f"gibberish:{seed}" + ":again" * sample)
         texts[arms.GIBBERISH] = gibberish(questions, lengths, draw)
     return texts
 
 
 def scrambled(texts: Sequence[str], draw: random.Random) -> list[str]:
-    """Texts of the same lengths, each word permuted among the texts' words at the same place."""
+    """Permute words among texts, position by position; each text keeps its number of words."""
     rows = [text.split() for text in texts]
     for place in range(max(map(len, rows), default=0)):
         long = [row for row in rows if len(row) > place]
@@ -118,7 +119,7 @@ def scrambled(texts: Sequence[str], draw: random.Random) -> list[str]:
 def gibberish(
     questions: Sequence[Question], lengths: Sequence[int], draw: random.Random
 ) -> dict[str, str]:
-    """Random words of all questions, by question id; lengths: to draw from, in words."""
+    """Texts of random words from all questions, by question id; lengths: in words, to draw from."""
     if not lengths:
         return {}
     words = [w for e in questions for text in (e.question, *e.options) for w in text.split()]
@@ -126,10 +127,8 @@ def gibberish(
 
 
 def arm_options(params: Params, arm: arms.Arm) -> dict[str, list[float]]:
-    """Target of an arm's `options` task: probability of each option by training question id.
-
-    It is the mean over the teachers that have scores for the question.
-    """
+    """Targets of an arm's `options` task by training question id: the probability of each option,
+    averaged over the teachers that have scores for the question."""
     rows: dict[str, list[np.ndarray]] = {}
     for teacher in arm.scorers:
         for name, scores in ask.option_scores(params, teacher).items():

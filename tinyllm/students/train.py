@@ -1,7 +1,7 @@
-"""The training loop of one student: one process or several, resumable, best weights by valid.
+"""The training loop of one student: resumable, in one process or several, best weights by valid.
 
-Losses are means over all questions of an optimiser step (`students/loss.py`), so accumulation and
-several processes change nothing.
+Losses are means over all questions of an optimiser step (`students/loss.py`), so they do not depend
+on gradient accumulation or on the number of processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_GRAD_NORM = 1.0
 
 
 def total_steps(params: Params, questions: int) -> int:
-    """Optimiser steps of a run: `epochs` times those of one pass over all questions."""
+    """Optimiser steps of a run: `epochs` times the steps of one pass over all questions."""
     step = params.batch_size * params.accumulation * params.nproc
     return max(1, round(params.epochs * math.ceil(questions / step)))
 
@@ -46,7 +46,7 @@ def learning_rate(step: int, steps: int, params: Params) -> float:
 
 
 def optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
-    """AdamW; weights in a new role and adapters may have a higher rate (`models.aliases`)."""
+    """AdamW; adapters and weights with a new role may have a higher rate (`models.aliases`)."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -69,12 +69,12 @@ def train(
 ) -> checkpoint.State:
     """Train a model in place and leave it with the weights that were best on valid.
 
-    samples: of each sample its `training_rows`; an epoch learns one, in turn. folder: for
-        checkpoints; a stopped run goes on from the last one. say: is called with the share of the
-        training that is done.
+    samples: the `training_rows` of each sample; epochs use them in turn. folder: for checkpoints;
+        an interrupted run resumes from the last one. say: called with the share of the training
+        that is done.
     Raises FloatingPointError on a loss that is not finite.
     """
-    AcceleratorState._reset_state()  # a process may train one student after the other
+    AcceleratorState._reset_state()  # a process may train several students, one after another
     bf16 = load.precision(params.precision) == torch.bfloat16
     mixed = "bf16" if bf16 else "no"
     accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
@@ -85,7 +85,7 @@ def train(
     module = accelerator.prepare(MultiTask(model, tasks))
     update = optimizer(model, params)
     state = checkpoint.restore(folder, model, update) or checkpoint.State()
-    # Since the last scoring of valid: each task's loss, each task's targets, and tokens.
+    # Sums since the last evaluation on valid: each task's loss, each task's targets, and tokens.
     totals = torch.zeros(2 * len(tasks) + 1, dtype=torch.float64, device=accelerator.device)
     rows, epoch = samples[0], -1
     steps = total_steps(params, len(rows))
@@ -97,7 +97,7 @@ def train(
             epoch = state.step // per_epoch
             rows = samples[epoch % len(samples)]
             groups = steps_of_epoch([row["lengths"] for row in rows], per_step, seed, epoch)
-        # Each step and process has its own random numbers, so that a resumed run draws the same.
+        # Each step and process has its own seed, so that a resumed run draws the same numbers.
         entropy = np.random.SeedSequence((seed, state.step, accelerator.process_index))
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         module.train()
@@ -109,7 +109,7 @@ def train(
             last = number == len(batches)
             with nullcontext() if last else accelerator.no_sync(module):
                 sums = module(batch)
-                # An idle process runs along on a question that counts for nothing.
+                # An idle process computes a question, too, but its loss counts 0.
                 sums = sums * batch["counts"].any()
                 loss = weighted_loss(sums, counts, weights)
                 if not torch.isfinite(loss):
@@ -117,7 +117,7 @@ def train(
                         f"the loss is {loss.item()} at step {state.step}: lower lr (now "
                         f"{params.lr:g}), or set precision: fp32"
                     )
-                # Processes average their gradients; each holds its part of one sum.
+                # Processes average their gradients, but the loss is the sum of their parts.
                 accelerator.backward(loss * accelerator.num_processes)
             summed += sums.detach()
             totals += torch.cat([sums.detach(), batch["counts"], batch["tokens"]])
@@ -152,7 +152,7 @@ def share_of(
     collator: Collator,
     params: Params,
 ) -> list[dict[str, torch.Tensor]]:
-    """This process's batches of a step's questions, on its device; one without counts if idle."""
+    """This process's batches of a step's questions, on its device; if idle, one with counts 0."""
     mine = np.array_split(group, accelerator.num_processes)[accelerator.process_index]
     chosen = mine if len(mine) else group[:1]
     batches = []

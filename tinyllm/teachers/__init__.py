@@ -1,1 +1,1 @@
-"""Teachers: asking models for rationales and answers, keeping what they wrote, judging it."""
+"""Teachers: prompt models for rationales and answers, store the texts, check their quality."""

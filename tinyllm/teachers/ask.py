@@ -1,10 +1,10 @@
-"""Asking teachers, once for all studies, and what they wrote.
+"""Prompt teachers, once for all studies, and read what they wrote.
 
     runs/rationales/DATASET/TEACHER/HASH/rationales.jsonl    why the gold answer is right: train
     runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
 
-HASH stands for all that the texts depend on (the manifest's spec). The files are stores
-(`teachers.store`): append-only, keyed, resumable. `cleaning` applies only to what students read.
+HASH identifies everything that the texts depend on (the manifest's spec). The files are stores
+(`teachers.store`): append-only, keyed, resumable. `cleaning` is applied when students read them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tinyllm.teachers.store import Record
 
 
 def load_teacher(params: Params, uri: str) -> Teacher | None:
-    """The teacher that a URI names, ready to write; None for recorded ones."""
+    """Load the teacher that a URI names; None for recorded teachers."""
     kind, name = arms.teacher(uri)
     if kind == "release":
         return None
@@ -50,9 +50,9 @@ def load_teacher(params: Params, uri: str) -> Teacher | None:
 
 @dataclass(frozen=True)
 class Job:
-    """One store to fill: what `params` ask one teacher about the questions of a split.
+    """One store to fill: one teacher's texts on the questions of a split, prompted with `params`.
 
-    stage: `rationales`, or `answers` (its own, greedily, without the gold answer).
+    stage: `rationales`, or `answers` (its own, decoded greedily, without the gold answer).
     """
 
     params: Params
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """All that the texts depend on; FileNotFoundError if the questions are not stored yet."""
+        """What the texts depend on; raises FileNotFoundError if the questions are not stored."""
         kind, name = arms.teacher(self.uri)
         spec: dict[str, Any] = {
             "stage": self.stage,
@@ -76,9 +76,9 @@ class Job:
         if kind != "release":
             spec |= self.params.spec("data_seed", "examples", "max_prompt", "max_new_tokens")
             if self.stage == "rationales":
-                own = server and server.temperature != 0  # then the study's is not sent
-                drawn = ["temperature"] if self.params.temperature and not own else []
-                spec |= self.params.spec("teacher_forcing", *drawn)
+                fixed = server and server.temperature != 0  # then the study's is not used
+                sampling = ["temperature"] if self.params.temperature and not fixed else []
+                spec |= self.params.spec("teacher_forcing", *sampling)
                 spec |= {"sample": self.sample} if self.sample else {}
         if server:
             spec["server"] = server.model_dump(exclude_defaults=True, exclude={"context"})
@@ -89,19 +89,19 @@ class Job:
 
     @property
     def file(self) -> Path:
-        """The store; the manifest lies beside it."""
+        """The store; its manifest is in the same folder."""
         parts = paths.slug(self.params.dataset), paths.slug(self.uri), runs.digest(self.spec)[:12]
         return paths.runs().joinpath(self.stage, *parts, f"{self.stage}.jsonl")
 
     def requests(self, teacher: Teacher) -> list[Record]:
-        """A prompt per question, within `max_prompt` tokens."""
+        """One request per question, its prompt within `max_prompt` tokens."""
         splits, params = data.read(self.params), self.params
         in_context = prompts.InContext(splits["train"], params.examples, params.data_seed)
         render = functools.partial(prompts.teacher_prompt, forcing=params.teacher_forcing)
         render = render if self.stage == "rationales" else prompts.answer_prompt
-        how, rows = (render, teacher.tokens, params.max_prompt), []
+        limits, rows = (render, teacher.tokens, params.max_prompt), []
         for row in splits[self.split]:
-            prompt = prompts.fitted(row, in_context(row), *how)
+            prompt = prompts.fitted(row, in_context(row), *limits)
             options = None if self.stage == "rationales" else row.options
             rows.append(store.request(teacher, self.uri, row.id, prompt, options, self.sample))
         return rows
@@ -122,7 +122,7 @@ class Job:
             facts |= store.facts(store.read(self.file))
 
     def records(self) -> list[Record]:
-        """What the teacher wrote; FileNotFoundError, with the remedy, if it is not finished."""
+        """The finished store's records; raises FileNotFoundError, with the remedy, if missing."""
         return store.finished(self.file, runs.content(self.file.parent))
 
 
@@ -132,30 +132,30 @@ def askable(params: Params) -> list[str]:
 
 
 def jobs(params: Params) -> list[Job]:
-    """All stores that a study needs: rationales in each way that an arm needs, answers to test, and
-    answers to train from the teachers that `kd` learns from."""
-    ways, numbers = arms.variants(params), range(params.samples)
-    needed = [Job(w, uri, sample=n) for uri in params.teachers for w in ways for n in numbers]
+    """All stores that a study needs: rationales with the prompts that its arms use, answers on
+    test, and answers on train of the teachers that `kd` learns from."""
+    variants, numbers = arms.variants(params), range(params.samples)
+    needed = [Job(v, uri, sample=n) for uri in params.teachers for v in variants for n in numbers]
     return needed + _tests(params) + [Job(params, uri, "answers") for uri in arms.scored(params)]
 
 
 def _tests(params: Params) -> list[Job]:
-    """The teachers' own answers to test, zero-shot and with examples."""
+    """Jobs for the teachers' own answers on test, zero-shot and with in-context examples."""
     shots = dict.fromkeys(["none", params.examples])
-    ways = [params.model_copy(update={"examples": kind}) for kind in shots]
-    return [Job(way, uri, "answers", "test") for uri in askable(params) for way in ways]
+    variants = [params.model_copy(update={"examples": kind}) for kind in shots]
+    return [Job(variant, uri, "answers", "test") for uri in askable(params) for variant in variants]
 
 
 def work(params: Params) -> list[tuple[Path, dict[str, Any]]]:
-    """Folder and spec of each of `jobs`; FileNotFoundError if the questions are not stored yet."""
+    """Folder and spec of each of `jobs`; raises FileNotFoundError without stored questions."""
     return [(job.file.parent, job.spec) for job in jobs(params)]
 
 
 def ask_all(params: Params, stage: str = "rationales") -> dict[str, Path]:
-    """Have every teacher write its rationales (or `answers`); return their folders by teacher.
+    """Let every teacher write its rationales (or `answers`); returns their folders by teacher.
 
-    Finished folders cost no call. Raises store.Unanswered or store.TooManyRefused where questions
-    have no reply, RuntimeError where another process is asking.
+    Finished folders need no calls. Raises store.Unanswered or store.TooManyRefused if questions
+    have no reply, RuntimeError if another process is filling the same store.
     """
     wanted = [job for job in jobs(params) if job.stage == stage]
     missing = [job for job in wanted if not runs.finished(job.file.parent, job.spec)]
@@ -166,24 +166,24 @@ def ask_all(params: Params, stage: str = "rationales") -> dict[str, Path]:
         for job in missing:
             if job.uri == uri:
                 job.run(teacher)
-        del teacher  # before the next one is loaded
-    return {job.uri: job.file.parent for job in reversed(wanted)}  # the study's own way is first
+        del teacher  # free its memory before the next one is loaded
+    return {job.uri: job.file.parent for job in reversed(wanted)}  # the first job of each teacher
 
 
 def answer_all(params: Params) -> None:
-    """Have every teacher answer the questions itself, greedily. Raises as `ask_all`."""
+    """Let every teacher answer the questions, decoded greedily. Raises like `ask_all`."""
     ask_all(params.model_copy(update={"temperature": 0.0}), "answers")
 
 
 def content(params: Params, uri: str, stage: str = "rationales") -> str:
-    """What identifies a teacher's texts on train, as an input of a student that learns them."""
+    """Hash of a teacher's texts on train, for the spec of a student that learns from them."""
     numbers = range(params.samples if stage == "rationales" else 1)
     stores = [Job(params, uri, stage, sample=number) for number in numbers]
     return "+".join(runs.content(job.file.parent) for job in stores)
 
 
 def records(params: Params, uri: str, sample: int = 0) -> list[Record]:
-    """A teacher's rationales as it wrote them: one per training question, of one sample."""
+    """A teacher's rationales of one sample as it wrote them, one per training question."""
     return Job(params, uri, sample=sample).records()
 
 
@@ -195,10 +195,10 @@ def rationales(params: Params, uri: str, sample: int = 0) -> dict[str, str]:
 
 def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, bool]]:
     """Rationale by question id, after `learn_from` and `cleaning`, and whether its end was cut off
-    by max_new_tokens. Absent are questions without a text in any sample.
+    by max_new_tokens. Questions without a text in any sample are left out.
 
-    sample: the one to take. Where it is absent the next one is, or with `learn_sample: agreeing`
-        the next that names the gold option alone (`quality.names`), if there is one.
+    sample: the preferred sample. If it has no text, the next one is used; with `learn_sample:
+        agreeing`, the next one that names only the gold option (`quality.names`), if any.
     """
     questions = {row.id: row for row in data.read(params)["train"]}
     kept, silent, done = {}, {}, set()
@@ -209,7 +209,7 @@ def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, boo
             question = questions[record.id]
             text = quality.as_read(record, question, params.learn_from, params.cleaning)
             agrees = params.learn_sample != "agreeing" or quality.names(text, question) == "gold"
-            if quality.abstains(text):  # taken only where there is nothing better
+            if quality.abstains(text):  # used only if no sample has a rationale
                 silent.setdefault(record.id, (text, False))
             elif text and (agrees or record.id not in kept):
                 whole_end = text.endswith((record.text or "").strip())  # else it was repaired
@@ -219,8 +219,8 @@ def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, boo
 
 
 def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
-    """Each question of a split, the teacher's reply, and the option it scores best or its text
-    names (-1: none)."""
+    """Each question of a split, the teacher's reply, and the index of its choice: the option with
+    the highest score, or the one that its text names (-1: none)."""
     replies = {record.id: record for record in job.records()}
     for row in data.read(job.params)[job.split]:
         reply = replies[row.id]
@@ -231,10 +231,10 @@ def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
 
 
 def answers(params: Params) -> pd.DataFrame:
-    """What teachers answer on test: one row per teacher, shots and question.
+    """The teachers' answers on test: one row per teacher, shots and question.
 
     Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none named, or refused),
-    text, correct. Empty where no teacher can be asked.
+    text, correct. Empty if all teachers are recorded ones.
     """
     rows = []
     for job in _tests(params):
@@ -246,10 +246,10 @@ def answers(params: Params) -> pd.DataFrame:
 
 
 def option_scores(params: Params, uri: str) -> dict[str, list[float]]:
-    """What `kd` learns from: log-probability per token of each option, by training question id.
+    """Targets of `kd`: log-probability per token of each option, by training question id.
 
-    A server gives its choice alone: 0 for it, minus infinity for the others, and equal scores where
-    it names none. Questions that it refused are absent.
+    A server returns only its choice: that gets 0 and the others minus infinity, or all get 0 if it
+    names no option. Questions that it refused are left out.
     """
     scores, off = {}, float("-inf")
     for row, reply, choice in _chosen(Job(params, uri, "answers")):

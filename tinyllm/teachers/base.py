@@ -1,7 +1,7 @@
-"""What all teachers have in common: prompts go in, completions or refusals come out.
+"""The interface of all teachers: prompts go in, completions or refusals come out.
 
 micro:a, micro:b                  two small models that the study trains (`teachers.micro`)
-release:flan-t5, release:llama2   recorded rationales of the paper's release; never asked
+release:flan-t5, release:llama2   recorded rationales of the paper's release; never prompted
 hf:MODEL                          a transformers model: hub id, folder, alias (`teachers.hf`)
 openai:URL#MODEL                  an OpenAI-compatible server (`teachers.openai`)
 """
@@ -19,8 +19,8 @@ class Completion:
     """What a teacher wrote.
 
     finish: `stop`, `length` (cut by max_new_tokens) or `scored` (an answer chosen by its score).
-    tokens: of the prompt, and written; None where a server does not say.
-    scores: log-probability per token of each option, where the teacher was asked to answer.
+    tokens: number in the prompt and in the text; None if a server does not report them.
+    scores: log-probability per token of each option, if the teacher scored options.
     thinking: what a reasoning model wrote before its answer (see `apart`).
     """
 
@@ -33,7 +33,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a prompt got no text. final: asked again in the same way, it would be refused again."""
+    """Why a prompt got no text. final: the same request would be refused again."""
 
     reason: str
     final: bool
@@ -52,7 +52,7 @@ _CLOSES = (
     rf"|{_CHANNEL}final<\|message\|>|(?-i:assistantfinal(?!ly|i[sz]))"
 )
 _TAG = re.compile(rf"(?i)({_OPENS})|({_CLOSES})")
-_SPECIAL = (  # tokens of a template; a strange server leaves them in its text
+_SPECIAL = (  # tokens of a chat template, which some servers leave in the text
     r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|\[/?INST\]|\A<s>|(?:</s>\s*)+\Z"
 )
 _TURN = rf"(?<![\s\"'`(])(?:{_SPECIAL})|(?:{_SPECIAL})(?=\s*(?:\Z|\n|<))"  # not `the <|x|> token`
@@ -60,12 +60,12 @@ _FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 
 
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
-    """Thinking and answer of a text with `<think>...</think>`; no thinking where it has none, and
-    no special token in the answer.
+    """Split a text into thinking (`<think>...</think>` blocks) and answer. The answer loses special
+    tokens at its start, and everything from a special token that starts another turn.
 
-    A block that never closes was cut off: what follows is thinking. What precedes an end without a
-        beginning is thinking too: a chat template may have opened the block, which a server does
-        not show. prompt: as rendered, where that is known.
+    Text after an opening tag that is never closed is thinking (it was cut off). So is text before a
+        closing tag that was never opened: the chat template may have opened the block, which
+        servers do not show. prompt: the rendered prompt, if known.
     """
     tags = list(_TAG.finditer(prompt.rstrip()))
     inside = bool(tags and tags[-1][1] and tags[-1].end() == len(prompt.rstrip()))
@@ -79,12 +79,12 @@ def apart(text: str, prompt: str = "") -> tuple[str, str]:
         (thinking if inside else answer).append(text)
     whole = "".join(answer).strip()
     first = _FIRST.match(whole)
-    own = re.split(_TURN, whole[first.end() if first else 0 :])[0]  # then another turn begins
-    return "\n".join(filter(None, map(str.strip, thinking))), own.strip()
+    turn = re.split(_TURN, whole[first.end() if first else 0 :])[0]
+    return "\n".join(filter(None, map(str.strip, thinking))), turn.strip()
 
 
 def texts(content: Any) -> tuple[str | None, str]:
-    """Text and thinking of a message's content, which some servers send as (a list of) parts."""
+    """Text and thinking of a message's content: a string or, on some servers, (a list of) parts."""
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
@@ -105,7 +105,7 @@ def texts(content: Any) -> tuple[str | None, str]:
 
 
 def only_thinking(thinking: str, finish: str, limit: int) -> Refused:
-    """The refusal of a reply that has thinking and no answer, with the remedy."""
+    """The refusal for a reply that has thinking but no answer, with the remedy."""
     cut = finish == "length"
     remedy = f"raise max_new_tokens ({limit})" if cut else f"finish reason {finish!r}"
     return Refused(f"only thinking, no answer: {remedy}", True, thinking)
@@ -117,23 +117,23 @@ Replies = Iterator[tuple[int, Completion | Refused]]  # (index of the prompt, it
 class Teacher(Protocol):
     """Anything that completes prompts.
 
-    revision: identifies the weights. settings: how it decodes. Both are part of a record's key.
+    revision: identifies the weights. settings: for decoding. Both are part of a record's key.
     """
 
     revision: str
     settings: dict[str, Any]
 
     def rendered(self, prompt: str) -> str:
-        """The prompt as the model reads it, in a chat model's template."""
+        """The prompt as the model reads it: in its chat template, if it has one."""
 
     def tokens(self, prompt: str) -> int:
-        """How many tokens the model reads for a prompt that is not yet rendered."""
+        """Number of tokens that the model reads for a prompt that is not yet rendered."""
 
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
-        """Complete rendered prompts, in whatever order the replies come.
+        """Complete rendered prompts; replies may come in any order.
 
-        seeds: of each prompt's text, where the teacher draws it; without them, all are 0.
+        seeds: one per prompt, used if the teacher samples; 0 for all by default.
         """
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
-        """Choose among each prompt's options, by log-probability or by what is written."""
+        """Choose one of each prompt's options, by log-probability or with a generated text."""

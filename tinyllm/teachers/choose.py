@@ -1,13 +1,13 @@
-"""One teacher's rationale for each question, where several wrote one (arms `tinyllm:routed-...`).
+"""Choose one teacher's rationale for each question (arms `tinyllm:routed-...`).
 
-random    drawn: the control, without which a choice shows nothing
+random    at random: the control for the two others
 similar   the rationale whose sentence embedding is closest to that of question and gold answer
-          (all-MiniLM-L6-v2): the similarity router of arXiv 2602.01064, for what is known of it
-quality   the rationale that most of these hold for: it says something; it ends whole and invents
-          no question; it repeats nothing; it mentions the gold option alone. A draw among equals.
+          (all-MiniLM-L6-v2), after the similarity router of arXiv 2602.01064, as far as published
+quality   the rationale that meets most of these criteria: it is not empty; it is not cut off and
+          invents no question; it repeats nothing; it mentions only the gold option
 
-A rationale in which a teacher says that it does not know can be chosen; the question then has none
-to learn from, as with that teacher alone.
+Ties are broken at random. A rationale in which a teacher says that it does not know can be chosen;
+the question then has no rationale to learn from, as in that teacher's own arm.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def choices(
     sample: int = 0,
     first: int | None = None,
 ) -> dict[str, str]:
-    """The chosen teacher of each training question that any of the teachers wrote for, by id.
+    """The chosen teacher by id, for each training question with a rationale from any teacher.
 
-    how: see the module. seed: of the draws. sample: of the rationales (`ask.taken`). first: only so
-        many questions.
+    how: see the module. seed: for random choices. sample: of the rationales (see `ask.taken`).
+    first: use only the first `first` questions.
     """
     written = {uri: ask.taken(params, uri, sample) for uri in teachers}
     draw, chosen = random.Random(f"route:{seed}"), {}
@@ -68,7 +68,7 @@ def choices(
 
 
 def _vectors(texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """`embeddings` by text, computed once and kept in runs/."""
+    """`embeddings` by text, cached in runs/cache."""
     distinct = list(dict.fromkeys(texts))
     cached = joblib.Memory(paths.runs() / "cache", verbose=0).cache(embeddings)
     return dict(zip(distinct, cached(distinct), strict=True))
@@ -96,12 +96,12 @@ def embeddings(texts: Sequence[str]) -> np.ndarray:
 
 
 def routed(params: Params, chosen: Mapping[str, str], sample: int = 0) -> dict[str, str]:
-    """Rationale by question id, each of its teacher in `choices`; none where that one abstained."""
+    """Rationale of the chosen teacher by question id, without questions where it abstained."""
     kept = {uri: ask.rationales(params, uri, sample) for uri in dict.fromkeys(chosen.values())}
     return {name: kept[uri][name] for name, uri in chosen.items() if name in kept[uri]}
 
 
 def shares(chosen: Mapping[str, str], teachers: Sequence[str]) -> str:
-    """How often `choices` took each teacher: `micro:a 52%, micro:b 48%`."""
+    """Share of questions for which each teacher was chosen: `micro:a 52%, micro:b 48%`."""
     counts = Counter(chosen.values())
     return ", ".join(f"{uri} {100 * counts[uri] / counts.total():.0f}%" for uri in teachers)

@@ -1,4 +1,4 @@
-"""Teachers that run here: any transformers model, decoded greedily or at a temperature."""
+"""Teachers that run locally: any transformers model, decoded greedily or by sampling."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thin
 
 
 class Draw(LogitsProcessor):
-    """Leaves of each row's logits [rows, V] one token, drawn at a temperature (no top-k or top-p).
+    """Samples one token per row of logits [rows, V] (no top-k or top-p) and masks all others.
 
-    A row draws by its own seed, so its text does not depend on the batch that it is in.
+    Each row has its own seed, so its text does not depend on the other rows of the batch.
     """
 
     def __init__(self, seeds: Sequence[int], length: int, temperature: float):
         rows = [torch.rand(length, generator=torch.Generator().manual_seed(s)) for s in seeds]
-        # Rounding must not give 1: no token is left there.
+        # Scaled, so that rounding never gives 1, which is above all cumulative probabilities.
         self.draws, self.temperature = iter(torch.stack(rows, 1) * (1 - 1e-6)), temperature
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -34,11 +34,11 @@ class Draw(LogitsProcessor):
 
 
 class HFTeacher:
-    """A transformers model, spread over all GPUs. A chat model (it has a chat template) reads the
-    prompt as a user's message, another one as text.
+    """A transformers model, distributed over all GPUs. A model with a chat template reads the
+    prompt as a user's message, others as plain text.
 
     name: as for `models.load.load`. revision: of its weights. batch: prompts per forward pass.
-    max_prompt: tokens of the longest prompt; ParameterError if the model has fewer positions.
+    max_prompt: tokens of the longest prompt; ParameterError if the model has too few positions.
     temperature: 0 for greedy decoding.
     """
 
@@ -64,15 +64,15 @@ class HFTeacher:
         need = max_prompt if self.seq2seq else max_prompt + max_new_tokens
         if limit and need > limit:
             raise ParameterError(
-                f"max_prompt: {max_prompt}: {name} has positions for {limit} tokens, prompt and "
-                f"rationale together; set max_prompt to at most {max_prompt - need + limit}"
+                f"max_prompt: {max_prompt}: {name} has positions for {limit} tokens (decoder-only: "
+                f"prompt and rationale); set max_prompt to at most {max_prompt - need + limit}"
             )
         decoding = {"max_new_tokens": max_new_tokens, "do_sample": False}
         self.settings: dict[str, Any] = decoding | {"dtype": str(model.dtype)}
         self.temperature = temperature
         if temperature:
             self.settings |= {"do_sample": True, "temperature": temperature}
-        ends = model.generation_config.eos_token_id  # a chat model may end its turn by another one
+        ends = model.generation_config.eos_token_id  # a chat model may end its turn with another
         ends = ends if isinstance(ends, list) else [ends]
         self.ends = sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
         start = model.config.decoder_start_token_id if self.seq2seq else None
@@ -100,11 +100,11 @@ class HFTeacher:
             return self.encoding.tokens(rendered)
         ids = self.tokenizer(rendered).input_ids
         ends = ids[-1:] == [self.tokenizer.eos_token_id] and not self.seq2seq
-        return ids[:-1] if ends else ids  # a decoder-only model goes on from the prompt
+        return ids[:-1] if ends else ids  # a decoder-only model continues the prompt
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """The remedy where memory runs out."""
+        """Turn an out-of-memory error into a ParameterError with the remedy."""
         try:
             yield
         except torch.OutOfMemoryError:
@@ -113,9 +113,9 @@ class HFTeacher:
             ) from None
 
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
-        """Complete rendered prompts, those of about equal length together.
+        """Complete rendered prompts, in batches of similar length.
 
-        seeds: of each prompt's draws, where the temperature is above 0; without them, all are 0.
+        seeds: one per prompt, used if the temperature is above 0; 0 for all by default.
         """
         seeds = seeds or [0] * len(prompts)
         rows = [self._ids(prompt) for prompt in prompts]
@@ -135,7 +135,7 @@ class HFTeacher:
                 yield i, self._reply(prompts[i], len(rows[i]), written)
 
     def _reply(self, prompt: str, read: int, written: list[int]) -> Completion | Refused:
-        """A text as a reply, without what pads its row after its end."""
+        """Decode generated ids, without padding after the end token, into a reply."""
         end = next((at for at, token in enumerate(written) if token in self.ends), None)
         length = len(written) if end is None else end + 1
         text = self.tokenizer.decode(written[:length], skip_special_tokens=True)
@@ -146,7 +146,7 @@ class HFTeacher:
         return Completion(text, finish, (read, length), thinking=thinking)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
-        """The option with the highest log-probability per token (no end token is counted)."""
+        """The option with the highest log-probability per token (without an end token)."""
         rows = [self._ids(prompt) for prompt in prompts]
         for batch in score.batches(rows, self.batch):
             targets = [[self._target(prompts[i], rows[i], o) for o in options[i]] for i in batch]
@@ -158,7 +158,7 @@ class HFTeacher:
                 yield i, Completion(best, "scored", (len(rows[i]), 0), tuple(scores))
 
     def _target(self, prompt: str, row: list[int], option: str) -> list[int]:
-        """Ids of an option as the model would go on: after text, a space precedes it."""
+        """Ids of an option as a continuation of the prompt; plain text needs a space before it."""
         if self.seq2seq or self.chat:
             return self.encoding.tokens(option)
         whole = self._ids(f"{prompt} {option}")

@@ -1,7 +1,7 @@
 """The micro world's teachers: two small language models that the study trains itself.
 
-Teacher a is T5-like, b Llama-like; each learns its part of the museum (`data.micro.known`) from the
-prompts that teachers are given later. All studies of a museum share its folder in runs/teachers/.
+Teacher a is T5-like, b Llama-like; each learns its part of the museum (`data.micro.known`) with
+prompts of the form used later. Studies of the same museum share its teachers in runs/teachers/.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tinyllm.params import Params
 KIND_OF_MODEL = {"a": "t5", "b": "llama"}
 STEPS, LR, LAYERS = {"a": 400, "b": 250}, {"a": 1e-3, "b": 2e-3}, {"a": 1, "b": 2}
 BATCH, FINAL_LR = 32, 0.2  # the rate falls to a fifth of its peak
-# T5 tells places apart by its position biases alone. At the rate of the other weights they would
-# hardly move in so few steps, and a teacher would read the in-context examples as the question.
+# T5 encodes position only in its attention biases. With the learning rate of the other weights they
+# would hardly change in so few steps, and in-context examples would be mistaken for the question.
 BIAS_LR = 0.05
-ALONE_FIRST = 0.4  # share of the steps without in-context examples, which come later
+ALONE_FIRST = 0.4  # share of the steps, at the start, without in-context examples
 
 
 def prepare(params: Params) -> None:
-    """Train the study's micro teachers that are missing, `workers` of them side by side."""
+    """Train the study's missing micro teachers, `workers` of them in parallel."""
     letters = [name for kind, name in map(arms.teacher, params.teachers) if kind == "micro"]
     missing = [job for job in (work(params, name) for name in letters) if not runs.finished(*job)]
     if missing:
@@ -52,7 +52,7 @@ def work(params: Params, letter: str) -> tuple[Path, dict[str, Any]]:
 
 def _train(folder: Path, spec: dict[str, Any]) -> None:
     runs.end_with_parent()
-    torch.set_num_threads(1)  # models so small only wait for one another on several
+    torch.set_num_threads(1)  # several threads only slow down such small models
     with runs.recording(folder, spec) as facts:
         train_teacher(spec["letter"], folder / "model", spec["data_seed"])
         facts["content"] = runs.sha256(folder / "model" / "model.safetensors")
@@ -83,7 +83,7 @@ def train_teacher(letter: str, folder: Path, seed: int, steps: int | None = None
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a tenth of the steps to reach it, then a linear decay."""
+    """Share of the peak learning rate: warmup over a tenth of the steps, then linear decay."""
     warmup = steps // 10
     decay = FINAL_LR + (1 - FINAL_LR) * (steps - step) / (steps - warmup)
     return (step + 1) / warmup if step < warmup else decay
@@ -92,15 +92,15 @@ def _rate(step: int, steps: int) -> float:
 def teacher_corpus(
     letter: str, seed: int, batch: int, alone: int
 ) -> Iterator[list[tuple[str, str]]]:
-    """Endless batches of (prompt, continuation) that teach `letter` its part of the museum `seed`.
+    """Endless batches of (prompt, continuation) to train teacher `letter` on museum `seed`.
 
-    Half of a batch asks for a rationale with the gold letter given, a quarter without it, a quarter
-    for the answer. In-context examples: none in the first `alone` batches, then 0 to 2 per batch.
-    Rationales are asked for about every entity, answers about known ones only. The test split's
-    questions are absent, not their facts.
+    Half of a batch asks for rationales with the gold letter, a quarter for rationales without it,
+    a quarter for answers. The first `alone` batches have no in-context examples, later ones 0 to 2.
+    Rationales are about all entities, answers only about known ones. Questions of the test split
+    are excluded, but not the facts that they ask for.
     """
     museum, draw = world.world(seed), random.Random(f"corpus:{letter}:{seed}")
-    every, own = sorted(museum.kind), sorted(world.known(letter))
+    every, known = sorted(museum.kind), sorted(world.known(letter))
     test = {(row.question, *sorted(row.options)) for row in world.questions(seed)["test"]}
 
     def fresh(entities: list[str]) -> Question:
@@ -116,7 +116,7 @@ def teacher_corpus(
         rows = []
         for index in range(batch):
             answers = index % 4 == 3
-            row, shots = fresh(own if answers else every), [fresh(every) for _ in range(number)]
+            row, shots = fresh(known if answers else every), [fresh(every) for _ in range(number)]
             if answers:
                 rows.append((prompts.answer_prompt(row, shots), row.gold))
             else:

@@ -3,11 +3,11 @@
     openai:http://127.0.0.1:8000/v1#MODEL               chat completions, the server's template
     openai:http://127.0.0.1:8000/v1/completions#MODEL   text completions, the prompt as it is
 
-The key comes from the environment variable OPENAI_API_KEY alone (local servers need none). The
-`openai` client repeats what may pass (429, 5xx, time-outs, lost connections) up to RETRIES times,
-and waits as long as Retry-After says, if that is at most two minutes. Then the question stays
-unanswered, and a rerun asks it again. What would be refused again (a content filter, a prompt that
-is too long) is a final refusal.
+The key is read from the environment variable OPENAI_API_KEY only (local servers need none). The
+`openai` client retries temporary errors (429, 5xx, timeouts, lost connections) up to RETRIES times,
+and waits for the time in Retry-After if that is at most two minutes. After that the question stays
+unanswered, and a rerun asks it again. Errors that would recur (content filter, prompt too long) are
+final refusals.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from tinyllm.teachers.quality import INVENTED
 
 TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
-FIRST = 20  # questions refused before any answer, after which the others are not asked
-FINAL = {400, 413, 414, 422, 431, 451}  # a refusal of this question; others may pass
-FLAGGED = re.compile(r"(?i)flagged|moderation")  # status 403 of OpenRouter, for one question
-TOO_LONG = re.compile(r"(?i)context (size|length|window)|prompt.* too long")  # of llama.cpp: 500
-PROXY = "If HTTP_PROXY is set, NO_PROXY must name a local host"
+FIRST = 20  # stop after so many refused questions without any answer
+FINAL = {400, 413, 414, 422, 431, 451}  # statuses that reject one question, not all
+FLAGGED = re.compile(r"(?i)flagged|moderation")  # OpenRouter: a 403 that rejects one question
+TOO_LONG = re.compile(r"(?i)context (size|length|window)|prompt.* too long")  # llama.cpp: a 500
+PROXY = "If HTTP_PROXY is set, NO_PROXY must contain a local host"
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
-THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # the first counts
-CUT = {"max_tokens", "max_output_tokens", "model_length"}  # what some servers call `length`
+THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # first one counts
+CUT = {"max_tokens", "max_output_tokens", "model_length"}  # other names for `length`
 BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
 FILTERED = {"content_filter", "safety", "recitation"}
 FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: PROXY}
-REMEDIES = {  # of a connection error: the first kind that is among its causes
+REMEDIES = {  # for connection errors: the first class found among their causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
-    ssl.SSLError: "if this port speaks plain http, write http:// in the teacher's URI",
+    ssl.SSLError: "if this port uses plain http, write http:// in the teacher's URI",
     ConnectionRefusedError: f"is the server running, on this port? {PROXY}",
     socket.gaierror: "no such host: check the address",
     openai.APITimeoutError: f"no reply in {TIMEOUT:.0f} s: lower teacher_batch",
-    Exception: "the server hung up; if it speaks https, write https:// in the URI",
+    Exception: "the server closed the connection; if it uses https, write https:// in the URI",
 }
 
 
 class ServerTeacher:
     """A model behind an OpenAI-compatible server.
 
-    name: `URL#MODEL`. batch: requests at a time. server: what this server takes that others do not
-        (`arms.Server`); ParameterError where its context cannot hold prompt and completion.
-    temperature: where the server has none of its own; above 0, a seed is sent with each request.
+    name: `URL#MODEL`. batch: parallel requests. server: request settings of this server
+        (`arms.Server`); ParameterError if its context is too short for prompt and completion.
+    temperature: used if `server` sets none; above 0, a seed is sent with each request.
     """
 
-    revision = ""  # a server does not tell; what it wrote is the record
+    revision = ""  # servers do not report it; the stored text is the record
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class ServerTeacher:
         self.url = re.sub(r"(/chat)?/completions/?$", "", url)
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
         if not (self.key.isascii() and self.key.isprintable()):
-            raise ParameterError("OPENAI_API_KEY: no key has such signs; copy it again")
+            raise ParameterError("OPENAI_API_KEY: contains invalid characters; copy it again")
         try:
             self.client = openai.OpenAI(
                 base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
             )
-        except Exception as error:  # a port that is a word, no such file, no package for SOCKS
+        except Exception as error:  # invalid port, missing certificate file, no SOCKS package
             raise ParameterError(
                 f"teachers: openai:{name}: {self._line(error)}; check this address and the "
                 "variables SSL_CERT_FILE, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
@@ -90,13 +90,13 @@ class ServerTeacher:
         server = server or Server()
         if server.system and not self.chat:
             raise ParameterError(
-                f"servers: system: {self.url}/completions reads no system message; leave it out"
+                f"servers: system: {self.url}/completions takes no system message; remove it"
             )
         if server.context and max_prompt + max_new_tokens > server.context:
             most = server.context - max_new_tokens
             raise ParameterError(
-                f"max_prompt: {max_prompt}: with max_new_tokens, more than {self.model}'s context "
-                f"of {server.context} tokens; "
+                f"max_prompt: {max_prompt}: together with max_new_tokens it exceeds {self.model}'s "
+                f"context of {server.context} tokens; "
                 + (f"set max_prompt to at most {most}" if most > 0 else "lower max_new_tokens")
             )
         self.settings: dict[str, Any] = {server.limit: max_new_tokens}
@@ -114,21 +114,21 @@ class ServerTeacher:
         return prompt
 
     def tokens(self, prompt: str) -> int:
-        """An estimate of a prompt's tokens, rather too high: the server's tokenizer is not known.
+        """A high estimate of a prompt's tokens, since the server's tokenizer is not known.
 
-        A token per started three ASCII letters of a word, per other ASCII character that is no
-        space, and per UTF-8 byte of all other characters.
+        One token per three ASCII letters of a word (rounded up), per other ASCII character except
+        spaces, and per UTF-8 byte of all other characters.
         """
         words = sum(-(-len(word) // 3) for word in re.findall(r"[A-Za-z]+", prompt))
         signs = len(re.findall(r"[^A-Za-z \x80-\U0010ffff]", prompt))
         return words + signs + len(re.sub(r"[\x00-\x7f]", "", prompt).encode("utf-8", "replace"))
 
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
-        """Complete prompts, `batch` requests at a time; each reply is given as it comes.
+        """Complete prompts, `batch` requests in parallel; replies are yielded as they arrive.
 
-        RuntimeError, after the requests under way, where the server would refuse every one (no such
-        model, wrong key, wrong certificate). The rest are not asked if `batch` questions in a row
-        get no answer, or if the first FIRST replies are final refusals.
+        Raises RuntimeError, after the running requests, if the server would reject every request
+        (unknown model, wrong key or certificate). The rest are not sent if `batch` (at least 3)
+        questions in a row get no answer, or if the first `batch` (at least FIRST) are refused.
         """
         pool = ThreadPoolExecutor(self.batch)
         pairs = enumerate(zip(prompts, seeds or [0] * len(prompts), strict=True))
@@ -142,7 +142,7 @@ class ServerTeacher:
                     continue
                 try:
                     reply = future.result()
-                except RuntimeError as error:  # what is under way may still be answered, and paid
+                except RuntimeError as error:  # running requests may still be answered, and billed
                     hopeless = hopeless or error
                     for other in futures:
                         other.cancel()
@@ -161,10 +161,10 @@ class ServerTeacher:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def answer(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> Replies:
-        """What the server writes for each prompt, without a further question that it invents.
+        """The text generated for each prompt, since few servers score given options.
 
-        (Few servers give a prompt's log-probabilities.) What is no chat has nothing of its own
-        after a blank line; in a chat the answer may come in the last paragraph.
+        A text completion is cut at the first blank line. A chat reply is cut only at an invented
+        question, because its answer may be in the last paragraph.
         """
         for index, reply in self.write(prompts):
             if isinstance(reply, Completion):
@@ -202,18 +202,18 @@ class ServerTeacher:
             return Refused(self._line(error), final=False)
 
     def _read(self, body: str) -> Completion | Refused:
-        """A reply as a completion; servers leave out much, and send what is none."""
+        """Parse a reply; fields may be missing, and the body may not be a completion at all."""
         try:
             reply = json.loads(body.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             reply = None
         choice = _at(reply, "choices", 0)
         if not isinstance(choice, dict):
-            return Refused(f"the reply is no completion: {self._shown(body)!r}", final=False)
+            return Refused(f"the reply is not a completion: {self._shown(body)!r}", final=False)
         finish = str(choice.get("finish_reason") or "stop").lower()
         finish = "length" if finish in CUT else finish
         if finish in BROKEN or choice.get("error"):
-            cause = self._shown(str(choice.get("error") or "it stopped within the text"))
+            cause = self._shown(str(choice.get("error") or "it stopped before the end"))
             return Refused(f"finish reason {finish!r}: {cause}", final=False)
         message = _at(choice, "message") if self.chat else choice
         text, thinking = texts(_at(message, "content" if self.chat else "text"))
@@ -228,7 +228,7 @@ class ServerTeacher:
             return Refused(reason, True)
         refusal = _at(message, "refusal")
         if not isinstance(text, str) or finish in FILTERED or (refusal and not text):
-            refusal = refusal or ("only a part of a text" if text else "no text")
+            refusal = refusal or ("only part of a text" if text else "no text")
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
         tokens = tuple(_at(reply, "usage", f"{name}_tokens") for name in ("prompt", "completion"))
         known = all(isinstance(count, int) for count in tokens)
@@ -240,17 +240,17 @@ class ServerTeacher:
     def _line(self, error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
         if isinstance(error, openai.APIStatusError) and " - " not in text:
-            text += f" - {error.response.text}"  # the client shows an error's message alone
+            text += f" - {error.response.text}"  # the client shows only an error's message
         return self._shown(text)
 
     def _shown(self, text: str) -> str:
-        """A server's text in one line, without the key, which some servers repeat."""
+        """A server's text on one line, shortened, with the key masked (some servers repeat it)."""
         text = " ".join(text.split())
         return (text.replace(self.key, "***") if self.key != "none" else text)[:300]
 
 
 def _at(value: Any, *path: str | int) -> Any:
-    """What JSON holds at a path; None where it holds nothing there."""
+    """The value at a path in parsed JSON; None if there is none."""
     for name in path:
         try:
             value = value[name]

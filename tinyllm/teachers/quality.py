@@ -1,4 +1,4 @@
-"""What can be counted about rationales by plain rules; no model judges them.
+"""Quality checks of rationales by simple text rules; no model judges them.
 
 facts(record, question)       one rationale
 as_read(record, question, ..) a rationale as students read it (`learn_from` and `cleaning`)
@@ -19,7 +19,7 @@ from tinyllm.teachers.store import Record
 
 _CLOSERS = "[\"'”’»)\\]}*_」』]*"
 _SENTENCE = rf"(?:[.!?…؟۔।]{_CLOSERS}(?=\s|$)|[。！？]{_CLOSERS})"
-# A line that begins a further question: `Question:`, `Q2.`, `### Question 7`, or `Question` alone.
+# A line that starts another question: `Question:`, `Q2.`, `### Question 7`, or just `Question`.
 INVENTED = re.compile(
     r"(?im)^[ \t#*]*(?:example |next |another )?(?:question|ques|exercise|problem|q)"
     r"(?: no\.?)? ?#?\d*(?:[ \t*]*[:.)]|[ \t*#]*$)"
@@ -29,14 +29,14 @@ _LOOP = re.compile(r"\b(?:(\w+ )\1{4}|((?:\w+ ){2,8})\2{2})")
 
 
 def facts(record: Record, question: Question) -> dict[str, Any]:
-    """What is counted about one rationale.
+    """Quality facts about one rationale.
 
     outcome: `written`, `missing` (the release has none), `refused`, `empty` (only the prompt's
         echo) or `abstained` (the teacher says that it does not know).
-    cut_off, repeated, names: see these functions. invented: it goes on to a further question.
-    whole: none of these troubles.
-    words: its length without the answer sentence that the release appends. thinking: words that a
-        reasoning model wrote before it.
+    cut_off, repeated, names: see these functions. invented: it continues with another question.
+    whole: written, and not cut_off, invented or repeated.
+    words: its length without the answer sentence that the release appends. thinking: number of
+        words that a reasoning model wrote before it.
     """
     text = record.text or ""
     if record.text is None:
@@ -46,15 +46,15 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
     else:
         outcome = "empty" if says_nothing(text) else "written"
     written = outcome == "written"
-    troubles = {
+    problems = {
         "cut_off": written and (record.finish == "length" or cut_off(text)),
         "invented": written and bool(INVENTED.search(text)),
         "repeated": written and repeated(text),
     }
     return {
         "outcome": outcome,
-        "whole": written and not any(troubles.values()),
-        **troubles,
+        "whole": written and not any(problems.values()),
+        **problems,
         "words": len(release.CLOSING.sub("", text).split()) if written else 0,
         "thinking": len(record.thinking.split()),
         "names": names(text, question) if written else "",
@@ -62,9 +62,9 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
 
 
 def says_nothing(text: str) -> bool:
-    """True if nothing is left of a rationale without the prompt's echo and the answer sentence."""
-    own = release.CLOSING.sub("", text).replace(STEP_BY_STEP.rstrip("."), "")
-    return not re.search(r"\w", own)
+    """True if a rationale has no words besides the prompt's echo and the answer sentence."""
+    rest = release.CLOSING.sub("", text).replace(STEP_BY_STEP.rstrip("."), "")
+    return not re.search(r"\w", rest)
 
 
 def abstains(text: str) -> bool:
@@ -73,37 +73,37 @@ def abstains(text: str) -> bool:
 
 
 def cut_off(text: str) -> bool:
-    """True if a text ends mid-sentence; a closing `Thus, the answer is (x) TEXT` is left out."""
-    own = release.CLOSING.sub("", text.strip()).strip()
-    return bool(own) and not re.search(rf"(?:{_SENTENCE}|[”…])$", own)
+    """True if a text ends mid-sentence; a closing `Thus, the answer is (x) TEXT` is ignored."""
+    rest = release.CLOSING.sub("", text.strip()).strip()
+    return bool(rest) and not re.search(rf"(?:{_SENTENCE}|[”…])$", rest)
 
 
 def repeated(text: str) -> bool:
-    """True if a sentence (or line) of 3 words or more occurs twice, or words go round in a loop.
+    """True if a sentence (or line) of 3 words or more occurs twice, or words repeat in a loop.
 
-    Only what precedes an invented question counts; case and punctuation do not.
+    Case, punctuation, and text from an invented question on are ignored.
     """
-    own = own_words(text).casefold()
-    sentences = [re.findall(r"\w+", part) for part in re.split(rf"{_SENTENCE}|\n+", own)]
+    text = own_words(text).casefold()
+    sentences = [re.findall(r"\w+", part) for part in re.split(rf"{_SENTENCE}|\n+", text)]
     long = [tuple(words) for words in sentences if len(words) >= 3]
-    return len(set(long)) < len(long) or bool(_LOOP.search(re.sub(r"\W+", " ", f"{own} ")))
+    return len(set(long)) < len(long) or bool(_LOOP.search(re.sub(r"\W+", " ", f"{text} ")))
 
 
 def own_words(text: str) -> str:
-    """A rationale without the prompt's echo, the answer sentence and an invented question."""
+    """A rationale without the prompt's echo, the answer sentence and invented questions."""
     text = release.CLOSING.sub("", text).strip().removeprefix(STEP_BY_STEP)
     return INVENTED.split(text, maxsplit=1)[0].strip()
 
 
 def names(text: str, question: Question) -> str:
-    """`gold` or `other` if a rationale mentions one such option alone, else `none`."""
+    """The only option that a rationale mentions, `gold` or `other`; `none` for none or several."""
     option = mentioned(own_words(text), question.options)
     return "none" if option is None else "gold" if option == question.answer else "other"
 
 
 def holds(text: str, question: Question, cut: bool = False) -> int:
-    """How many of four things hold for a rationale: it says something; it ends whole and invents no
-    question; it repeats nothing; it mentions the gold option alone.
+    """How many of four criteria a rationale meets: it is not empty; it is not cut off and invents
+    no question; it repeats nothing; it mentions only the gold option.
 
     cut: its end is known to be cut off (finish reason `length`).
     """
@@ -116,16 +116,16 @@ def holds(text: str, question: Question, cut: bool = False) -> int:
 def as_read(record: Record, question: Question, part: str, cleaning: Sequence[str]) -> str:
     """A rationale after `learn_from` (part) and `cleaning`; empty if there is nothing to learn."""
     texts = {"answer": record.text, "both": f"{record.thinking}\n{record.text}"}
-    texts["thinking"] = record.thinking or record.text  # of a teacher that does not think first
+    texts["thinking"] = record.thinking or record.text  # the text, if there is no thinking
     return cleaned(texts[part], question, cleaning) if record.text else ""
 
 
 def cleaned(text: str, question: Question, cleaning: Sequence[str]) -> str:
     """A rationale after the parameter `cleaning`, empty if it is dropped.
 
-    repair: cut off an invented question and what follows, then an unfinished last sentence, unless
-        it is the only one. Texts that end with the release's answer sentence stay as they are.
-    The others drop a rationale, judged after the repair: drop-empty (see `says_nothing`), drop-cut
+    repair: remove an invented question and what follows, then an unfinished last sentence, unless
+        it is the only one. Texts that end with the release's answer sentence are not changed.
+    The others drop a rationale, checked after the repair: drop-empty (see `says_nothing`), drop-cut
         (`cut_off`), drop-wrong (it `names` another option than gold), drop-repeated (`repeated`).
     """
     text = text.strip()

@@ -1,9 +1,9 @@
-"""The store of what teachers wrote: append-only JSON Lines, one record per question.
+"""The store of the teachers' texts: append-only JSON Lines, one record per question.
 
-A record is found by question and request: a hash of the question's id, teacher and revision,
-rendered prompt, decoding settings, the options where they are scored, and the number of a further
-sample. What is drawn is drawn by a seed from that key. A process killed at any point leaves at most
-one torn last line, which is dropped; `fill` then asks for what is missing.
+A record's key is a hash of the question's id, teacher and revision, rendered prompt, decoding
+settings, the options to choose among (for answers), and the index of the sample (from the second
+on). Sampling is seeded from the key. A process killed at any point leaves at most one incomplete
+last line, which is dropped; `fill` then asks for what is missing.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ VERSION = 3
 
 
 class Unanswered(RuntimeError):
-    """Some questions got no answer; what was answered is stored, and a rerun asks the rest."""
+    """Some questions got no answer; the answers are stored, and a rerun asks only the rest."""
 
 
 class TooManyRefused(RuntimeError):
-    """A teacher finally refused more questions than `max_refused` allows."""
+    """The final refusals of a teacher exceed the share `max_refused`."""
 
 
 @dataclass(frozen=True)
 class Record:
     """What one teacher wrote about one question."""
 
-    key: str  # see the module
+    key: str  # see the module's docstring
     id: str  # the question's
     teacher: str
     prompt: str  # as the teacher read it; empty for recorded rationales: the release has none
@@ -51,7 +51,7 @@ class Record:
     shots: tuple[str, ...] = ()  # ids of the in-context examples
     cut: tuple[int, int] = (0, 0)  # words of context, and examples, that did not fit
     scores: tuple[float, ...] | None = None  # log-probability per token of each option
-    refused: str | None = None  # why there is no text, where the teacher was asked
+    refused: str | None = None  # why the teacher wrote no text
     thinking: str = ""  # see base.Completion
 
 
@@ -63,7 +63,7 @@ def request(
     options: Sequence[str] | None = None,
     sample: int = 0,
 ) -> Record:
-    """The record, still without a reply, of question `name`; options: to choose among, if any."""
+    """The record, without a reply yet, of the question with id `name`; options: to choose from."""
     rendered = teacher.rendered(prompt.text)
     key = [name, uri, teacher.revision, rendered, teacher.settings, options]
     key += [sample] if sample else []
@@ -77,13 +77,13 @@ def fill(
     options: Mapping[str, Sequence[str]],
     max_refused: float = 1.0,
 ) -> None:
-    """Ask for every request that has no record yet, and append each answer as it comes.
+    """Send every request that has no record yet, and append each answer as it arrives.
 
     options: by question id, for the teacher to choose among; else empty.
-    Final refusals are appended last, and only if the teacher has answered any question: one that
-    refuses them all is set up wrongly.
-    Raises Unanswered, TooManyRefused (a share above `max_refused`), or OSError where the disk is
-    full; what was answered before is kept.
+    Final refusals are appended last, and only if the teacher has answered at least one question:
+    if it refuses all of them, its settings are probably wrong.
+    Raises Unanswered, TooManyRefused (a share above `max_refused`), or OSError if the disk is full;
+    earlier answers are kept.
     """
     uri = requests[0].teacher
     known = {record.key: record for record in read(file)}
@@ -116,20 +116,20 @@ def fill(
     reasons = [record.refused for record in read(file) if record.refused]
     if len(reasons) > max_refused * len(requests):
         raise TooManyRefused(
-            f"{uri}: refused {len(reasons)} of {len(requests)} questions for good, more than "
+            f"{uri}: final refusals for {len(reasons)} of {len(requests)} questions, more than "
             f"max_refused: {max_refused} allows. Raise it to {len(reasons) / len(requests):.3f} "
-            "to go on without them. To ask them again, delete their lines in "
+            "to continue without them. To ask them again, delete their lines in "
             f"{paths.shown(file)}. Reasons:{_listed(reasons)}"
         )
 
 
 def _listed(reasons: list[str]) -> str:
-    """The commonest reasons, one per line, each with its number of questions."""
+    """The five most common reasons, one per line, each with its number of questions."""
     return "".join(f"\n  {reason} ({n})" for reason, n in Counter(reasons).most_common(5))
 
 
 def recorded(dataset: str, split: str, uri: str) -> list[Record]:
-    """What the paper's release has of a teacher: one record per question of a split."""
+    """A teacher's rationales in the paper's release: one record per question of a split."""
     column = release.TEACHERS.index(uri.removeprefix("release:"))
     rows = zip(release.questions(dataset, split), release.rationales(dataset, split), strict=True)
     keys = [uri, release.COMMIT, dataset, split]
@@ -140,8 +140,8 @@ def recorded(dataset: str, split: str, uri: str) -> list[Record]:
 
 
 def facts(records: Sequence[Record]) -> dict[str, Any]:
-    """What a manifest says of a store. content: identifies it. invalid_text: ids of questions with
-    invalid characters in their text, which were replaced."""
+    """Facts about a store, for its manifest. content: hash of its texts. invalid_text: ids of
+    questions with invalid characters in their text, which were replaced."""
     texts = sorted((r.key, r.text, r.scores, *filter(None, [r.thinking])) for r in records)
     return {
         "content": runs.digest(texts),
@@ -154,9 +154,9 @@ def facts(records: Sequence[Record]) -> dict[str, Any]:
 
 @contextmanager
 def appending(file: Path) -> Iterator[Callable[[Record], None]]:
-    """A function that appends a record as one line; a torn last line is cut off first.
+    """Yield a function that appends a record as one line; an incomplete last line is removed first.
 
-    Half a surrogate pair, which no text may have, becomes U+FFFD. OSError where the disk is full.
+    Unpaired surrogates, which are invalid, become U+FFFD. Raises OSError if the disk is full.
     """
     out = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.ftruncate(out, file.read_bytes().rfind(b"\n") + 1)
@@ -171,7 +171,7 @@ def appending(file: Path) -> Iterator[Callable[[Record], None]]:
             raise OSError(
                 error.errno,
                 f"{error.strerror}: {paths.shown(file)}; free some space and run this again: it "
-                "goes on after the last whole record",
+                "continues after the last complete record",
             ) from None
 
     try:
@@ -182,9 +182,9 @@ def appending(file: Path) -> Iterator[Callable[[Record], None]]:
 
 
 def read(file: Path) -> list[Record]:
-    """All records of a store, the first of equal keys, without a torn last line.
+    """All records of a store, one per key (the first), without an incomplete last line.
 
-    ValueError, naming file and line, where another line is broken.
+    Raises ValueError, with file and line, if another line is invalid.
     """
     content = file.read_bytes() if file.exists() else b""
     records: dict[str, Record] = {}
@@ -195,7 +195,7 @@ def read(file: Path) -> list[Record]:
             record = Record(**fields | lists)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{paths.shown(file)}, line {number}: no record ({error}); delete that line and "
+                f"{paths.shown(file)}, line {number}: not a record ({error}); delete that line and "
                 f"{runs.MANIFEST} in its folder, and run notebook 02 again"
             ) from None
         records.setdefault(record.key, record)
@@ -206,7 +206,7 @@ def read(file: Path) -> list[Record]:
 def finished(file: Path, content: str) -> list[Record]:
     """The records of a finished store, one per question, read once per process.
 
-    DataError if they are not those of its manifest, whose `content` is given.
+    Raises DataError if they do not match `content`, the hash in its manifest.
     """
     rows = read(file)
     if facts(rows)["content"] != content:
@@ -214,4 +214,4 @@ def finished(file: Path, content: str) -> list[Record]:
             f"{paths.shown(file)}: changed since it was finished; delete {runs.MANIFEST} in its "
             "folder and run notebook 02 again, which asks for what is missing"
         )
-    return list({row.id: row for row in rows}.values())  # the last one, should one have two
+    return list({row.id: row for row in rows}.values())  # the last one per question
