@@ -106,21 +106,21 @@ def test_one_seed_is_the_paired_t_test():
 
 
 def test_the_variance_agrees_with_a_two_way_table_worked_by_hand():
-    # Questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2 (4 / 3), and a rest of
-    # squares 4.
-    scores = np.array([[-2.0, 1], [0, 3], [2, 5]])
-    rest = np.array([[-1.0, 1], [0, 0], [1, -1]])
-    vq, vs, vr = 4.5 / 2, 4 / 3, 4 / 2 / 6
+    # In hundredths: questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2 (4 / 3),
+    # and a rest of squares 4.
+    scores = np.array([[-2.0, 1], [0, 3], [2, 5]]) / 100
+    rest = np.array([[-1.0, 1], [0, 0], [1, -1]]) / 100
+    vq, vs, vr = 4.5e-4 / 2, 4e-4 / 3, 4e-4 / 2 / 6
     line = line_of(scores + rest)
-    assert line["difference"] == 1.5
+    assert line["difference"] == pytest.approx(0.015)
     assert line["se"] == pytest.approx(math.sqrt(vq + vs - vr))
     assert line_of(scores / 10 + rest)["se"] == pytest.approx(math.sqrt(vq / 100))  # seeds' is rest
     line = line_of(scores)
     assert line["se"] == pytest.approx(math.sqrt(vq + vs))
     student = distributions.t((vq + vs) ** 2 / (vq**2 / 1 + vs**2 / 2))
     assert line["df"] == pytest.approx(student.args[0])
-    assert line["high"] - 1.5 == pytest.approx(student.ppf(0.975) * line["se"])
-    assert line["p"] == pytest.approx(2 * student.sf(1.5 / line["se"]))
+    assert line["high"] - 0.015 == pytest.approx(student.ppf(0.975) * line["se"])
+    assert line["p"] == pytest.approx(2 * student.sf(0.015 / line["se"]))
     # A true difference that is found at 5% with a chance of 80%.
     assert line["smallest"] == pytest.approx(student.ppf([0.975, 0.8]).sum() * line["se"])
 
@@ -168,7 +168,7 @@ def test_properties_of_every_paired_difference(pair):
     assert one["low"] - 1e-6 <= one["difference"] <= one["high"] + 1e-6 and 0 < one["p"] <= 1
     assert one["difference"] == pytest.approx(-two["difference"])
     assert (one["low"], one["high"]) == pytest.approx((-two["high"], -two["low"]), abs=1e-6)
-    assert one["p"] == two["p"]
+    assert one["p"] == two["p"] and -1 <= one["low"] and one["high"] <= 1
     assert one["difference"] == pytest.approx(np.mean(one["by_seed"]))
     same = paired.paired(frame, "tinyllm", "tinyllm")
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
