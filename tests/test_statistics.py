@@ -106,8 +106,8 @@ def test_one_seed_is_the_paired_t_test():
 
 
 def test_the_variance_agrees_with_a_two_way_table_worked_by_hand():
-    # In hundredths: questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2 (4 / 3),
-    # and a rest of squares 4.
+    # In hundredths: questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2
+    # (variance 4, of their mean 4 / 3), and a rest of squares 4.
     scores = np.array([[-2.0, 1], [0, 3], [2, 5]]) / 100
     rest = np.array([[-1.0, 1], [0, 0], [1, -1]]) / 100
     vq, vs, vr = 4.5e-4 / 2, 4e-4 / 3, 4e-4 / 2 / 6
@@ -168,7 +168,7 @@ def test_properties_of_every_paired_difference(pair):
     assert one["low"] - 1e-6 <= one["difference"] <= one["high"] + 1e-6 and 0 < one["p"] <= 1
     assert one["difference"] == pytest.approx(-two["difference"])
     assert (one["low"], one["high"]) == pytest.approx((-two["high"], -two["low"]), abs=1e-6)
-    assert one["p"] == two["p"] and -1 <= one["low"] and one["high"] <= 1
+    assert one["p"] == two["p"] and one["low"] >= -1 and one["high"] <= 1
     assert one["difference"] == pytest.approx(np.mean(one["by_seed"]))
     same = paired.paired(frame, "tinyllm", "tinyllm")
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
