@@ -14,10 +14,10 @@ from tinyllm.figures import style
 README = paths.ROOT / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ARMS = {  # rows of the table
-    "finetune": "Fine-tuning on answers",
+    "finetune": "Fine-tuning",
     "finetune:x3": "Fine-tuning, 3x epochs",
     "single": "{} (best single teacher)",
-    "tinyllm": "TinyLLM, all teachers",
+    "tinyllm": "TinyLLM",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }
 AGAINST = {  # columns of the second table: TinyLLM minus an arm, in a metric (`accuracy.credit`)
@@ -80,9 +80,9 @@ def section() -> str:
     lines.append(line(f"mean of {len(both)} datasets", "laptop", both.tolist()))
     if able:
         names = ", ".join(map(style.dataset_name, able))
-        lines.append(line(f"mean of datasets above the floor ({names})", "laptop", able))
+        lines.append(line(f"mean above the floor ({names})", "laptop", able))
     for dataset in whole:
-        title = f"{style.dataset_name(dataset)}, whole rationales, the paper's prefix"
+        title = f"whole rationales: {style.dataset_name(dataset)}"
         lines.append(line(title, "laptop-whole", [dataset]))
     lines.append(line("micro study (positive control)", "micro"))
     return "\n\n".join([table("laptop"), "\n".join(lines)])
