@@ -167,9 +167,9 @@ def resolve(name: str, teachers: Sequence[str]) -> Arm:
     arm = replace(
         arm, passes=int(passes or 1), lora=0 if rank is None else int(rank[1:] or LORA_RANK)
     )
-    needs = "be prompted again" if arm.asked else "score the options" if arm.scorers else ""
+    needs = "be prompted" if arm.asked else "score the options" if arm.scorers else ""
     if needs and any(uri.startswith("release:") for uri in (*arm.teachers, *arm.scorers)):
-        raise ValueError(f"{name!r}: its teachers must {needs}, not recorded ones; use hf:MODEL")
+        raise ValueError(f"{name!r}: its teachers must {needs}; recorded ones cannot, use hf:MODEL")
     return arm
 
 

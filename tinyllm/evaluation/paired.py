@@ -77,7 +77,7 @@ def interval(one: Estimate) -> dict[str, float]:
         df = one.variance**2 / one.parts
         half, power = se * stats.t(df).ppf([(1 + CONFIDENCE) / 2, POWER])
         p, smallest = 2 * stats.t(df).sf(abs(one.value) / se), half + power
-    low, high = max(one.value - half, -1.0), min(one.value + half, 1.0)  # no mean lies outside
+    low, high = max(one.value - half, -1.0), min(one.value + half, 1.0)  # ±100 points
     line = {"low": low, "high": high, "se": se, "df": df}
     line |= {"p": max(p, min(1.0, 2.0 ** (1 - one.n))), "smallest": smallest}
     return {name: float(value) for name, value in line.items()}

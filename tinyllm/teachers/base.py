@@ -61,7 +61,7 @@ _FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
     """Split a text into thinking (`<think>...</think>` blocks) and answer. The answer loses special
-    tokens at its start, and everything from a special token that starts another turn.
+    tokens at its start, and everything from a special token that ends its turn or starts another.
 
     Text after an opening tag that is never closed is thinking (it was cut off). So is text before a
         closing tag that was never opened: the chat template may have opened the block, which
