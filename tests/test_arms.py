@@ -46,12 +46,12 @@ def test_a_name_is_a_few_fields_of_data():
         ("dss:gpt", "micro:a, micro:b"),
     ],
 )
-def test_what_is_no_arm_is_named_with_what_is_allowed(name, allowed):
+def test_unknown_arm_names_are_rejected_with_the_allowed_form(name, allowed):
     with pytest.raises(ParameterError, match=rf"arms: '{name}'.*{allowed}"):
         Params.checked(arms=[name])
 
 
-def test_recorded_teachers_can_be_neither_asked_anew_nor_scored_and_an_arm_of_teachers_needs_one():
+def test_recorded_teachers_cannot_be_prompted_or_score_options():
     recorded = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
     for name in ("tinyllm:no-examples", "kd:2+lora"):
         with pytest.raises(ParameterError, match=r"recorded ones; use hf:MODEL"):
@@ -62,7 +62,7 @@ def test_recorded_teachers_can_be_neither_asked_anew_nor_scored_and_an_arm_of_te
             Params.checked(teachers=teachers, arms=[name])
 
 
-def test_all_is_every_arm_that_the_teachers_allow():
+def test_all_expands_to_every_arm_the_teachers_support():
     asked = set(Params.checked(teachers=[A, B], arms=["all"]).arms)
     assert {"inference", "kd", "dss:a", "dss:b", "tinyllm", "tinyllm:no-examples"} < asked
     recorded = arms.everything(["release:flan-t5", "release:llama2"])
@@ -72,7 +72,7 @@ def test_all_is_every_arm_that_the_teachers_allow():
     assert {"dss:hf:llama2", "dss:release:llama2", "dss:other", "tinyllm-hf:llama2"} <= set(names)
 
 
-def test_a_model_may_be_called_as_passes_and_adapters_are_written():
+def test_model_names_may_end_like_arm_suffixes():
     uri = "openai:http://h/v1#m:x2"
     assert arms.resolve(f"dss:{uri}", [uri, A]) == Arm(f"dss:{uri}", teachers=(uri,))
     assert arms.resolve(f"dss:{uri}:x3", [uri, A]).passes == 3

@@ -37,7 +37,7 @@ def study(**values):
     return params
 
 
-def test_a_finished_store_costs_no_call_in_any_study(use, monkeypatch):
+def test_a_finished_store_is_reused_by_other_studies_without_calls(use, monkeypatch):
     teacher = use(Echo())
     one, two = study(), study(study="other", alpha=0.5, cleaning=["repair"])
     ask.ask_all(one)
@@ -49,7 +49,7 @@ def test_a_finished_store_costs_no_call_in_any_study(use, monkeypatch):
     assert len(teacher.asked) == 50 + 2 * 8 and ask.work(one) == ask.work(two)
 
 
-def test_other_questions_sizes_or_prompts_have_other_folders():
+def test_different_questions_or_prompt_settings_use_different_folders():
     base = study()
     folders = {ask.Job(base, SERVER).file}
     changes = ({"examples": "none"}, {"teacher_forcing": False}, {"max_new_tokens": 9},
@@ -61,13 +61,13 @@ def test_other_questions_sizes_or_prompts_have_other_folders():
     assert len(folders) == 7, "cleaning and alpha change nothing"
 
 
-def test_a_store_that_was_made_before_is_found_again():
+def test_store_folder_names_are_stable_across_versions():
     """A study of old has its rationales in this folder (of the keys see test_store)."""
     folder = "rationales/micro/openai-http-h-v1-m/3802c62c6b02"
     assert ask.Job(study(), SERVER).file.parent == paths.runs() / folder
 
 
-def test_samples_killed_and_resumed_are_those_of_an_uninterrupted_run(use, tmp_path, monkeypatch):
+def test_resumed_sampling_equals_an_uninterrupted_run(use, tmp_path, monkeypatch):
     """No reply is asked for twice, also when more samples are wanted later, or fewer."""
 
     def drawing(number):
@@ -97,7 +97,7 @@ def test_samples_killed_and_resumed_are_those_of_an_uninterrupted_run(use, tmp_p
     assert [len(records) for records in resumed] == [50] * 3
 
 
-def test_a_student_reads_samples_in_turn_or_the_one_that_agrees_with_gold(monkeypatch):
+def test_students_read_one_sample_per_epoch_or_the_one_that_agrees_with_gold(monkeypatch):
     rows = [Question(f"q{i}", "", "Which flies?", ["a wren", "a cod"], 0) for i in range(4)]
     silent, off, gold, vague = "I do not know.", "It is a cod.", "A wren does.", "It has wings."
     written = {"q0": [off, vague, gold], "q1": [silent, vague, off], "q2": [None, silent, ""]}
@@ -121,7 +121,7 @@ def test_a_student_reads_samples_in_turn_or_the_one_that_agrees_with_gold(monkey
     assert ask.rationales(agreeing, "micro:a") == {"q0": gold, "q1": vague, "q3": gold}
 
 
-def test_every_way_that_an_arm_needs_is_asked_once(use):
+def test_each_prompt_variant_that_arms_need_is_requested_once(use):
     use(Echo())
     names = ["no-examples", "no-examples+lora", "no-forcing", "shuffled"]  # two ask the same
     params = study(arms=["kd", "tinyllm", *(f"tinyllm:{name}" for name in names)])
@@ -141,7 +141,7 @@ def test_every_way_that_an_arm_needs_is_asked_once(use):
     assert ask.option_scores(params, SERVER) == {name: [0.0, -1.0, -2.0, -3.0] for name in train}
 
 
-def test_equal_questions_each_have_a_rationale_and_an_answer(use, monkeypatch):
+def test_identical_questions_each_get_a_rationale_and_an_answer(use, monkeypatch):
     same = [Question(f"q{i}", "", "What changes?", ["rust", "ice"], 0) for i in range(6)]
     monkeypatch.setattr(data, "load", lambda params: dict.fromkeys(SPLITS, same))
     params = study(examples="none", arms=["kd"])
@@ -153,7 +153,7 @@ def test_equal_questions_each_have_a_rationale_and_an_answer(use, monkeypatch):
     assert list(ask.answers(params)["id"]) == every
 
 
-def test_abstentions_stay_in_the_store_and_teach_nothing(use):
+def test_abstentions_are_stored_but_not_used_as_targets(use):
     use(Echo(text=lambda prompt: "I do not know." if "(a) M" in prompt else "So it is. And"))
     params = study()
     ask.ask_all(params)
@@ -165,7 +165,7 @@ def test_abstentions_stay_in_the_store_and_teach_nothing(use):
         assert ask.rationales(how, SERVER) == dict.fromkeys(known, text)
 
 
-def test_answers_are_tabulated_by_score_or_by_what_is_written(use):
+def test_teacher_answers_come_from_option_scores_or_generated_text(use):
     params = study(arms=["kd"])
     use(Echo())
     ask.answer_all(params)
@@ -187,7 +187,7 @@ def test_answers_are_tabulated_by_score_or_by_what_is_written(use):
     assert set(scores) == {(0.0,) * 4, (off, 0.0, off, off)}
 
 
-def test_a_store_that_was_changed_by_hand_is_refused_and_can_be_mended(use):
+def test_a_manually_edited_store_is_rejected_and_can_be_repaired(use):
     """As the error advises: without its manifest, what is missing is asked again."""
     use(Echo())
     params = study()
@@ -202,7 +202,7 @@ def test_a_store_that_was_changed_by_hand_is_refused_and_can_be_mended(use):
     assert {record.id for record in ask.records(params, SERVER)} == {row.id for row in whole}
 
 
-def test_recorded_rationales_are_stored_with_missing_ones_as_none(release_mirror):
+def test_missing_recorded_rationales_are_stored_as_none(release_mirror):
     llama = "release:llama2"
     params = study(study="t", source="release", dataset="riddle", teachers=[llama], limit={})
     ask.ask_all(params)
@@ -210,7 +210,7 @@ def test_recorded_rationales_are_stored_with_missing_ones_as_none(release_mirror
     assert ask.answers(params).empty, "recorded teachers are not asked"
 
 
-def test_a_store_from_before_there_were_samples_is_read(use):
+def test_stores_written_before_sampling_existed_are_still_read(use):
     """Its folder and keys, written out as they were then."""
     teacher, params = Echo(), study()
     spec = {"stage": "rationales", "versions": {"store": 3, "prompt": prompts.PROMPT_VERSION}}

@@ -20,7 +20,7 @@ from tinyllm.batch import cli, kubernetes
         (["run", "big.yaml", "--parameters", "some/model=big"], "MODEL=NUMBER"),
     ],
 )
-def test_bad_input_ends_with_status_2_and_one_clear_line(moved, capsys, arguments, message):
+def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, arguments, message):
     write_yaml(moved / "bad.yaml", study="bad", lrr=0.1)
     write_yaml(moved / "big.yaml", study="big", student="some/model")
     assert cli.main(arguments) == 2
@@ -28,13 +28,13 @@ def test_bad_input_ends_with_status_2_and_one_clear_line(moved, capsys, argument
     assert text.startswith("tinyllm: ") and message in text and "Traceback" not in text
 
 
-def test_own_files_are_planned_from_any_folder(moved, capsys):
+def test_plan_accepts_parameter_files_in_any_folder(moved, capsys):
     write_yaml(moved / "my study.yaml", student="some/model")
     assert cli.main(["plan", "my study.yaml", "--parameters", "some/model=3e9"]) == 0
     assert "total" in capsys.readouterr().out
 
 
-def test_a_second_run_of_a_study_is_refused_until_the_first_is_done(moved, monkeypatch, capsys):
+def test_a_study_cannot_be_run_twice_at_the_same_time(moved, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
     write_yaml(moved / "one.yaml", study="one")
@@ -49,7 +49,7 @@ def test_a_second_run_of_a_study_is_refused_until_the_first_is_done(moved, monke
     assert str(paths.ROOT / "profiles" / "local") in calls[0]
 
 
-def test_jobs_to_do_again_are_named_also_where_a_user_names_some(moved, monkeypatch):
+def test_jobs_without_results_are_forced_together_with_those_the_user_forces(moved, monkeypatch):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
     write_yaml(moved / "one.yaml", study="one")
@@ -62,7 +62,7 @@ def test_jobs_to_do_again_are_named_also_where_a_user_names_some(moved, monkeypa
     assert calls[1][-3:] == ["-R", str(done), "figures"]
 
 
-def test_results_of_a_study_are_the_stored_ones_or_an_error(moved, capsys, committed_results):
+def test_results_and_restore_read_stored_results_or_report_none(moved, capsys, committed_results):
     write_yaml(moved / "none.yaml", study="none")
     assert cli.main(["results", "none.yaml"]) == 1
     assert "no student is stored" in capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_results_of_a_study_are_the_stored_ones_or_an_error(moved, capsys, commi
     assert line[:3] == ["laptop", "obqa", "minilm-ed"] and line[5:9] == ["27", "27", "0", "0"]
 
 
-def test_the_state_of_a_kubernetes_job(monkeypatch, capsys):
+def test_kubernetes_job_states_are_mapped_to_snakemake_states(monkeypatch, capsys):
     def state(answer):
         done = subprocess.CompletedProcess([], int(answer is None), answer or "", "no connection")
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)

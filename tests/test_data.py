@@ -17,7 +17,7 @@ def params(source: str, **changes) -> Params:
     return Params.checked(**values)
 
 
-def test_baselines_and_questions_that_are_in_train():
+def test_baselines_and_train_overlap_are_computed_correctly():
     train = [Question("1", "", "Which is red?", ["x", "y"], 1)]
     train.append(Question("2", "", "q", ["u", "v", "w"], 1))
     test = [Question(str(n), "", "r", ["a", "b", "c", "d"], n % 4) for n in range(6)]
@@ -32,7 +32,7 @@ def test_baselines_and_questions_that_are_in_train():
     assert question.in_train(splits) == {"6"}
 
 
-def test_subsamples_are_ordered_nested_and_the_same_over_versions(release_mirror):
+def test_subsamples_are_ordered_nested_and_stable_across_versions(release_mirror):
     def ids(limit: int, seed: int = 0) -> list[str]:
         given = params("release", dataset="obqa", limit={"train": limit}, data_seed=seed)
         return [row.id for row in load.load(given)["train"]]
@@ -44,7 +44,7 @@ def test_subsamples_are_ordered_nested_and_the_same_over_versions(release_mirror
     assert ids(10, seed=1) != ids(10)
 
 
-def test_an_id_that_occurs_twice_in_a_split_is_refused(monkeypatch):
+def test_duplicate_ids_within_a_split_are_rejected(monkeypatch):
     row = Question("1", "", "p", ["x", "y"], 1)
     splits = {"train": [row], "valid": [row, replace(row, question="q")], "test": [row]}
     monkeypatch.setattr(hub, "questions", lambda dataset: splits)
@@ -62,7 +62,7 @@ def stored(own_folders):
     return given
 
 
-def test_questions_are_read_as_saved_and_content_follows_rows_and_order_alone(stored, tmp_path):
+def test_questions_round_trip_and_their_hash_depends_only_on_rows_and_order(stored, tmp_path):
     folder, splits = paths.data(stored), load.load(stored)
     manifest = (folder / runs.MANIFEST).read_bytes()
     load.save(splits, stored)
@@ -79,7 +79,7 @@ def test_questions_are_read_as_saved_and_content_follows_rows_and_order_alone(st
     assert runs.content(paths.data(third)) != runs.content(folder)
 
 
-def test_changed_sources_parameters_questions_and_files_are_refused(stored):
+def test_changed_sources_parameters_questions_or_files_are_rejected(stored):
     with pytest.raises(runs.StaleRun, match="data_seed"):
         load.read(stored.model_copy(update={"data_seed": 3}))
     splits = load.load(stored)
@@ -120,7 +120,7 @@ def test_hub_rows_become_questions_or_say_why_not(dataset, row, expected):
         hub.question_of(dataset, row | {"answerKey": "", "label": -1, "final_decision": ""}, "n")
 
 
-def test_hub_validation_is_shared_out_where_test_has_no_labels(monkeypatch):
+def test_hub_validation_is_split_into_valid_and_test_if_test_has_no_labels(monkeypatch):
     requests = set()
 
     def local(repository, config, *, split, revision):
@@ -138,7 +138,7 @@ def test_hub_validation_is_shared_out_where_test_has_no_labels(monkeypatch):
     assert {*valid, *test} == {f"validation-{number}" for number in range(1, 12)}
 
 
-def test_hub_lacks_bioasq_and_says_what_to_do_without_a_network(monkeypatch):
+def test_hub_errors_suggest_the_release_as_the_source(monkeypatch):
     with pytest.raises(DataError, match=r"bioasq is not on the hub.*source: release"):
         load.load(params("hub", dataset="bioasq"))
 
@@ -150,7 +150,7 @@ def test_hub_lacks_bioasq_and_says_what_to_do_without_a_network(monkeypatch):
         load.load(params("hub", dataset="obqa"))
 
 
-def test_every_file_is_read_and_hashed_once_per_process(stored, monkeypatch):
+def test_files_are_read_and_hashed_once_per_process(stored, monkeypatch):
     hashed = []
     sha256 = runs.sha256
     monkeypatch.setattr(runs, "sha256", lambda file: hashed.append(file.name) or sha256(file))

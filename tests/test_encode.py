@@ -24,7 +24,7 @@ def minilm(minilm_file):
 
 
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_context_is_cut_and_neither_question_nor_options(kind, task_prefix):
+def test_truncation_cuts_only_the_context(kind, task_prefix):
     _, tokenizer, encoding = make(kind, task_prefix)
     row = questions()[0]
     bare = encoding.source(row, "predict: ")
@@ -37,7 +37,7 @@ def test_context_is_cut_and_neither_question_nor_options(kind, task_prefix):
 
 
 @pytest.mark.slow
-def test_byte_level_students_do_not_read_context_question_and_target_run_together(smollm2_file):
+def test_byte_level_inputs_keep_spaces_between_context_question_and_target(smollm2_file):
     folder, name = smollm2_file.parent, smollm2_file.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)  # takes 20 s
     row = Question("q", "It was given for two weeks.", "Is the drug safe?", ["yes", "no"], 0)
@@ -49,7 +49,7 @@ def test_byte_level_students_do_not_read_context_question_and_target_run_togethe
         assert re.search(r"no\s+(predict: )?yes$", text)
 
 
-def test_what_is_too_long_is_counted_and_the_advice_suffices():
+def test_overlong_inputs_and_targets_are_counted_and_the_advice_works():
     _, tokenizer, encoding = make("t5", max_target=4)
     need = max(len(encoding.source(row, "rationale: ")) for row in questions())
     encoding.max_input = need - 1
@@ -63,7 +63,7 @@ def test_what_is_too_long_is_counted_and_the_advice_suffices():
 
 
 @pytest.mark.parametrize("name", ["max_input", "max_target", "max_new_tokens"])
-def test_more_tokens_than_positions_are_refused_and_the_advice_suffices(minilm, name):
+def test_limits_beyond_the_model_positions_are_rejected_with_working_advice(minilm, name):
     row = replace(questions()[0], question="robin " * 300 + "?")
     values = {"task_prefix": "decoder", "max_input": 400, "max_target": 60, name: 700}
     with pytest.raises(ParameterError, match=rf"{name}: 700: .* 512 tokens") as error:
@@ -73,7 +73,7 @@ def test_more_tokens_than_positions_are_refused_and_the_advice_suffices(minilm, 
 
 
 @pytest.mark.parametrize(("kind", "words"), [("minilm", 2000), ("llama", 485)])
-def test_a_question_that_no_max_input_fits_needs_another_student(minilm, kind, words):
+def test_questions_too_long_for_any_max_input_need_another_student(minilm, kind, words):
     """485 words fit into the positions, but not with a target."""
     model, tokenizer = minilm if kind == "minilm" else make("llama")[:2]
     row = replace(questions()[0], question="robin " * words + "?")
@@ -84,7 +84,7 @@ def test_a_question_that_no_max_input_fits_needs_another_student(minilm, kind, w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_the_papers_settings_fit_every_question_of_the_release(dataset, minilm, release_mirror):
+def test_paper_settings_fit_every_question_of_the_release(dataset, minilm, release_mirror):
     params = Params.from_yaml(paths.ROOT / "params" / "paper" / f"{dataset}.yaml")
     encoding = Encoding(minilm[1], True, 0, "encoder", params.max_input, params.max_target)
     for split in SPLITS:

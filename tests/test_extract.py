@@ -58,7 +58,7 @@ CASES = [(text, options, place) for options, texts in ANSWERS for text, place in
 
 
 @pytest.mark.parametrize(("text", "options", "place"), CASES)
-def test_an_answer_names_an_option_by_text_or_letter_or_none(text, options, place):
+def test_answer_named_finds_an_option_by_text_or_letter_or_returns_none(text, options, place):
     assert answer_named(text, options) == place
 
 
@@ -66,7 +66,7 @@ WORDS = st.text("ab cC.1+-(,)é猫\n", min_size=1, max_size=8)
 
 
 @given(st.lists(WORDS, min_size=2, max_size=5), st.data())
-def test_an_options_own_text_names_it_and_any_text_names_an_option_or_none(options, data):
+def test_option_text_names_its_option_and_any_text_gives_a_valid_result(options, data):
     spaced = [" ".join(option.split()) for option in options]
     chosen = data.draw(st.integers(0, len(options) - 1))
     if spaced[chosen] and spaced.count(spaced[chosen]) == 1:

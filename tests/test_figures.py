@@ -32,7 +32,7 @@ def draw() -> pd.DataFrame:
     return table
 
 
-def test_the_same_numbers_give_the_same_bytes_in_every_process(own_folders):
+def test_figures_are_byte_identical_across_processes(own_folders):
     numbers, one, two = draw(), own_folders / "figures", own_folders / "again"
     file = font_manager.findfont("DejaVu Sans:bold")
     assert Path(file).is_relative_to(mpl.get_data_path())  # whatever fonts the system has
@@ -49,7 +49,7 @@ def test_the_same_numbers_give_the_same_bytes_in_every_process(own_folders):
     assert again["difference"].tolist() == pytest.approx(numbers["difference"].tolist(), rel=1e-5)
 
 
-def test_points_are_the_differences_in_percent_and_filled_if_better_or_worse():
+def test_points_show_differences_in_percent_filled_if_better_or_worse():
     table = compared()
     figure, part = differences(table, "Title", None), table[table["dataset"] == "obqa"]
     points = [bars[0] for bars in figure.axes[0].containers]
@@ -59,7 +59,7 @@ def test_points_are_the_differences_in_percent_and_filled_if_better_or_worse():
     assert filled == part["verdict"].isin(["better", "worse"]).tolist() == [False, True]
 
 
-def test_arms_have_readable_names_one_order_and_are_told_apart_without_colour():
+def test_arms_have_readable_names_a_fixed_order_and_distinct_markers():
     for arm in ("finetune:x3", "dss:hf:google/flan-t5-xl", "tinyllm+lora:4"):
         assert ":" not in style.arm_name(arm)
     assert style.arm_name("something new") == "something new"

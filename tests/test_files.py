@@ -47,7 +47,7 @@ def test_all_formats_give_the_same_questions(tmp_path):
             assert row == Question(row.id, context, "Which is hot?", ["ice", "fire"], 1)
 
 
-def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path):
+def test_csv_with_semicolons_byte_order_mark_and_windows_line_ends_is_read(tmp_path):
     lines = [
         ["Question", "Option A", "Option B", "Answer"],
         ['"Heiß\noder kalt?"', '"Eis, kalt; weiß"', "Feuer", "B"],
@@ -77,13 +77,13 @@ def test_csv_with_semicolons_a_byte_order_mark_and_line_ends_of_windows(tmp_path
         ("m.txt", b"q", "allowed type"),
     ],
 )
-def test_files_that_cannot_be_read_say_where_and_why(tmp_path, name, content, reason):
+def test_unreadable_files_are_reported_with_location_and_reason(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"{tmp_path}/{name}.*{reason}"):
         files.questions(str(tmp_path / name), 0)
 
 
-def test_one_file_per_split_in_a_folder_and_a_missing_one_is_named(tmp_path):
+def test_a_folder_needs_exactly_one_file_per_split(tmp_path):
     names = ("training", "dev", "test")
     for name in names:
         write(tmp_path / f"obqa_{name}.jsonl", [{**GOOD, "id": name}])
@@ -101,7 +101,7 @@ def test_one_file_per_split_in_a_folder_and_a_missing_one_is_named(tmp_path):
         files.questions(str(tmp_path / "absent.csv"), 0)
 
 
-def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_path):
+def test_splits_are_drawn_by_seed_if_no_row_names_one_and_must_not_be_empty(tmp_path):
     row = {**GOOD, "id": float("nan"), "context": None}  # as pandas writes nothing
     path = write(tmp_path / "mine.jsonl", [row] * 50)
     splits = files.questions(path, 0)
@@ -126,7 +126,7 @@ def test_splits_are_drawn_by_seed_where_no_row_names_one_and_none_is_empty(tmp_p
         {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
     ],
 )
-def test_options_and_answers_in_all_their_shapes(shape):
+def test_all_option_and_answer_formats_are_read(shape):
     expected = Question("row-1", "", "Hot?", ["ice", "fire", "wood"], 1)
     for answer in ("fire ", "B", "b", "(b)", "B.", "B)", "b:", "(B) fire"):
         assert one({"question": "Hot?", **shape, "answer": answer}) == expected
@@ -151,7 +151,7 @@ def test_options_and_answers_in_all_their_shapes(shape):
         (True, ["ice", "fire"], None),
     ],
 )
-def test_what_an_answer_names(answer, options, index):
+def test_answers_resolve_to_an_option_or_are_rejected_if_ambiguous(answer, options, index):
     row = {"question": "q", "choices": options, "answerKey": answer}
     if index is None:
         with pytest.raises(ValueError, match=re.escape(f"{answer}")):
@@ -160,7 +160,7 @@ def test_what_an_answer_names(answer, options, index):
         assert one(row).answer == index
 
 
-def test_rows_of_known_benchmarks():
+def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
     """A number is an index only where that is certain."""
     listed = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
     for row, gold in (
@@ -182,14 +182,14 @@ TEXT = TEXT.filter(lambda text: not text.isdecimal())  # which may be an index
 
 
 @given(st.lists(TEXT, min_size=2, max_size=26, unique=True), st.data())
-def test_the_gold_options_text_always_names_it(options, data):
+def test_the_text_or_label_of_an_option_always_resolves_to_it(options, data):
     index = data.draw(st.integers(0, len(options) - 1))
     assert gold_index(options[index], options) == index
     labels = [str(number) for number in range(1, len(options) + 1)]
     assert gold_index(labels[index], options, labels) == index
 
 
-def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
+def test_custom_column_names_take_precedence_over_default_names(tmp_path):
     row = {"Frage": "Heiß?", "eins": "Eis", "zwei": "Feuer", "Lösung": "B", "answer": "x"}
     path = write(tmp_path / "fragen.jsonl", [row] * 10)
     columns = {"question": "Frage", "answer": "Lösung", "A": "eins", "B": "zwei"}
@@ -220,20 +220,20 @@ def test_columns_of_other_names_come_before_those_of_the_usual_names(tmp_path):
         ({"split": "holdout"}, "split 'holdout'"),
     ],
 )
-def test_a_bad_row_is_named_with_file_line_and_reason(tmp_path, change, reason):
+def test_bad_rows_are_reported_with_file_line_and_reason(tmp_path, change, reason):
     good = {**GOOD, "split": "train"}
     path = write(tmp_path / "mine.jsonl", [good, {**good, **change}])
     with pytest.raises(DataError, match=rf"1 bad row[^\n]*\n[^\n]*{path}, line 2: .*{reason}"):
         files.questions(path, 0)
 
 
-def test_two_columns_that_are_read_as_one_are_refused(tmp_path):
+def test_columns_with_the_same_normalized_name_are_rejected(tmp_path):
     path = write(tmp_path / "mine.jsonl", [GOOD | {"Answer ": "ice"}])
     with pytest.raises(DataError, match="two columns are read as 'answer'"):
         files.questions(path, 0)
 
 
-def test_of_many_bad_rows_the_first_twenty_are_named(tmp_path):
+def test_only_the_first_twenty_bad_rows_are_listed(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{**GOOD, "answer": "steam"}] * 30)
     with pytest.raises(DataError, match=r"(?s)^30 bad row(.*'steam'){20}.*and 10 more"):
         files.questions(path, 0)

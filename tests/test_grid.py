@@ -36,7 +36,7 @@ def students(job):
     return [(job.done.parent, arm, seed) for arm in job.params.arms for seed in job.params.seeds]
 
 
-def test_each_teachers_job_has_its_own_servers_settings_alone_and_can_be_read_back(make):
+def test_prompt_jobs_contain_only_the_settings_of_their_own_server(make):
     a, b = (f"openai:http://127.0.0.1:9/v1#{name}" for name in "ab")
     servers = {a: {"system": "A."}, b: {"system": "B."}}
     one = make(teachers=[a, b], servers=servers)
@@ -58,7 +58,7 @@ def test_studies_that_share_samples_or_answers_wait_for_each_other(make):
     assert all(first in job.after or others[0] in job.after for job in others)
 
 
-def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(tmp_path):
+def test_shipped_grids_list_jobs_in_a_runnable_order(tmp_path):
     known = {}
     for file in GRIDS:
         shipped, before = grid.load(file), set()
@@ -77,7 +77,7 @@ def test_every_grid_file_gives_jobs_in_an_order_in_which_they_can_run(tmp_path):
             assert all(tmp_path in job.figures.parents for job in shipped.jobs[:-1])
 
 
-def test_teachers_are_asked_once_whatever_the_students_arms_and_seeds():
+def test_teachers_are_prompted_once_for_all_students_arms_and_seeds():
     asked = [(j.params.dataset, *j.params.teachers) for j in by_rule(grid.load("paper"), "prompt")]
     assert len(asked) == len(set(asked)) == 2 * 5 + 1
     # Studies that ask the same wait for each other: the second finds the rationales.
@@ -89,7 +89,7 @@ def test_teachers_are_asked_once_whatever_the_students_arms_and_seeds():
     assert all(before in after.after for before, after in itertools.pairwise(jobs))
 
 
-def test_a_parameter_file_alone_is_five_notebooks_as_they_are_run_by_hand():
+def test_a_single_parameter_file_gives_the_five_notebooks():
     micro = grid.load(paths.ROOT / "params" / "micro.yaml")
     assert [job.done.name for job in micro.jobs] == [f"{n}.ipynb" for n in grid.RULES.values()]
     assert all(job.whole for job in micro.jobs)
@@ -102,7 +102,7 @@ def test_a_parameter_file_alone_is_five_notebooks_as_they_are_run_by_hand():
     assert job.path("yaml").stat().st_mtime_ns == before  # unchanged is not written again
 
 
-def test_a_students_job_waits_for_its_own_teachers_only(make):
+def test_student_jobs_wait_only_for_their_own_teachers(make):
     one = make(arms=["finetune", "dss:a", "kd", "tinyllm", "tinyllm:no-examples"])
     first, second = by_rule(one, "prompt")
     assert (first.params.teachers, second.params.teachers) == (["micro:a"], ["micro:b"])
@@ -113,7 +113,7 @@ def test_a_students_job_waits_for_its_own_teachers_only(make):
 
 
 @pytest.mark.parametrize(("how", "jobs"), [("one", 4), ("all", 1)])
-def test_students_are_grouped_as_asked_and_none_is_lost(make, how, jobs):
+def test_students_are_grouped_into_jobs_as_requested(make, how, jobs):
     trained = by_rule(make(how, seeds=[0, 1]), "distill")
     every = [student for job in trained for student in students(job)]
     assert len(trained) == jobs and len(every) == len(set(every)) == 4
@@ -121,7 +121,7 @@ def test_students_are_grouped_as_asked_and_none_is_lost(make, how, jobs):
     assert [job.whole for job in trained] == [how == "all"] * jobs
 
 
-def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path, monkeypatch):
+def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_path, monkeypatch):
     folder = tmp_path / "my own grids"
     folder.mkdir()
     (folder / "my data.jsonl").touch()
@@ -145,7 +145,7 @@ def test_files_are_found_beside_the_grid_in_any_folder_and_with_blanks(tmp_path,
         ({"points": [{}, {"student": "x", "alpha": [2.0]}]}, "alpha: [10.0]"),
     ],
 )
-def test_a_grid_that_cannot_be_is_refused_by_file_name_and_reason(tmp_path, values, message):
+def test_invalid_grids_are_rejected_with_file_name_and_reason(tmp_path, values, message):
     with pytest.raises(ParameterError) as error:
         grid.load(write_yaml(tmp_path / "test.yaml", **{"params": ["micro.yaml"]} | values))
     message = message.replace("{folder}", str(tmp_path))  # beside the grid

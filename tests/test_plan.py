@@ -31,7 +31,7 @@ def make(tmp_path, *points):
     return grid.load(write_yaml(tmp_path / "grid.yaml", **recipe))
 
 
-def test_the_committed_questions_are_those_of_the_release(release_mirror):
+def test_committed_question_counts_match_the_release(release_mirror):
     rows = []
     for dataset in DATASETS:
         for split in SPLITS:
@@ -54,7 +54,7 @@ def test_every_shipped_grid_can_be_planned_without_runs():
         assert table.flops["distill"] > 0 and plan.resources(shipped.jobs[-2])
 
 
-def test_flops_are_six_per_parameter_and_token_and_four_with_adapters():
+def test_training_flops_are_6nd_or_4nd_with_adapters():
     train = plan.splits(released())["train"]
     text, answer = train["text"] / 4 + 3, train["answer"] / 4 + 1
     t5 = released(student=T5, teachers=[], arms=["finetune", "lora"], epochs=2.0)
@@ -75,7 +75,7 @@ def test_flops_are_six_per_parameter_and_token_and_four_with_adapters():
     assert reads(student="smollm2", task_prefix="decoder") == pytest.approx(text + 20)
 
 
-def test_what_a_student_learns_is_counted(tmp_path):
+def test_student_tokens_follow_limits_missing_rationales_and_routing(tmp_path):
     """Limits, missing recorded rationales, an arm that chooses, own questions."""
     part = plan.student(released(limit={"train": 100}), "tinyllm")["tokens"]
     assert part == pytest.approx(plan.student(released(), "tinyllm")["tokens"] * 100 / 4957)
@@ -94,7 +94,7 @@ def test_what_a_student_learns_is_counted(tmp_path):
     assert (own["train"]["answer"], own["train"]["options"]) == (3, 2)
 
 
-def test_recorded_teachers_cost_nothing_servers_no_flops_and_none_is_asked_twice(tmp_path):
+def test_recorded_teachers_are_free_and_shared_rationales_are_counted_once(tmp_path):
     assert not plan.teacher(released(), "release:llama2")
     asked = plan.teacher(released(), SERVER)
     assert asked["tokens"] > 0 and asked["seconds"] > 0 and asked["flops"] == 0
@@ -109,7 +109,7 @@ def test_recorded_teachers_cost_nothing_servers_no_flops_and_none_is_asked_twice
     assert one.tokens["prompt"] < apart.tokens["prompt"] < 2 * one.tokens["prompt"]
 
 
-def test_the_size_of_a_model_is_given_listed_or_counted_from_its_config(tmp_path, monkeypatch):
+def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeypatch):
     for kind in ("t5", "llama"):  # with their output layers, which are not tied
         model, folder = models.untrained(kind, 0), str(tmp_path / f"my {kind}")
         models.save(model, kind, folder)
@@ -122,7 +122,7 @@ def test_the_size_of_a_model_is_given_listed_or_counted_from_its_config(tmp_path
     assert plan.parameters(large) == 7e10
 
 
-def test_resources_ask_for_gpus_where_models_need_them(tmp_path, monkeypatch):
+def test_resources_request_gpus_according_to_model_size(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_PARAMETERS", "meta-llama/Llama-2-70b-hf=70e9")
     teachers = [HF, "hf:meta-llama/Llama-2-70b-hf", SERVER]
     wide = make(tmp_path, {"student": "google/flan-t5-large", "nproc": 4, "teachers": teachers})

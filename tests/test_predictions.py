@@ -23,7 +23,7 @@ def files(whole, tmp_path):
     return files
 
 
-def test_a_file_gives_back_what_was_written(whole, tmp_path):
+def test_predictions_round_trip_through_a_file(whole, tmp_path):
     file = tmp_path / "predictions.parquet"
     predictions.write(whole, file)
     again = predictions.read(file)
@@ -43,7 +43,7 @@ def test_a_file_gives_back_what_was_written(whole, tmp_path):
         ("id", "q1"),  # a second answer of one student
     ],
 )
-def test_a_broken_cell_is_named_with_file_column_question_and_remedy(whole, column, value):
+def test_invalid_cells_are_reported_with_file_column_question_and_remedy(whole, column, value):
     broken = whole.astype({column: object})
     broken.at[7, column] = value
     with pytest.raises(ValueError) as error:
@@ -54,7 +54,7 @@ def test_a_broken_cell_is_named_with_file_column_question_and_remedy(whole, colu
 
 
 @pytest.mark.parametrize("change", ["row", "gold", "options"])
-def test_students_that_answered_different_questions_are_refused(whole, files, change):
+def test_files_with_different_questions_are_rejected(whole, files, change):
     assert len(predictions.read(*files)) == 20
     part = whole[whole["arm"] == "tinyllm"].astype({"gold": object})
     if change == "row":
@@ -67,7 +67,7 @@ def test_students_that_answered_different_questions_are_refused(whole, files, ch
         predictions.read(*files)
 
 
-def test_of_several_files_the_broken_one_is_named(whole, files):
+def test_the_broken_one_of_several_files_is_named(whole, files):
     whole.drop(columns="scores").to_parquet(files[1])
     with pytest.raises(ValueError, match=r"two\.parquet: column 'scores' is missing"):
         predictions.read(*files)

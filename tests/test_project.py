@@ -33,12 +33,12 @@ TARGETS = set(" ".join(re.findall(r"^([a-z][a-z -]*):", RULES, re.MULTILINE)).sp
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-docs.txt"])
-def test_every_line_of_a_lock_is_a_pin(name):
+def test_lock_files_contain_only_pinned_versions(name):
     lines = (ROOT / name).read_text(encoding="utf-8").split()
     assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in lines)
 
 
-def test_the_lock_pins_everything_that_the_package_needs_for_conda_too():
+def test_the_lock_covers_all_dependencies_and_conda_uses_it():
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lock}
@@ -47,7 +47,7 @@ def test_the_lock_pins_everything_that_the_package_needs_for_conda_too():
     assert environment["dependencies"][-1]["pip"] == ["-r requirements.lock", "-e ."]
 
 
-def test_every_folder_and_file_of_data_is_packaged():
+def test_all_subpackages_and_data_files_are_packaged():
     folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
     kinds = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
@@ -55,7 +55,7 @@ def test_every_folder_and_file_of_data_is_packaged():
     assert files and all(any(file.match(kind) for kind in kinds) for file in files)
 
 
-def test_commands_plans_statistics_and_figures_do_not_load_torch():
+def test_cli_plans_statistics_and_figures_do_not_import_torch():
     code = (
         "import sys; from tinyllm.batch import cli, grid, plan; from tinyllm.figures import style; "
         "from tinyllm.evaluation import published, results, summary; results.stored(); "
@@ -66,7 +66,7 @@ def test_commands_plans_statistics_and_figures_do_not_load_torch():
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
-def test_notebooks_are_committed_whole_with_small_outputs(file, tmp_path):
+def test_notebooks_are_committed_fully_executed_with_small_outputs(file, tmp_path):
     notebook = nbformat.read(file, as_version=4)
     code = [c for c in notebook.cells if c.cell_type == "code" and c.source]
     assert max(len(c.source.splitlines()) for c in code) <= 40
@@ -82,7 +82,7 @@ def test_notebooks_are_committed_whole_with_small_outputs(file, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["index.jsonl", "letters.csv", "choices.tsv", "arc", "names.yaml"])
-def test_every_example_has_the_same_gold_options(name):
+def test_all_example_formats_give_the_same_gold_options(name):
     path, columns = str(EXAMPLES / name), None
     if name.endswith("yaml"):  # a study of own column names
         params = Params.from_yaml(path)
@@ -92,7 +92,7 @@ def test_every_example_has_the_same_gold_options(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
-def test_commands_files_and_tests_that_a_page_names_exist(page):
+def test_commands_files_and_tests_named_in_documentation_exist(page):
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```|`([^`\n]+)`", text, re.DOTALL)
     code = "\n".join(block or inline for block, inline in blocks)
@@ -106,7 +106,7 @@ def test_commands_files_and_tests_that_a_page_names_exist(page):
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
 
 
-def test_no_committed_file_names_a_registry_or_a_path_of_one_machine():
+def test_no_committed_file_contains_a_registry_or_a_machine_path():
     words = "|".join(("pypi" + r"\.org", "python" + "hosted", "/ro" + "ot/", "/wo" + "rk/"))
     search = ["git", "-C", str(ROOT), "grep", "-nIE", words]
     lines = subprocess.run(search, capture_output=True, text=True)
@@ -135,7 +135,7 @@ JUDGED = [  # the rules of reading; the results that they judge; those that were
 
 
 @pytest.mark.parametrize(("file", "folders", "stored_before"), JUDGED)
-def test_the_rules_of_reading_are_older_than_the_runs_that_they_judge(file, folders, stored_before):
+def test_preregistrations_are_older_than_the_runs_they_evaluate(file, folders, stored_before):
     """They name the margin, and were not changed once results were stored."""
     assert f"±{100 * paired.MARGIN:g} points" in (ROOT / file).read_text(encoding="utf-8")
 

@@ -29,7 +29,7 @@ def rationale(question, shots):
     return prompts.teacher_prompt(question, shots, forcing=True)
 
 
-def test_the_papers_prompt_to_the_letter_and_gold_by_forcing_alone():
+def test_prompts_match_the_paper_and_show_gold_only_with_teacher_forcing():
     given = (
         "Question: Which metal is liquid at room temperature?\nOptions:\n(a) iron\n(b) mercury\n"
         "Answer: (b)\n\n"
@@ -45,7 +45,7 @@ def test_the_papers_prompt_to_the_letter_and_gold_by_forcing_alone():
     assert "Answer: mercury\n" in asked and asked.endswith("\nAnswer:")
 
 
-def test_context_goes_first_then_examples_and_both_are_counted():
+def test_truncation_cuts_context_before_examples_and_counts_both():
     whole = words(rationale(LONG, TRAIN[:2]))
     short = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 3)
     assert short.cut == (3, 0) and short.shots == ("t0", "t1")
@@ -58,7 +58,7 @@ def test_context_goes_first_then_examples_and_both_are_counted():
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 90), st.integers(0, 30), st.integers(0, 30))
-def test_within_the_budget_questions_and_options_are_whole(budget, own, other):
+def test_prompts_fit_the_budget_with_complete_questions_and_options(budget, own, other):
     row = Question("q", "word " * own, "Is it so, after all?", ["quite so", "not so"], 1)
     shot = Question("s", "fact " * other, "Was it?", ["it was", "it was not"], 0)
     try:
@@ -74,7 +74,7 @@ def test_within_the_budget_questions_and_options_are_whole(budget, own, other):
     assert fitted.cut[1] == 1 - len(fitted.shots)
 
 
-def test_in_context_examples_never_are_the_question_or_one_of_its_wording():
+def test_examples_never_include_the_question_or_one_with_the_same_wording():
     pool = micro.questions(0)["train"][:40]
     twins = [Question(f"twin{row.id}", "", row.question.upper(), ["x", "y"], 0) for row in pool]
     draw = prompts.InContext([*pool, *twins], "random:3", seed=0)
@@ -86,7 +86,7 @@ def test_in_context_examples_never_are_the_question_or_one_of_its_wording():
     assert prompts.InContext(pool, "none", seed=0)(pool[0]) == []
 
 
-def test_random_examples_depend_on_seed_and_question_alone():
+def test_random_examples_depend_only_on_seed_and_question():
     pool = micro.questions(0)["train"][:40]
     draw, again, other = (prompts.InContext(pool, "random:2", seed) for seed in (5, 5, 6))
     assert [draw(row) for row in pool][::-1] == [again(row) for row in pool[::-1]]

@@ -22,7 +22,7 @@ def mean_gain(*rows: str):
     return notebook("05")["mean_gain"](gains(*rows))
 
 
-def test_cells_are_counts_of_the_releases_test_questions_and_means_those_of_the_cells():
+def test_table_1_cells_match_release_counts_and_means_match_the_cells():
     table = published.table1()
     assert len(table) == 14 * 6 and set(table["dataset"]) == set(DATASETS)
     assert not table.duplicated(["size", "method", "dataset"]).any()
@@ -39,7 +39,7 @@ def test_cells_are_counts_of_the_releases_test_questions_and_means_those_of_the_
     assert len(means) == 14 and (means - cells).abs().max() <= 0.0051  # rounded to 0.01
 
 
-def test_z_of_the_780m_gains_is_what_a_careful_reader_finds():
+def test_z_scores_of_the_780m_gains_match_a_manual_calculation():
     table = gains("780M")
     z = {"obqa": 1.14, "arc": 0.69, "piqa": 4.23, "riddle": 0.75, "pubmedqa": 0.86, "bioasq": 0.69}
     assert table["z"].round(2).to_dict() == z
@@ -70,7 +70,7 @@ def outcome(claim: dict) -> str:
     return "holds" if line.value > 1.96 * line.variance**0.5 else "inconclusive"
 
 
-def test_what_the_published_numbers_say_of_each_claim_follows_from_table_1():
+def test_published_claim_verdicts_follow_from_table_1():
     table = published.read("claims")
     for claim in table.to_dict("records"):
         assert claim["published"] == outcome(claim), claim["claim"]
@@ -93,7 +93,7 @@ def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> 
     ("ours", "others", "expected", "worse"),
     [(0.85, 0.4, "holds", "contradicted"), (0.4, 0.85, "contradicted", "holds")],
 )
-def test_runs_decide_a_claim_by_their_paired_verdict(ours, others, expected, worse):
+def test_claims_are_judged_by_the_paired_verdicts_of_the_runs(ours, others, expected, worse):
     outcomes = judged({"tinyllm": ours, "finetune": others})
     assert {outcomes[name] for name in ("gain-80M", "every-80M", "gain-any")} == {expected}
     assert outcomes["gain-780M"] == "not tested"  # no such student
@@ -106,7 +106,7 @@ def test_runs_decide_a_claim_by_their_paired_verdict(ours, others, expected, wor
     ("flan", "llama", "expected"),
     [(0.4, 0.3, "holds"), (0.3, 0.6, "inconclusive"), (0.4, 0.85, "contradicted")],
 )
-def test_several_teachers_beat_one_if_they_beat_every_single_one(flan, llama, expected):
+def test_the_multi_teacher_claim_requires_beating_every_single_teacher(flan, llama, expected):
     chances = {"tinyllm": 0.6, "dss:flan-t5": flan, "dss:llama2": llama, "dss:llama2+lora": 0.9}
     outcomes = judged(chances, DATASETS[:2], "minilm-ed")
     assert outcomes["gain-over-one-teacher"] == expected

@@ -39,7 +39,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(("kind", "text"), [(k, t) for k, texts in TEXTS.items() for t in texts])
-def test_texts_are_whole_or_cut_off_or_go_on_to_a_question_or_repeat_themselves(kind, text):
+def test_texts_are_classified_as_whole_cut_off_invented_or_repeated(kind, text):
     facts = quality.facts(Record("", "q", "t", "", text, "stop"), BIRD)
     assert [name for name in TEXTS if facts[name]] == [kind]
 
@@ -51,7 +51,7 @@ def test_texts_are_whole_or_cut_off_or_go_on_to_a_question_or_repeat_themselves(
     ("It has wings. Thus, the answer is (b) a wren", "none"),
     ("A wren has wings.\nQuestion: Does a stone swim?", "gold"),
 ])  # fmt: skip
-def test_a_rationale_names_the_option_that_it_alone_mentions(text, names):
+def test_a_rationale_names_an_option_only_if_it_mentions_no_other(text, names):
     assert quality.names(text, BIRD) == names
 
 
@@ -59,12 +59,12 @@ def test_a_rationale_names_the_option_that_it_alone_mentions(text, names):
     (None, None, "missing"), (None, "filter", "refused"), ("I do not know.", None, "abstained"),
     ("Let's think step by step.", None, "empty"), ("Thus, the answer is (b) a wren", None, "empty"),
 ])  # fmt: skip
-def test_what_is_not_written_has_an_outcome_and_nothing_else(text, refused, outcome):
+def test_missing_refused_abstained_and_empty_texts_have_only_an_outcome(text, refused, outcome):
     facts = quality.facts(Record("", "q", "t", "", text, refused=refused), BIRD)
     assert facts.pop("outcome") == outcome and not any(facts.values())
 
 
-def test_a_text_that_ends_at_the_token_limit_is_cut_off():
+def test_texts_that_reach_the_token_limit_count_as_cut_off():
     plain, cut = (
         quality.facts(Record("", "q", "t", "", "A wren flies.", finish), BIRD)
         for finish in ("stop", "length")
@@ -88,12 +88,12 @@ STORY = "Birds fly. Fish do not.\nSo (a) is right.\nQuestion:\nWhat swims?\nOpti
     (["drop-repeated"], "It can fly. It can fly.", ""),
     ([*RULES], "It flies.", "It flies."), ([*RULES], "A wren flies.", "A wren flies."),
 ])  # fmt: skip
-def test_cleaning_repairs_or_drops(cleaning, text, left):
+def test_cleaning_rules_repair_or_drop_texts(cleaning, text, left):
     assert quality.cleaned(text, BIRD, cleaning) == left
 
 
 @given(st.text("ab .!?…”)Q:\n", max_size=40), st.lists(st.sampled_from(RULES), max_size=3))
-def test_cleaning_is_idempotent_and_only_takes_away(text, cleaning):
+def test_cleaning_is_idempotent_and_only_removes_text(text, cleaning):
     once = quality.cleaned(text, BIRD, cleaning)
     assert once in text
     assert quality.cleaned(once, BIRD, cleaning) == once

@@ -64,7 +64,7 @@ def test_questions_and_records_have_the_known_counts_and_clean_texts(release_mir
         assert round(100 * table.loc["test", "majority"], 2) == MAJORITY[dataset]
 
 
-def test_a_record_is_taken_apart():
+def test_records_are_parsed_into_question_options_answer_and_rationales():
     flan = "Birds fly. Thus, the answer is (b) a wren"
     text = f"{flan}\n\nQ: What flies?\nAnswer Choices:\n(a) a stone\n(b) a wren"
     assert release.parse_record(text) == release.Record(
@@ -87,7 +87,7 @@ def copied(mirror, tmp_path):
     return Path(shutil.copy(mirror / PATH, copy))
 
 
-def test_a_changed_byte_in_the_mirror_is_an_error(copied, tmp_path, monkeypatch):
+def test_changed_or_missing_mirror_files_are_rejected(copied, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RELEASE_DIR", str(tmp_path))
     assert release.release_file(PATH) == copied
     copied.write_bytes(copied.read_bytes()[:-1])

@@ -51,7 +51,7 @@ def folders(own_folders):
     return own_folders
 
 
-def test_what_is_stored_and_restored_is_what_was_collected_without_weights(folders, monkeypatch):
+def test_store_and_restore_preserve_collected_results_without_weights(folders, monkeypatch):
     rows, curves = results.collect(PARAMS)
     copied = results.store(PARAMS)
     assert (len(rows), len(copied)) == (len(ROWS), 4)
@@ -77,7 +77,7 @@ def test_what_is_stored_and_restored_is_what_was_collected_without_weights(folde
         results.restore(with_(lr=3.0))
 
 
-def test_a_student_trained_anew_replaces_its_own_and_fewer_students_leave_the_others(folders):
+def test_a_retrained_student_replaces_only_its_own_stored_results(folders):
     results.store(PARAMS)
     assert len(results.store(with_(seeds=[0], arms=["finetune"]))) == 1
     (paths.student(PARAMS, "finetune", 0) / runs.MANIFEST).unlink()
@@ -96,7 +96,7 @@ def test_a_student_trained_anew_replaces_its_own_and_fewer_students_leave_the_ot
     assert sorted(f.name for f in new.parent.iterdir()) == ["seed0", "seed1"]  # nothing else
 
 
-def test_what_is_stored_is_not_replaced_by_less_nor_mixed_with_others(folders):
+def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders):
     results.store(PARAMS)
 
     def refused(words, rows, more=(), **changes):
@@ -116,7 +116,7 @@ def test_what_is_stored_is_not_replaced_by_less_nor_mixed_with_others(folders):
     assert set(results.facts()["lr"]) == {0.002} and len(results.stored()) == len(ROWS)
 
 
-def test_students_of_other_parameters_are_refused(folders):
+def test_students_trained_with_other_parameters_are_rejected(folders):
     for changes, words in (
         ({"lr": 3.0}, r"lr: 0.002 in the folder, 3.0 asked for"),
         ({"alpha": 0.1}, r"alpha.release:flan-t5: 0.5 in the folder, 0.1 asked for"),
@@ -130,7 +130,7 @@ def test_students_of_other_parameters_are_refused(folders):
     assert len(rows) == len(ROWS)
 
 
-def test_students_of_other_questions_are_refused_and_baselines_are_stored(folders):
+def test_students_of_other_questions_are_rejected_and_baselines_are_stored(folders):
     data = paths.data(PARAMS)
     runs.write_json(data / runs.MANIFEST, {"facts": {"content": "d"}})
     rows = [Question(f"q{i}", "", "?", ["yes", "no"], int(i > 2)) for i in range(4)]
@@ -144,7 +144,7 @@ def test_students_of_other_questions_are_refused_and_baselines_are_stored(folder
         results.collect(PARAMS)
 
 
-def test_facts_say_what_each_student_was_trained_with_and_whole_studies_are_no_points(folders):
+def test_facts_record_training_settings_and_whole_keeps_only_complete_studies(folders):
     results.store(PARAMS)
     facts = results.facts("small").set_index(["arm", "seed"])
     assert facts.loc[("tinyllm", 1), "train_flops"] == 101
@@ -161,7 +161,7 @@ def test_facts_say_what_each_student_was_trained_with_and_whole_studies_are_no_p
     assert set(whole["study"]) == {"small"} and set(whole["dataset"]) == {"obqa"}
 
 
-def test_teachers_answers_are_stored_and_those_of_others_stay(folders):
+def test_storing_teacher_answers_keeps_those_of_other_teachers(folders):
     asked = teachers(ROWS, {"hf:one": 0.7, "hf:two": 0.4}).assign(scores=None)
     again = teachers(ROWS, {"hf:one": 1.0})
     for answers in (asked, again):
@@ -172,7 +172,7 @@ def test_teachers_answers_are_stored_and_those_of_others_stay(folders):
     assert rows.loc[rows["teacher"] == "hf:one", "correct"].all()
 
 
-def test_the_stored_studies_are_whole(committed_results):
+def test_stored_studies_are_complete(committed_results):
     rows, facts = results.stored(), results.facts()
     assert len(facts) == rows[results.STUDENT].drop_duplicates().shape[0] > 100
     assert facts["n"].sum() == len(rows)

@@ -18,7 +18,7 @@ def made(folder, spec):
         facts["rows"] = 3
 
 
-def test_a_folder_is_finished_only_after_its_block_ended_well(tmp_path):
+def test_a_folder_is_finished_only_after_its_block_succeeds(tmp_path):
     spec = {"lr": 0.1}
     with pytest.raises(KeyboardInterrupt), runs.recording(tmp_path, spec):
         (tmp_path / "half.txt").write_text("half")
@@ -36,13 +36,13 @@ def test_a_folder_is_finished_only_after_its_block_ended_well(tmp_path):
 
 
 @pytest.mark.parametrize("name", [runs.BEGUN, runs.MANIFEST])
-def test_a_torn_file_is_named_with_the_remedy(tmp_path, name):
+def test_damaged_json_files_are_reported_with_the_remedy(tmp_path, name):
     (tmp_path / name).write_text('{"spec": {')
     with pytest.raises(ValueError, match=rf"{name} is damaged .*; delete it"):
         runs.finished(tmp_path, {}) or made(tmp_path, {})
 
 
-def test_work_is_missing_stale_or_finished_and_what_differs_is_named(tmp_path):
+def test_work_is_missing_stale_or_finished_and_differences_are_named(tmp_path):
     assert not runs.finished(tmp_path / "absent", {"lr": 0.1})
     spec = {"lr": 0.1, "steps": (1, 2), "data": {"train": "a"}}
     made(tmp_path, spec)
@@ -60,7 +60,7 @@ def hold(folder, reached):
         time.sleep(60)
 
 
-def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path, monkeypatch):
+def test_a_second_writer_is_rejected_until_the_first_ends(tmp_path, monkeypatch):
     """RANK in the environment, as pods may set it, does not turn the lock off."""
     monkeypatch.setenv("RANK", "3")
     context = multiprocessing.get_context("spawn")
@@ -75,7 +75,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path, monkeypatc
     made(tmp_path, {"x": 1})  # a killed holder leaves no lock
 
 
-def test_paths_of_two_students_differ_and_move_with_the_environment(tmp_path, monkeypatch):
+def test_student_paths_are_unique_and_follow_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path / "my runs"))
     params = Params()
     arms = ["tinyllm", "tinyllm:shuffled", "tinyllm+lora", "tinyllm-a", "dss:micro:a"]
@@ -101,7 +101,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+def test_workers_end_when_their_parent_process_ends(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, tmp_path / "worker.py"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

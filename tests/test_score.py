@@ -82,7 +82,7 @@ def test_generated_texts_are_greedy_and_do_not_depend_on_the_batch(kind, task_pr
     assert together[0] == encoding.tokenizer.decode(written, skip_special_tokens=True).strip()
 
 
-def test_ties_are_counted_and_worth_their_chance(rows):
+def test_tied_options_are_counted_and_scored_as_chance(rows):
     model, encoding = a_student("t5", "encoder")
     tied = Question("q", "", "Which is it?", ["red", "red", "blue"], 0)
     (scored,) = score.score_options(model, encoding, [tied])
@@ -102,7 +102,7 @@ def test_an_empty_output_is_never_an_exact_match(monkeypatch):
     assert score.accuracy(frame.to_dict("records")) == 0.5
 
 
-def test_a_row_says_what_was_chosen_written_and_named(rows, monkeypatch):
+def test_prediction_rows_hold_the_chosen_generated_and_named_options(rows, monkeypatch):
     model, encoding = a_student("t5", "encoder")
     gold = [row.gold for row in rows]
     wrong = rows[2].options[(rows[2].answer + 1) % len(rows[2].options)]

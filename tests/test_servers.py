@@ -144,7 +144,7 @@ def some(share, fault):
 
 
 @pytest.mark.parametrize("fault", [429, 503, "slow", "hang up"])
-def test_what_passes_is_tried_again_and_nothing_is_lost(monkeypatch, fault):
+def test_transient_faults_are_retried_without_loss(monkeypatch, fault):
     monkeypatch.setattr(servers, "TIMEOUT", 0.5)
     params, server = asked(lambda question, tries: fault if tries <= 2 else None)
     assert set(server.tries.values()) == {3} and len(records(params)) == 12
@@ -158,7 +158,7 @@ LASTING = [500, 498, 499, "half", "empty", "html", "stream", "null", "error", BR
 
 
 @pytest.mark.parametrize("fault", LASTING)
-def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
+def test_lasting_faults_are_reported_and_a_rerun_requests_only_the_missing(fault):
     with Faulty(some(0.34, fault)) as server:
         params = small(f"openai:{server.url}#m")
         with pytest.raises(store.Unanswered, match=r"of 12 questions got no answer") as error:
@@ -175,7 +175,7 @@ def test_what_lasts_is_named_and_a_rerun_asks_only_for_that(fault):
         assert len(records(params)) == 12
 
 
-def test_samples_are_drawn_by_seeds_of_their_own_and_answers_are_greedy():
+def test_each_sample_has_its_own_seed_and_answers_are_greedy():
     with Faulty() as server:
         params = small(f"openai:{server.url}#m", samples=3, temperature=0.7)
         ask.ask_all(params)
@@ -205,7 +205,7 @@ THINKING = {
 
 
 @pytest.mark.parametrize("form", THINKING)
-def test_thinking_is_stored_apart_from_the_answer_and_students_learn_what_they_are_told_to(form):
+def test_thinking_is_stored_separately_and_learn_from_selects_the_target(form):
     params, _ = asked(lambda question, tries: {"message": THINKING[form]})
     thinking = "" if form in ("empty block", "no thinking") else "Hm."
     assert {(r.text, r.thinking) for r in records(params)} == {("OK.", thinking)}
@@ -237,7 +237,7 @@ OSS = "<|channel|>"
     ("a <s>b</s> c", "", ("", "a <s>b</s> c")),
     ("analysisA.assistantfinalb", "", ("A.", "b")), ("analysis of a", "", ("", "analysis of a")),
 ])  # fmt: skip
-def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, parts):
+def test_irregular_thinking_blocks_are_removed_from_the_answer(text, prompt, parts):
     assert base.apart(text, prompt) == parts
 
 
@@ -245,7 +245,7 @@ def test_odd_blocks_of_thinking_leave_nothing_of_it_in_the_answer(text, prompt, 
     "<think>Not {0}.\n\n</think>\n\n{1}", "Let us see {0}.\n\nThe answer is (b).",
     "Question: Which?\n\nAnswer: {1}\n\nQuestion: And now?\nAnswer: {0}",
 ])  # fmt: skip
-def test_a_chat_teachers_own_answer_is_read_wherever_it_stands(form):
+def test_chat_answers_are_extracted_from_different_reply_formats(form):
     def reply(question, tries):
         options = [line[4:] for line in question.splitlines() if line.startswith("(")]
         return {"message": {"content": form.format(*options)}}
@@ -259,7 +259,7 @@ def test_a_chat_teachers_own_answer_is_read_wherever_it_stands(form):
 # Settings of one server ---------------------------------------------------------------------------
 
 
-def test_a_servers_own_settings_are_sent_and_name_another_store():
+def test_server_settings_are_sent_and_give_a_separate_store():
     own = {"limit": "max_completion_tokens", "temperature": None, "system": "Be brief."}
     own |= {"extra": {"reasoning_effort": "low"}}
     with Faulty() as server:
@@ -282,14 +282,14 @@ def test_a_servers_own_settings_are_sent_and_name_another_store():
     ({"tokens": "s3cret"}, "tokens"), ({"temperature": "s3cret"}, "temperature"),
     ({"extra": {"messages": ["s3cret"]}}, "messages"), ({"extra": {"x": date.today()}}, "JSON"),
 ])  # fmt: skip
-def test_settings_that_a_server_cannot_have_are_named_and_no_secret_is_repeated(settings, named):
+def test_invalid_server_settings_are_rejected_without_printing_secrets(settings, named):
     uri = "openai:http://127.0.0.1:9/v1#m"
     with pytest.raises(ValueError, match=named) as error:
         Params.checked(teachers=[uri], arms=["finetune"], servers={uri: settings})
     assert "s3cret" not in str(error.value)
 
 
-def test_a_servers_context_must_hold_prompt_and_completion():
+def test_a_server_context_must_fit_prompt_and_completion():
     uri = "openai:http://127.0.0.1:9/v1#m"
     with pytest.raises(ValueError, match="at most 984"):
         ask.ask_all(small(uri, servers={uri: {"context": 1000}}))
@@ -309,7 +309,7 @@ FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 
 
 @pytest.mark.parametrize(("fault", "reason"), FINAL)
-def test_a_final_refusal_is_recorded_and_asked_once(fault, reason):
+def test_final_refusals_are_recorded_and_only_server_errors_are_retried(fault, reason):
     with Faulty() as server:
         params = small(f"openai:{server.url}#m", max_refused=0.1)
         teacher = ask.load_teacher(params, params.teachers[0])
@@ -325,7 +325,7 @@ def test_a_final_refusal_is_recorded_and_asked_once(fault, reason):
     assert len(kept) == 11 and refused.id not in kept
 
 
-def test_a_server_that_refuses_everything_is_left_soon_and_nothing_is_believed():
+def test_a_server_that_refuses_every_request_is_abandoned_and_nothing_stored():
     with Faulty(lambda question, tries: 400) as server:
         params = small(f"openai:{server.url}#m", limit={"train": 400, "valid": 4, "test": 4})
         with pytest.raises(store.Unanswered, match=r"400 of 400(?s:.*)not asked"):
@@ -337,7 +337,7 @@ def test_a_server_that_refuses_everything_is_left_soon_and_nothing_is_believed()
     ({"message": {"content": "half \ud83d, whole \ud83d\ude00"}}, "half \ufffd, whole 😀"),
     ("bytes", "a \ufffd."),
 ])  # fmt: skip
-def test_invalid_text_is_replaced_and_noted(fault, text):
+def test_invalid_unicode_is_replaced_and_recorded(fault, text):
     params, _ = asked(lambda question, tries: fault)
     assert {record.text for record in records(params)} == {text}
     folder = ask.Job(params, params.teachers[0]).file.parent
@@ -365,7 +365,7 @@ def certificate(tmp_path_factory):
     return folder
 
 
-def test_a_server_with_its_own_certificate_is_asked_once_that_is_named(monkeypatch, certificate):
+def test_a_self_signed_certificate_works_once_ssl_cert_file_is_set(monkeypatch, certificate):
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     with Faulty(tls=tls) as server:
@@ -380,7 +380,7 @@ def test_a_server_with_its_own_certificate_is_asked_once_that_is_named(monkeypat
     assert len(records(params)) == 12
 
 
-def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so():
+def test_https_to_an_http_port_and_a_closed_port_give_clear_errors():
     with Faulty() as server:
         uri = f"openai:{server.url.replace('http', 'https')}#m"
         with pytest.raises(store.Unanswered, match=r"WRONG_VERSION_NUMBER.*write http://"):
@@ -390,7 +390,7 @@ def test_https_to_a_plain_port_and_a_port_where_nobody_listens_say_so():
         ask.ask_all(small(uri, teacher_batch=2))
 
 
-def test_what_is_under_way_when_the_credit_ends_is_stored_and_not_asked_again():
+def test_requests_in_flight_when_credit_ends_are_stored_and_not_repeated():
     with Faulty() as server:
         last = iter(range(12))
         server.faults = lambda question, tries: 402 if next(last) == 5 else "slow"
@@ -403,7 +403,7 @@ def test_what_is_under_way_when_the_credit_ends_is_stored_and_not_asked_again():
         assert sorted(server.tries.values()) == [1] * 11 + [2]
 
 
-def test_a_proxy_in_the_environment_is_named_in_errors(monkeypatch):
+def test_connection_errors_mention_a_configured_proxy(monkeypatch):
     with Faulty() as server:
         params = small(f"openai:{server.url}#m", teacher_batch=2)
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
@@ -416,7 +416,7 @@ def test_a_proxy_in_the_environment_is_named_in_errors(monkeypatch):
 @pytest.mark.parametrize(("variable", "value"), [
     ("SSL_CERT_FILE", "no.pem"), ("http_proxy", "no://x"),
 ])  # fmt: skip
-def test_a_variable_that_names_nothing_usable_is_named(monkeypatch, variable, value):
+def test_unusable_environment_variables_are_named_in_the_error(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=variable.upper()):
         ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
@@ -425,7 +425,7 @@ def test_a_variable_that_names_nothing_usable_is_named(monkeypatch, variable, va
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "OPENAI_API_KEY"), (402, "OPENAI_API_KEY"), (404, "model's name")]
 )
-def test_a_refusal_of_all_requests_ends_at_once_with_the_remedy(status, remedy):
+def test_key_credit_and_model_errors_end_at_once_with_the_remedy(status, remedy):
     with Faulty(lambda question, tries: status) as server:
         with pytest.raises(RuntimeError, match=remedy):
             ask.ask_all(small(f"openai:{server.url}#m"))
@@ -433,14 +433,14 @@ def test_a_refusal_of_all_requests_ends_at_once_with_the_remedy(status, remedy):
 
 
 @pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\nsk-other"])
-def test_a_key_that_none_can_be_is_refused_and_not_repeated(monkeypatch, key):
+def test_malformed_api_keys_are_rejected_without_printing_them(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
         ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
     assert "secret" not in str(error.value)
 
 
-def test_the_key_is_sent_and_is_in_no_file_and_no_message(monkeypatch, tmp_path):
+def test_the_api_key_is_sent_but_never_written_to_files_or_messages(monkeypatch, tmp_path):
     key = "sk-secret-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", f"{key}\n")  # as a file has it
     with Faulty(some(0.34, 400)) as server:  # its message repeats the headers
@@ -463,7 +463,7 @@ TEXTS = [
 ]
 
 
-def test_the_estimate_is_above_a_real_tokenizers_count(smollm2_file):
+def test_the_token_estimate_is_not_below_the_count_of_a_real_tokenizer(smollm2_file):
     folder, name = smollm2_file.parent, smollm2_file.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     teacher = servers.ServerTeacher("http://h/v1#m", max_new_tokens=1, batch=1)
@@ -496,7 +496,7 @@ def serving(model):
 
 
 @pytest.mark.slow
-def test_a_real_server_writes_what_hf_writes_as_text_and_as_chat(tmp_path):
+def test_a_real_server_and_hf_give_the_same_completion_and_chat_texts(tmp_path):
     text, chat = tmp_path / "text", tmp_path / "chat"
     models.save(models.untrained("llama", 0), "llama", text)
     model, tokenizer = load.load(str(text))

@@ -35,7 +35,7 @@ def of_datasets(names, arms, n) -> pd.DataFrame:
     return pd.concat([predictions(arms, name, n=n, rng=i) for i, name in enumerate(names)])
 
 
-def test_wilson_agrees_with_the_formula_worked_by_hand():
+def test_wilson_interval_matches_a_manual_calculation():
     # 7 of 10 at z = 1.96: centre (7 + 1.9208) / 13.8416, half-width by Wilson 1927, equation for p
     z = distributions.norm.ppf(0.975)
     centre = (7 + z**2 / 2) / (10 + z**2)
@@ -45,7 +45,7 @@ def test_wilson_agrees_with_the_formula_worked_by_hand():
     assert (sure["low"], sure["high"]) == accuracy.wilson(10, 10)
 
 
-def test_options_that_share_the_best_score_count_as_chance():
+def test_tied_best_scores_get_chance_credit():
     frame = answers({"finetune": [[1, 0, 0, 1]]}).assign(ties=[2, 2, 2, 1])
     gold = frame["gold"].tolist()
     other = [(g + 1) % 4 for g in gold]
@@ -57,7 +57,7 @@ def test_options_that_share_the_best_score_count_as_chance():
     assert accuracy.credit(frame, "exact").tolist() == [1, 0, 0, 1]
 
 
-def test_no_average_is_taken_over_different_runs_or_questions_in_silence():
+def test_averaging_over_different_runs_or_questions_raises_an_error():
     frame = answers({"finetune": [[1, 0, 1], [1, 1, 0]]})
     for column in ("study", "split", "arm", "student"):
         both = pd.concat([frame, frame.assign(**{column: "other"})])
@@ -75,7 +75,7 @@ def test_no_average_is_taken_over_different_runs_or_questions_in_silence():
         paired.paired(two, "kd", "finetune")
 
 
-def test_calibration_agrees_with_bins_worked_by_hand():
+def test_calibration_matches_manually_computed_bins():
     frame = predictions({"finetune": 0.5}, n=4, seeds=[0], options=("yes", "no"))
     frame["scores"] = [[math.log(p), math.log(1 - p)] for p in [0.95, 0.95, 0.65, 0.65]]
     frame = frame.assign(choice=0, gold=[0, 1, 0, 0], correct=[True, False, True, True])
@@ -85,7 +85,7 @@ def test_calibration_agrees_with_bins_worked_by_hand():
     assert ece == pytest.approx(0.5 * 0.45 + 0.5 * 0.35)
 
 
-def test_holm_agrees_with_the_procedure_worked_by_hand():
+def test_holm_correction_matches_a_manual_calculation():
     rows = {"difference": 1, "se": 1, "df": 1, "n": 9, "seeds": 2, "p": [0.01, 0.04, 0.03, 0.005]}
     table = paired.holm(pd.DataFrame(rows))
     # sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, then no smaller than the one before
@@ -93,7 +93,7 @@ def test_holm_agrees_with_the_procedure_worked_by_hand():
     assert table["verdict"].tolist() == ["better", "inconclusive", "inconclusive", "better"]
 
 
-def test_one_seed_is_the_paired_t_test():
+def test_one_seed_gives_the_paired_t_test():
     draw = np.random.default_rng(0)
     ours, theirs = draw.random((2, 80)) < 0.5
     frame = two_arms([ours.astype(int)], [theirs.astype(int)])
@@ -105,7 +105,7 @@ def test_one_seed_is_the_paired_t_test():
     assert line["df"] == pytest.approx(79)
 
 
-def test_the_variance_agrees_with_a_two_way_table_worked_by_hand():
+def test_the_variance_matches_a_manual_two_way_calculation():
     # In hundredths: questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2
     # (variance 4, of their mean 4 / 3), and a rest of squares 4.
     scores = np.array([[-2.0, 1], [0, 3], [2, 5]]) / 100
@@ -126,7 +126,7 @@ def test_the_variance_agrees_with_a_two_way_table_worked_by_hand():
 
 
 @pytest.mark.parametrize(("seeds", "rest"), [(0.0, 0.0), (1.0, 0.0), (20.0, 0.0), (1.0, 3.0)])
-def test_the_interval_covers_the_true_difference_whatever_makes_the_noise(seeds, rest):
+def test_interval_coverage_holds_for_question_seed_and_residual_noise(seeds, rest):
     """seeds, rest: their variance of the mean over that of questions. 95% nominal."""
     draw, inside = np.random.default_rng(1), 0
     size, n, worlds = 3, 100, 600
@@ -138,7 +138,7 @@ def test_the_interval_covers_the_true_difference_whatever_makes_the_noise(seeds,
     assert 0.90 <= inside / worlds <= 0.985
 
 
-def test_arms_of_different_seeds_have_the_error_of_both():
+def test_arms_with_different_seeds_add_their_seed_variances():
     draw, n = np.random.default_rng(0), 4000
     ours = pd.DataFrame(draw.normal(size=(3, 1)) + draw.normal(size=(3, n)))
     theirs = pd.DataFrame(draw.normal(size=(4, 1)) + draw.normal(size=(4, n)), index=[5, 6, 7, 8])
@@ -161,7 +161,7 @@ def test_several_datasets_are_averaged_with_equal_weight():
 
 @settings(max_examples=30, deadline=None)
 @given(PAIRS)
-def test_properties_of_every_paired_difference(pair):
+def test_paired_differences_are_antisymmetric_bounded_and_zero_for_equal_arms(pair):
     frame = two_arms(*pair)
     one = paired.paired(frame, "tinyllm", "finetune")
     two = paired.paired(frame, "finetune", "tinyllm")
@@ -174,7 +174,7 @@ def test_properties_of_every_paired_difference(pair):
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
 
 
-def test_equivalence_is_the_90_percent_interval_within_the_margin():
+def test_equivalence_means_the_90_percent_interval_is_within_the_margin():
     draw = np.random.default_rng(4)
     for scale in (0.05, 0.1, 0.13, 0.2, 0.5):
         row = line_of(draw.normal(scale=scale, size=(3, 400)) + draw.normal(0.005, 0.004, (3, 1)))
@@ -183,7 +183,7 @@ def test_equivalence_is_the_90_percent_interval_within_the_margin():
         assert (paired.equivalence(row) < 0.05) == within
 
 
-def test_a_few_questions_that_all_agree_show_little():
+def test_unanimous_results_on_few_questions_are_weak_evidence():
     for n, verdict in ((50, "inconclusive"), (200, "equivalent")):
         line = paired.paired(two_arms([[1] * n] * 2, [[1] * n] * 2), "tinyllm", "finetune")
         assert paired.verdict(line) == verdict
@@ -191,7 +191,7 @@ def test_a_few_questions_that_all_agree_show_little():
     assert (six["difference"], six["p"]) == (1, pytest.approx(2 / 2**6))  # the sign test
 
 
-def test_the_verdict_on_a_row():
+def test_verdicts_follow_from_difference_error_p_value_and_seeds():
     row = {"difference": 0.1, "se": 0.02, "df": 20.0, "n": 500, "seeds": 3, "p": 0.001}
     near = {"p": 0.5, "difference": 0.001}
     for changes, verdict in (
@@ -206,7 +206,7 @@ def test_the_verdict_on_a_row():
         assert paired.verdict(row | changes) == verdict
 
 
-def test_the_family_is_all_comparisons_of_one_dataset_or_of_the_mean():
+def test_the_holm_family_is_all_comparisons_of_one_dataset_or_the_mean():
     arms = {"finetune": 0.5, "dss:a": 0.55, "tinyllm": 0.65, "tinyllm:shuffled": 0.5}
     frame = of_datasets(["obqa", "arc", "piqa"], arms, n=150)
     frame = frame[~(frame["dataset"].eq("piqa") & frame["arm"].eq("finetune"))]  # no baseline
@@ -217,14 +217,14 @@ def test_the_family_is_all_comparisons_of_one_dataset_or_of_the_mean():
     assert one.set_index("dataset")["datasets"].to_dict() == {"obqa": 1, "arc": 1, "mean": 2}
 
 
-def test_one_teacher_alone_stands_for_tinyllm_in_comparisons():
+def test_a_sole_teacher_replaces_tinyllm_in_comparisons():
     pairs = paired.comparisons(["inference", "finetune", "dss:a", "tinyllm:shuffled"])
     assert pairs[-1] == ("dss:a", "tinyllm:shuffled") and len(pairs) == len(set(pairs)) == 4
     two = paired.comparisons(["finetune", "dss:a", "dss:b", "tinyllm:shuffled"])
     assert ("dss:a", "tinyllm:shuffled") not in two
 
 
-def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypatch):
+def test_the_readme_table_shows_the_single_teacher_that_is_best_on_valid(monkeypatch):
     arms = {"finetune": 0.5, "dss:a": 0.7, "dss:b": 0.4, "tinyllm": 0.9}
     frame = of_datasets(["obqa", "arc"], arms, n=60)
     keys = frame[["study", "dataset", "student", "arm", "seed"]].drop_duplicates()
@@ -248,9 +248,7 @@ def test_the_readme_table_has_the_single_teacher_that_is_best_on_valid(monkeypat
     assert line.endswith("|  |")  # shuffled is not there
 
 
-def test_a_dataset_is_above_its_floor_if_fine_tuning_beats_chance_and_the_commonest_answer(
-    monkeypatch,
-):
+def test_above_floor_requires_fine_tuning_to_beat_chance_and_majority(monkeypatch):
     """By its whole interval; other arms have no say."""
     arms = {"finetune": 0.6, "tinyllm": 0.9}
     frame = pd.concat([predictions(arms, name) for name in ("obqa", "arc", "pubmedqa")])

@@ -62,7 +62,7 @@ def fill(file, teacher, number, uri="t", prompt="prompt {}", **how):
 
 
 @given(st.lists(RECORDS, max_size=6), st.binary(max_size=20).filter(lambda torn: b"\n" not in torn))
-def test_any_record_comes_back_and_a_torn_last_line_is_dropped(tmp_path_factory, records, torn):
+def test_records_round_trip_and_an_incomplete_last_line_is_dropped(tmp_path_factory, records, torn):
     file = tmp_path_factory.mktemp("s") / "store.jsonl"
     first = {}
     for record in records:
@@ -86,7 +86,7 @@ def valid(value):
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def test_another_teacher_revision_prompt_setting_or_sample_is_another_record(tmp_path):
+def test_record_keys_depend_on_teacher_revision_prompt_settings_and_sample(tmp_path):
     plain, revised, longer = Echo(), Echo(), Echo()
     revised.revision, longer.settings = "2", {"max_new_tokens": 9}
     for uri, teacher in (("t", plain), ("u", plain), ("t", revised), ("t", longer), ("t", plain)):
@@ -99,7 +99,7 @@ def test_another_teacher_revision_prompt_setting_or_sample_is_another_record(tmp
     assert len(set(keys)) == 4
 
 
-def test_refusals_are_recorded_once_the_teacher_has_answered_and_limited(tmp_path):
+def test_refusals_are_recorded_after_a_first_answer_and_their_share_is_limited(tmp_path):
     refusing = Echo(lambda n: Refused("filter", True) if n in (1, 2) else None)
     with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.200(?s:.*)filter \(2"):
         fill(tmp_path / "s", refusing, 10, max_refused=0.1)
@@ -109,7 +109,7 @@ def test_refusals_are_recorded_once_the_teacher_has_answered_and_limited(tmp_pat
 
 
 @pytest.mark.parametrize("broken", ['{"key": "x', "[1]", '{"key": "x", "more": 1}'])
-def test_a_broken_line_in_the_middle_is_named(tmp_path, broken):
+def test_a_broken_line_is_reported_with_its_number(tmp_path, broken):
     (tmp_path / "s").write_text(f"{broken}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: not a record"):
         store.read(tmp_path / "s")
@@ -132,7 +132,7 @@ def fill_in_a_process(file, size=resource.RLIM_INFINITY, kill_at=0):
     return process.exitcode
 
 
-def test_killed_at_several_points_and_resumed_the_store_is_that_of_an_uninterrupted_run(tmp_path):
+def test_a_killed_and_resumed_store_equals_an_uninterrupted_one(tmp_path):
     fill(tmp_path / "whole", Echo(), 400)
     expected, file = (tmp_path / "whole").read_bytes(), tmp_path / "s"
     for kill_at, torn in ((20, 0), (140, 41), (160, 42)):
@@ -145,7 +145,7 @@ def test_killed_at_several_points_and_resumed_the_store_is_that_of_an_uninterrup
     assert len(rest.asked) == 400 - 19 - 139 - 159, "nothing is asked twice"
 
 
-def test_a_full_disk_keeps_whole_records_and_a_rerun_goes_on(tmp_path, capfd):
+def test_a_full_disk_keeps_complete_records_and_a_rerun_continues(tmp_path, capfd):
     file, limit = tmp_path / "s", 20_000  # the kernel answers EFBIG after a part of a line
     assert fill_in_a_process(file, size=limit) == 1
     assert "free some space and run this again" in capfd.readouterr().err

@@ -68,7 +68,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_a_student_of_any_arm_is_stored_and_loaded_again(params, arm):
+def test_students_of_every_arm_are_saved_and_reloaded(params, arm):
     stored = predictions.read(paths.student(params, arm, 0) / "predictions.parquet")
     assert len(stored) == 12 and set(stored.arm) == {arm}
     model, encoding = student.load_student(params, arm, 0)
@@ -77,7 +77,7 @@ def test_a_student_of_any_arm_is_stored_and_loaded_again(params, arm):
         assert row["scores"] == pytest.approx(list(scores), abs=1e-4)
 
 
-def test_every_student_records_its_size_cost_and_curves(params, facts):
+def test_students_record_their_size_cost_and_learning_curves(params, facts):
     whole = facts.parameters[GIBBERISH]
     assert facts.trained_parameters[GIBBERISH] == whole
     assert facts.train_flops[GIBBERISH] == 6 * whole * facts.train_tokens[GIBBERISH]
@@ -93,9 +93,7 @@ def test_every_student_records_its_size_cost_and_curves(params, facts):
         assert set(history.task[history.metric == "loss"]) == names
 
 
-def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
-    folder, tmp_path, monkeypatch
-):
+def test_routed_and_auto_alpha_arms_are_trained_collected_and_stored(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
     two = ["hf:" + saved_model(tmp_path / name) for name in ("one", "two")]
     arms_of = ["tinyllm:routed-random:x2", "tinyllm:alpha-auto"]
@@ -110,7 +108,7 @@ def test_an_arm_that_chooses_or_weighs_teachers_is_trained_collected_and_stored(
         results.collect(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
 
 
-def test_weights_are_kept_only_of_trained_students_and_where_asked(params, facts):
+def test_weights_are_kept_only_for_trained_students_with_keep_weights(params, facts):
     assert not facts.loc["inference", ["steps", "trained_parameters", "train_flops"]].any()
     where = paths.student(params, "inference", 0)
     assert not (where / "checkpoint").exists()  # it is the model that `student` names
@@ -121,7 +119,7 @@ def test_weights_are_kept_only_of_trained_students_and_where_asked(params, facts
         student.load_student(light, "finetune", 4)
 
 
-def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params, folder, monkeypatch):
+def test_a_spec_lists_arm_inputs_and_is_none_until_they_exist(params, folder, monkeypatch):
     (teacher,) = params.teachers
     learned = run.spec(params, "kd:2", 0)
     assert learned["answers"] == {teacher: ask.content(params, teacher, "answers")}
@@ -138,9 +136,7 @@ def test_a_spec_names_what_an_arm_learns_from_and_waits_for_it(params, folder, m
     assert [len(call.args[2]) for call in spy.call_args_list] == [2, 1], "samples to learn"
 
 
-def test_a_finished_student_is_not_trained_again_and_other_parameters_are_named(
-    params, monkeypatch
-):
+def test_finished_students_are_reused_and_other_parameters_are_rejected(params, monkeypatch):
     monkeypatch.setattr(student, "make", lambda *_, **__: pytest.fail("trained again"))
     where = paths.student(params, "lora", 0)
     assert run.train_one(params, "lora", 0) == where
@@ -150,7 +146,7 @@ def test_a_finished_student_is_not_trained_again_and_other_parameters_are_named(
         run.train_one(other, "lora", 0)
 
 
-def test_nothing_of_test_reaches_training_or_selection(params, folder):
+def test_test_questions_do_not_influence_training_or_selection(params, folder):
     """With other test questions and labels, the same arm becomes the same student."""
     blind = study(folder, asked=False, study="blind", arms=[GIBBERISH])
     splits = data.read(blind)
@@ -192,7 +188,7 @@ def in_a_process(params, killed=False):
     return process.exitcode
 
 
-def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(folder):
+def test_a_killed_and_resumed_student_equals_an_uninterrupted_one(folder):
     changes = {"limit": {"train": 24, "valid": 8, "test": 8}, "batch_size": 8, "epochs": 4.0}
     changes |= {"evals": 6, "student": saved_model(folder / "student", dropout=0.2)}
     params = study(folder, study="whole", arms=["tinyllm"], **changes)
@@ -208,7 +204,7 @@ def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(folder):
     assert not (where / "checkpoints").exists()
 
 
-def test_one_killed_worker_fails_its_own_student_alone(params, monkeypatch):
+def test_a_killed_worker_fails_only_its_own_student(params, monkeypatch):
     """The first of three is killed; the other two end, and a rerun trains the first."""
     killed = params.model_copy(update={"arms": ["finetune"], "seeds": [1, 2, 3], "workers": 1})
     wait, pids = run.wait, []
@@ -233,21 +229,21 @@ def test_one_killed_worker_fails_its_own_student_alone(params, monkeypatch):
 MINILM = {"student": "minilm-ed", "arms": ["finetune"]}
 
 
-def test_what_does_not_fit_the_student_ends_before_training(folder, monkeypatch, minilm_file):
+def test_limits_beyond_the_student_are_rejected_before_training(folder, monkeypatch, minilm_file):
     monkeypatch.setattr(run, "_side_by_side", lambda *_: pytest.fail("trained"))
     params = study(folder, asked=False, study="fit", **MINILM | {"max_new_tokens": 600})
     with pytest.raises(ParameterError, match="512"):
         run.train_all(params)
 
 
-def test_text_that_the_student_cannot_tell_apart_is_reported(monkeypatch, minilm_file):
+def test_unknown_tokens_and_indistinguishable_options_are_reported(monkeypatch, minilm_file):
     faces = [Question(f"q{i}", "", "Which face is glad?", ["😀", "😡"], 0) for i in range(3)]
     monkeypatch.setattr(data, "read", lambda params: dict.fromkeys(SPLITS, faces))
     with pytest.warns(UserWarning, match=r"of 9 questions, 9 have text .* 9 have options"):
         student.check(Params.checked(**MINILM))
 
 
-def test_a_decoder_only_student_is_trained_and_is_the_same_with_checkpointing(folder):
+def test_decoder_only_training_is_the_same_with_activation_checkpointing(folder):
     ends = []
     for checkpointing in (False, True):
         changes = {"study": f"causal{checkpointing}", "checkpointing": checkpointing}
@@ -261,7 +257,7 @@ def test_a_decoder_only_student_is_trained_and_is_the_same_with_checkpointing(fo
 
 
 @pytest.mark.slow
-def test_torchrun_trains_a_student_as_one_process_does(folder):
+def test_torchrun_and_one_process_train_on_the_same_tokens_and_steps(folder):
     """Two processes (gloo, CPU), of which one idles at an epoch's end: 9 questions, 8 a step."""
     ends = []
     for nproc, batch_size in ((1, 8), (2, 4)):
@@ -274,7 +270,7 @@ def test_torchrun_trains_a_student_as_one_process_does(folder):
     assert ends[0] == ends[1]
 
 
-def test_out_of_memory_in_training_says_what_to_lower(params, monkeypatch):
+def test_out_of_memory_in_training_names_the_parameters_to_change(params, monkeypatch):
     kinds = torch.OutOfMemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")
     for error in kinds:
         monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))

@@ -41,7 +41,7 @@ def written(have):
 
 
 @pytest.mark.parametrize("control", ["shuffled", "scrambled", "gibberish"])
-def test_a_control_is_drawn_by_its_seed(control):
+def test_control_texts_depend_on_the_seed(control):
     name = f"tinyllm:{control}"
     assert texts(name) == texts(name) != texts(name, seed=1)
 
@@ -53,7 +53,7 @@ def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
         assert moved.keys() == have.keys() and moved != have
 
 
-def test_scrambled_rationales_keep_words_lengths_and_no_statement():
+def test_scrambled_rationales_keep_words_and_lengths_but_no_statement():
     for teacher, moved in texts("tinyllm:scrambled").items():
         have, now = written(TEXTS[teacher]), written(moved)
         assert {k: len(v) for k, v in now.items()} == {k: len(v) for k, v in have.items()}
@@ -62,7 +62,7 @@ def test_scrambled_rationales_keep_words_lengths_and_no_statement():
         assert sum(now[name] == have[name] for name in have) <= len(have) // 4
 
 
-def test_gibberish_has_the_lengths_of_rationales_and_the_words_of_questions():
+def test_gibberish_has_the_lengths_of_rationales_and_words_from_questions():
     random_words = texts("tinyllm:gibberish")[arms.GIBBERISH]
     assert random_words.keys() == {row.id for row in ROWS}
     vocabulary = {w for row in ROWS for text in (row.question, *row.options) for w in text.split()}
@@ -78,7 +78,7 @@ def test_gibberish_has_the_lengths_of_rationales_and_the_words_of_questions():
     ("tinyllm:repaired", TEACHERS, ("random:2", True, ("repair",))),
     ("kd", [], ()),
 ])  # fmt: skip
-def test_an_arm_learns_from_the_rationales_that_were_asked_for_it(asked, name, teachers, how):
+def test_arms_read_the_rationales_generated_with_their_own_settings(asked, name, teachers, how):
     assert list(texts(name)) == teachers
     assert asked == [(*how, uri) for uri in teachers]
 
@@ -101,7 +101,7 @@ def both(monkeypatch, tmp_path):
     return kept
 
 
-def test_a_random_choice_gives_each_question_one_teachers_text_by_its_seed(both):
+def test_random_routing_gives_each_question_one_teacher_text_by_seed(both):
     chosen = [choose.choices(Params(), TEACHERS, "random", seed) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2] and chosen[0].keys() == {row.id for row in ROWS}
     assert set(chosen[0].values()) == {A, B}
@@ -109,7 +109,7 @@ def test_a_random_choice_gives_each_question_one_teachers_text_by_its_seed(both)
     assert learned == {targets.ROUTED: {k: both[uri][k] for k, uri in chosen[0].items()}}
 
 
-def test_who_wrote_nothing_is_not_chosen_and_who_abstained_leaves_the_question_without_text(both):
+def test_routing_skips_missing_texts_and_a_chosen_abstention_gives_no_text(both):
     del both[A][ROWS[0].id], both[B][ROWS[1].id]
     both[B][ROWS[2].id] = ABSTAINS
     seen = set()
@@ -122,7 +122,7 @@ def test_who_wrote_nothing_is_not_chosen_and_who_abstained_leaves_the_question_w
     assert seen == {A, B}
 
 
-def test_a_choice_by_quality_takes_whole_texts_that_name_the_gold_option_alone(both):
+def test_quality_routing_prefers_whole_texts_that_name_only_the_gold_option(both):
     for row in ROWS:
         wrong = next(o for o in row.options if o != row.gold)
         both[A][row.id] = f"It is {wrong}, since"
@@ -133,9 +133,7 @@ def test_a_choice_by_quality_takes_whole_texts_that_name_the_gold_option_alone(b
     assert set(choose.choices(Params(), TEACHERS, "quality", 0).values()) == {A}
 
 
-def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embeds_once(
-    both, monkeypatch, minilm_file
-):
+def test_similarity_routing_picks_the_closest_text_and_embeds_once(both, monkeypatch, minilm_file):
     both[A] = {row.id: f"{row.question} That is why it is {row.gold}." for row in ROWS}
     both[B] = dict.fromkeys(both[B], "The stock market closed higher on Friday.")
     chosen = choose.choices(Params(), TEACHERS, "similar", 0)
@@ -144,7 +142,7 @@ def test_a_choice_by_similarity_takes_the_text_closest_to_the_question_and_embed
     assert choose.choices(Params(), TEACHERS, "similar", 1) == chosen
 
 
-def test_a_teacher_keeps_prefix_and_alpha_in_every_arm():
+def test_teachers_keep_their_prefix_and_alpha_in_every_arm():
     params = Params.checked(alpha=[0.5, 3.0])
 
     def learned(name):
@@ -160,7 +158,7 @@ def test_a_teacher_keeps_prefix_and_alpha_in_every_arm():
     assert learned("tinyllm:routed-similar") == {"answer": answer, "routed": ("explain: ", 1.75)}
 
 
-def test_kd_learns_the_mean_of_the_teachers_distributions(monkeypatch):
+def test_kd_targets_are_the_mean_of_the_teacher_distributions(monkeypatch):
     nine = 2 * math.log(9)  # odds of 9 to 1 become 3 to 1 at temperature 2, and 81 to 1 become 9
     known = {A: {"q": [nine, 0.0], "r": [0.0, 0.0]}, B: {"q": [0.0, 0.0]}}
     monkeypatch.setattr(ask, "option_scores", lambda params, uri: known[uri])

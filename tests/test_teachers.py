@@ -44,7 +44,7 @@ def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder,
     assert len({reply.text for reply in written.values()}) >= 2
 
 
-def test_a_drawn_text_follows_from_its_seed_whatever_the_batch(folder, asked):
+def test_sampled_texts_depend_on_the_seed_and_not_on_the_batch(folder, asked):
     _, texts = asked
     seeds = [7 * i for i in range(30)]
     together, alone = (teacher(folder, batch=size, temperature=0.7) for size in (8, 1))
@@ -57,7 +57,7 @@ def test_a_drawn_text_follows_from_its_seed_whatever_the_batch(folder, asked):
     assert dict(coldest.write(texts, seeds)) == dict(teacher(folder).write(texts))
 
 
-def test_tokens_are_drawn_as_often_as_the_temperature_says():
+def test_sampled_token_frequencies_match_the_temperature():
     logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf]).expand(20_000, 4)
     draw = Draw(range(20_000), 2, 2.0)
     for _ in range(2):
@@ -68,7 +68,7 @@ def test_tokens_are_drawn_as_often_as_the_temperature_says():
     assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
 
 
-def test_a_resumed_run_forms_the_batches_that_were_still_to_come():
+def test_a_resumed_run_forms_the_same_remaining_batches():
     rows = [[1] * (3 + i % 7) + [i] for i in range(30)]
     whole = [[rows[i] for i in at] for at in score.batches(rows, 4)]
     assert [len(batch) for batch in whole] == [2] + [4] * 7
@@ -76,7 +76,7 @@ def test_a_resumed_run_forms_the_batches_that_were_still_to_come():
     assert [[left[i] for i in at] for at in score.batches(left, 4)] == whole[3:]
 
 
-def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folder, asked):
+def test_option_scores_equal_separately_computed_log_probabilities(folder, asked):
     one, rows = teacher(folder), asked[0][:6]
     texts = [prompts.answer_prompt(row, [rows[i - 1]]) for i, row in enumerate(rows)]
     replies = dict(one.answer(texts, [row.options for row in rows]))
@@ -95,7 +95,7 @@ def test_answers_are_the_options_log_probabilities_each_computed_by_itself(folde
         assert replies[i].text == row.options[best] and replies[i].finish == "scored"
 
 
-def test_chat_models_read_the_prompt_in_their_template(tmp_path):
+def test_chat_models_receive_the_prompt_in_their_chat_template(tmp_path):
     models.save(models.untrained("llama", 0), "llama", tmp_path / "m")
     plain = teacher(tmp_path / "m")
     template = "{% for m in messages %}Question: {{ m['content'] }}{% endfor %} Answer:"
@@ -108,7 +108,7 @@ def test_chat_models_read_the_prompt_in_their_template(tmp_path):
     assert chat.tokens("Which robin ?") == plain.tokens("Which robin ?") + 2
 
 
-def test_out_of_memory_names_the_parameter(folder, monkeypatch):
+def test_out_of_memory_names_teacher_batch(folder, monkeypatch):
     one = teacher(folder)
     monkeypatch.setattr(one.model, "forward", Mock(side_effect=torch.OutOfMemoryError))
     for replies in one.write(["Which robin ?"]), one.answer(["Which robin ?"], [["a", "b"]]):
@@ -116,7 +116,7 @@ def test_out_of_memory_names_the_parameter(folder, monkeypatch):
             next(replies)
 
 
-def test_precision_and_temperature_are_in_every_records_key(folder):
+def test_record_keys_depend_on_precision_and_temperature(folder):
     ways = [{}, {"dtype": torch.bfloat16}, {"temperature": 0.7}, {"temperature": 1.0}]
     asking = [teacher(folder, **how) for how in ways]
     prompt = prompts.Fitted("Which?", ())
@@ -125,7 +125,7 @@ def test_precision_and_temperature_are_in_every_records_key(folder):
     assert asking[0].settings == settings, "stored keys hold them"
 
 
-def test_a_prompt_longer_than_the_model_is_refused_before_anything_runs(folder):
+def test_max_prompt_beyond_the_model_length_is_rejected_at_loading(folder):
     if teacher(folder).seq2seq:
         assert teacher(folder, max_prompt=9999)  # T5's positions are relative
     else:
@@ -134,7 +134,7 @@ def test_a_prompt_longer_than_the_model_is_refused_before_anything_runs(folder):
         assert teacher(folder, max_prompt=500)
 
 
-def test_micro_teachers_are_trained_once_for_all_studies(tmp_path, monkeypatch):
+def test_micro_teachers_are_shared_by_all_studies(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RUNS", str(tmp_path))
     work = [micro.work(Params.checked(study=name), "a") for name in ("one", "two")]
     assert work[0] == work[1] and work[0][0].parent == tmp_path / "teachers" / "micro-a"

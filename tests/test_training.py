@@ -65,7 +65,7 @@ def mixed():
 
 
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
-def test_the_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, task_prefix):
+def test_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, task_prefix):
     """Of options, Hinton's: CE(teacher_T, student_T); a logit is a log-probability per token."""
     model, _, encoding = make(kind, task_prefix)
     questions, wanted = mixed()
@@ -107,7 +107,7 @@ def test_the_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, t
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_accumulation_gives_the_same_gradient(tmp_path, monkeypatch, kind):
+def test_gradient_accumulation_gives_the_same_gradient(tmp_path, monkeypatch, kind):
     kept, norms = [], set()
 
     def keeping(parameters, norm):
@@ -160,7 +160,7 @@ def test_one_and_two_processes_end_with_the_same_weights(tmp_path):
         torch.testing.assert_close(weights, one.state_dict(), rtol=0, atol=1e-5)
 
 
-def test_epochs_are_whole_passes_and_tokens_are_counted_once(tmp_path):
+def test_epochs_cover_all_questions_and_tokens_are_counted_once(tmp_path):
     rows = QUESTIONS[:10]
     _, state, collator = run(tmp_path, rows, TEXTS, **EIGHT, epochs=4.0, evals=2)
     assert [len(batch) for batch in collator.seen] == [8, 2] * 4
@@ -171,7 +171,7 @@ def test_epochs_are_whole_passes_and_tokens_are_counted_once(tmp_path):
     assert state.tokens == 4 * int(once)
 
 
-def test_valid_is_scored_as_often_as_asked_and_at_the_end(tmp_path):
+def test_valid_is_scored_evals_times_including_the_last_step(tmp_path):
     options = {"batch_size": 1, "epochs": 1.0, "evals": 10, "valid": lambda: 0.5}
     _, state, _ = run(tmp_path, QUESTIONS[:11], TEXTS, **options)
     steps = [row["step"] for row in state.history if row["split"] == "valid"]
@@ -192,7 +192,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, l
     assert again == state and state.step == 12
 
 
-def test_each_epoch_learns_another_sample(tmp_path):
+def test_epochs_cycle_through_the_samples(tmp_path):
     samples = [TEXTS, TEXTS | {"micro:a": TEXTS["micro:b"]}]
     _, _, collator = run(tmp_path, QUESTIONS, samples, **EIGHT, epochs=3.0, evals=1)
     learned = []
@@ -203,7 +203,7 @@ def test_each_epoch_learns_another_sample(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["step", "best"])
-def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path, kind):
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, kind):
     options = EIGHT | {"epochs": 3.0, "evals": 3}
     scores = [0.1, 0.2, 0.3, 0.1, 0.2, 0.2, 0.3]  # three, two until the stop, and two again
     options["valid"] = iter(scores).__next__
@@ -219,7 +219,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_is_named(tmp
     assert again == state
 
 
-def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_path):
+def test_a_full_disk_leaves_complete_checkpoints_and_names_the_file(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def valid():
@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_whole_checkpoints_and_the_error_names_the_file(tmp_p
     assert names == ["best-000003.pt", "step-000003.pt"]  # from which a run goes on, see above
 
 
-def test_weights_that_follow_the_losses_are_the_answers_mean_loss_over_the_tasks_own():
+def test_auto_alpha_is_the_running_answer_loss_over_the_task_loss():
     assert task_weights(AUTO, []) == [task.weight for task in TASKS]
     means = running([], torch.tensor([6.0, 4.0, 0.0]), torch.tensor([2, 4, 0]))
     assert means == [3.0, 1.0, 0.0] and task_weights(AUTO, means) == [1.0, 3.0, 2.0]
@@ -246,7 +246,7 @@ def test_weights_that_follow_the_losses_are_the_answers_mean_loss_over_the_tasks
     assert task_weights(TASKS, means) == [task.weight for task in TASKS]
 
 
-def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(tmp_path):
+def test_early_stopping_restores_the_weights_that_were_best_on_valid(tmp_path):
     options = EIGHT | {"epochs": 6.0, "evals": 6, "patience": 2}
     scores = iter([0.1, 0.7, 0.7, 0.6, 0.9])  # the second is best, an equal one no better
     with pytest.raises(Stop):
@@ -264,12 +264,12 @@ def test_training_stops_early_and_ends_with_the_weights_that_were_best_on_valid(
     assert again == state and not collator.seen  # started again, it is still at its end
 
 
-def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path):
+def test_a_non_finite_loss_stops_training_and_advises_a_lower_lr(tmp_path):
     with pytest.raises(FloatingPointError, match=r"lower lr \(now 1e\+30\)"):
         run(tmp_path, QUESTIONS, TEXTS, batch_size=8, lr=1e30, warmup=0.0)
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
+def test_learning_rate_warms_up_and_decays_linearly():
     params = Params.checked(warmup=0.4, final_lr=0.1)
     shares = [train.learning_rate(step, 10, params) for step in range(11)]
     assert shares == pytest.approx([0.0, 0.25, 0.5, 0.75] + [1 - 0.15 * i for i in range(7)])
@@ -289,7 +289,7 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
     assert losses[2] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_an_epoch_holds_every_question_once_in_an_order_by_seed_and_epoch():
+def test_epochs_contain_each_question_once_in_an_order_set_by_seed_and_epoch():
     lengths = np.random.default_rng(0).integers(10, 500, (643, 3))
     orders = {}
     for seed, epoch in ((3, 1), (3, 2), (4, 1)):
@@ -306,7 +306,7 @@ def test_an_epoch_holds_every_question_once_in_an_order_by_seed_and_epoch():
     assert tokens[0] == max(tokens)  # too little memory is noticed at once
 
 
-def test_plain_attention_changes_no_loss_and_no_gradient(minilm_file):
+def test_plain_attention_gives_the_same_loss_and_gradient(minilm_file):
     outcomes = []
     for kind in ("sdpa", "eager"):
         model, tokenizer = load.load("minilm-ed")

@@ -79,7 +79,7 @@ PREPARE, FIRST, SECOND, EVALUATE, FIGURES = (
 )
 
 
-def test_a_finished_grid_has_nothing_to_do_and_lacks_what_is_deleted(done):
+def test_only_deleted_results_and_their_dependents_are_unfinished(done):
     assert unfinished(done) == []
     row = status.Status(done).table().iloc[0]
     assert (row.questions, row.students, row.done, row.stored) == ("1/1", 2, 2, 2)
@@ -91,7 +91,7 @@ def test_a_finished_grid_has_nothing_to_do_and_lacks_what_is_deleted(done):
     assert unfinished(done) == [*of("one", SECOND, EVALUATE), *every, *of("one", FIGURES)]
 
 
-def test_a_changed_file_of_questions_is_seen_by_its_content(done, moved, capfd):
+def test_changed_question_files_are_detected_by_content(done, moved, capfd):
     file = moved / "one.jsonl"
     os.utime(file)
     assert unfinished(done) == []
@@ -108,9 +108,7 @@ def test_a_changed_file_of_questions_is_seen_by_its_content(done, moved, capfd):
     assert all(job.done.exists() for job in done.jobs)
 
 
-def test_students_of_other_parameters_are_stale_and_results_are_those_of_the_run_folders(
-    done, moved
-):
+def test_stored_results_must_match_the_runs_and_other_parameters_are_stale(done, moved):
     folder = paths.student(done.studies[0], "finetune", 0)
     manifest = runs.read_manifest(folder)
     runs.write_json(folder / runs.MANIFEST, manifest | {"finished": "later"})
@@ -121,7 +119,7 @@ def test_students_of_other_parameters_are_stale_and_results_are_those_of_the_run
     assert "lr: 0.0002 in the folder, 0.5 asked for" in now.report()
 
 
-def test_a_failed_job_is_shown_with_its_reason_and_where_to_look(done):
+def test_failed_jobs_are_listed_with_reason_and_notebook(done):
     job = next(job for job in done.jobs if job.rule == "distill")
     shutil.rmtree(paths.student(job.params, "inference", 0))
     job.done.unlink()
@@ -138,7 +136,7 @@ def test_a_failed_job_is_shown_with_its_reason_and_where_to_look(done):
 
 
 @pytest.mark.parametrize("profile", ["local", "slurm", "kubernetes"])
-def test_every_grid_and_profile_resolves(moved, monkeypatch, capfd, profile):
+def test_every_grid_and_profile_passes_a_dry_run(moved, monkeypatch, capfd, profile):
     from snakemake.cli import main
 
     def in_this_process(command):
@@ -167,7 +165,7 @@ def run(folder, *arguments, **how):
 
 
 @pytest.mark.slow
-def test_a_grid_is_killed_finished_and_not_trusted_after_its_data_changed(tmp_path):
+def test_a_killed_grid_resumes_and_changed_data_are_rejected(tmp_path):
     folder = tmp_path / "a folder with blanks"
     folder.mkdir()
     bases = [own_questions(folder, dataset).name for dataset in ("good", "bad")]
@@ -225,7 +223,7 @@ else:
 
 
 @pytest.mark.slow
-def test_the_kubernetes_profile_submits_a_job_with_its_limits(tmp_path, monkeypatch):
+def test_the_kubernetes_profile_submits_a_job_with_resource_limits(tmp_path, monkeypatch):
     folder = tmp_path / "with blanks"
     kubectl, jobs = tmp_path / "bin" / "kubectl", tmp_path / "jobs"
     for place in (folder, kubectl.parent, jobs):
