@@ -1,6 +1,6 @@
-"""How often 95% intervals over questions and seeds hold the true difference (docs/reading.md).
+"""Coverage of 95% intervals over questions and seeds (docs/reading.md).
 
-python benchmarks/coverage.py        500 questions, 3 seeds; prints one line per seed noise
+python benchmarks/coverage.py        500 questions, 3 seeds; one line per level of seed noise
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import pandas as pd
 from tinyllm.evaluation import paired
 
 QUESTIONS, SEEDS, DRAWS = 500, 3, 4000
-QUESTION_SD, REST_SD = 0.117, 0.49  # as TinyLLM minus fine-tuning on OpenBookQA in `laptop-whole`
+QUESTION_SD, REST_SD = 0.117, 0.49  # TinyLLM minus fine-tuning, OpenBookQA, `laptop-whole`
 
 
 def coverage(seed_sd: float) -> tuple[float, float]:
-    """Share of all intervals that hold the true difference, and of those without seed noise.
+    """Coverage of all intervals, and of those that detect no seed variance.
 
     seed_sd: standard deviation between seeds, as a fraction of 1.
     """
@@ -25,7 +25,7 @@ def coverage(seed_sd: float) -> tuple[float, float]:
         gaps = pd.DataFrame(gaps + draw.normal(0, REST_SD, gaps.shape))
         line = paired.interval(paired.estimate(gaps))
         held.append(line["low"] <= 0 <= line["high"])
-        narrow.append(np.isclose(line["df"], QUESTIONS - 1))  # Vs < Vr: questions alone
+        narrow.append(np.isclose(line["df"], QUESTIONS - 1))  # Vs < Vr: question variance only
     return float(np.mean(held)), float(np.mean(np.array(held)[narrow]))
 
 

@@ -1,12 +1,11 @@
-"""How much faster a training step is in bf16 than in fp32 on this machine's processor.
+"""Speedup of a training step in bf16 over fp32 on this machine's CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/precision.py [--steps 4] [--rounds 3]
 
-The laptop study's student (`minilm-ed`) learns from both recorded teachers on OpenBookQA: forward
-and backward, in fp32, in bf16 as it is trained with, and in bf16 with PyTorch's fused attention and
-its own loss. All train on the same steps in turn, and ratios are of medians over the rounds, in
-seconds of the processor. Needs the release (TINYLLM_RELEASE_DIR) and
-`make models`.
+The laptop study's student (`minilm-ed`) learns from both recorded teachers on OpenBookQA. Forward
+and backward passes run in fp32, in bf16 as in training, and in bf16 with PyTorch's fused attention
+and cross-entropy. All variants take turns on the same steps; ratios compare the median CPU seconds
+over the rounds. Needs the release (TINYLLM_RELEASE_DIR) and `make models`.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from tinyllm.students.targets import ANSWER, Task
 
 
 def plain_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """torch's own cross-entropy of whole logits."""
+    """PyTorch's cross-entropy on full logits."""
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def main() -> None:
-    """See the module."""
+    """Run the benchmark described in the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="obqa", choices=("obqa", "riddle", "pubmedqa"))
     parser.add_argument("--steps", type=int, default=4)
@@ -69,7 +68,7 @@ def main() -> None:
                     value = weighted_loss(module(batch), batch["counts"], torch.ones(len(found)))
                 value.backward()
                 module.zero_grad(set_to_none=True)
-            if turn:  # the first call of anything is slow
+            if turn:  # the first round is a warm-up
                 seconds[name].append((time.process_time() - start) / asked.steps)
     for name, taken in seconds.items():
         faster = median(seconds["fp32"]) / median(taken)

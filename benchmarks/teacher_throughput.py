@@ -1,14 +1,14 @@
-"""Tokens per second of a teacher, in three ways of batching.
+"""Tokens per second of a teacher with three batching methods.
 
     python benchmarks/teacher_throughput.py [--model smollm2] [--dataset piqa] [--questions 48]
 
 single      one prompt at a time
 fixed       batches in dataset order
-sorted      what the study does: batches of about equal length (`models.score.batches`)
+sorted      as in the study: batches of similar length (`models.score.batches`)
 
-The same prompts (the study's own, from the paper's release) go to the same model in all ways, in
-turn, because the machine is noisy; what counts are the ratios. Tokens are those read and written,
-padding excluded.
+The same model gets the same prompts (the study's, from the paper's release) with each method. The
+methods take turns because timings are noisy, so compare the ratios. Tokens are input and output
+tokens without padding.
 """
 
 import argparse
@@ -38,12 +38,12 @@ parser.add_argument("--rounds", type=int, default=3)
 
 
 def in_order(rows, size):
-    """Batches in the order in which the questions stand."""
+    """Batches in dataset order."""
     for start in range(0, len(rows), size):
         yield list(range(start, min(start + size, len(rows))))
 
 
-WAYS = {  # how it batches, and whether it does
+WAYS = {  # batching function, and whether batches hold more than one prompt
     "single": (in_order, False),
     "fixed": (in_order, True),
     "sorted": (score.batches, True),

@@ -1,21 +1,20 @@
-"""Speed and memory of a training step, against the way of the paper's release.
+"""Speed of a training step, compared with the method of the paper's release.
 
     python benchmarks/train_step.py [--questions 48] [--rounds 3] [--datasets obqa pubmedqa]
 
-One model, FLAN-T5-small's architecture with random weights, on questions of the release with its
-recorded rationales. The ways:
+One model (FLAN-T5-small's architecture, random weights) trains on the release's questions and
+recorded rationales. The methods:
 
-- release: batches in dataset order; for every task the inputs and targets padded to the longest of
-  the batch, a forward pass a task, one backward pass through the sum of the losses.
-- encoder, decoder: this project's (see `tinyllm/students/`), with the task's
-  prefix in the encoder's input or in the decoder's.
+- release: batches in dataset order; for every task, inputs and targets padded to the longest in the
+  batch; one forward pass per task and one backward pass through the sum of the losses.
+- encoder, decoder: this project's method (see `tinyllm/students/`), with the task prefix in the
+  encoder's or the decoder's input.
 
-A step is forward and backward; AdamW's is the same for all and left out. A round has every way
-train on the same questions once; ways take turns within a round, and ratios are of the medians over
-the rounds, so that a machine that others use too does no more harm than it must; `CPU` is the same
-ratio of the processor's own seconds. Teachers beyond two have the rationales of the first two
-again. FLAN-T5's tokenizer is only on a hub:
-MiniLM's word pieces stand in for it.
+A step is a forward and a backward pass; the AdamW update is the same for all and left out. In each
+round, every method trains once on the same questions, in turn. Ratios compare medians over the
+rounds, which reduces the effect of other load on the machine; `CPU` is the same ratio in CPU
+seconds. Teachers 3 and 4 repeat the rationales of the first two. MiniLM's tokenizer replaces
+FLAN-T5's, which is only on a hub.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ from tinyllm.students.targets import ANSWER, Task
 
 WAYS = ("release", "encoder", "decoder")
 BATCH, MAX_INPUT, MAX_TARGET = 8, 1024, 256
-Step = Callable[[], torch.Tensor]  # forward; gives the loss
+Step = Callable[[], torch.Tensor]  # runs the forward pass and returns the loss
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Questions that all ways train on.
+    """Questions that all methods train on.
 
-    ordered: in dataset order. grouped: as training groups them. texts: rationale by teacher and
+    ordered: in dataset order. grouped: as in training. texts: rationales by teacher and
     question id.
     """
 
@@ -60,9 +59,9 @@ class Rows:
 
 
 def questions(dataset: str, number: int, tokenizer: PreTrainedTokenizerBase) -> Rows:
-    """`number` training questions that both teachers wrote for, in steps of BATCH.
+    """`number` training questions with rationales of both teachers, in steps of BATCH.
 
-    All such questions are grouped as in training; of their steps, by size, every so many is taken.
+    All such questions are grouped as in training; the steps are taken at even intervals of size.
     """
     rows = release.questions(dataset, "train")
     pairs = release.rationales(dataset, "train")
@@ -80,7 +79,7 @@ def questions(dataset: str, number: int, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def tasks_for(teachers: int) -> list[Task]:
-    """The answer and the first teachers."""
+    """The answer task and one rationale task per teacher."""
     prefixes = [prompts.rationale_prefix(index) for index in range(teachers)]
     named = [Task(f"teacher {m}", prefix, 1.0) for m, prefix in enumerate(prefixes)]
     return [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0), *named]
@@ -92,7 +91,7 @@ def release_steps(
     rows: Rows,
     found: list[Task],
 ) -> Iterator[Step]:
-    """The release's way, a step a batch."""
+    """The release's method, one step per batch."""
 
     def padded(lines: list[str], longest: int) -> dict[str, torch.Tensor]:
         return tokenizer(
@@ -118,7 +117,7 @@ def release_steps(
 def our_steps(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, found: list[Task], task_prefix: str
 ) -> Iterator[Step]:
-    """This project's way, a step a batch of questions that are alike in length."""
+    """This project's method, one step per batch of questions of similar length."""
     params = Params.checked(task_prefix=task_prefix, max_input=MAX_INPUT, max_target=MAX_TARGET)
     encoding = Encoding.of(model, tokenizer, params)
     collate, module = Collator(encoding, found), MultiTask(model, found)
@@ -142,7 +141,7 @@ def steps(way: str, model: Any, tokenizer: Any, rows: Rows, teachers: int) -> li
 
 
 def student() -> tuple[Any, PreTrainedTokenizerBase]:
-    """FLAN-T5-small with random weights, and the tokenizer that stands in for its own."""
+    """FLAN-T5-small with random weights, and MiniLM's tokenizer."""
     tokenizer = load.load("minilm-ed")[1]
     torch.manual_seed(0)
     config = T5Config(
@@ -156,14 +155,14 @@ def student() -> tuple[Any, PreTrainedTokenizerBase]:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a pass over the questions takes: seconds by the clock and of the processor."""
+    """Wall-clock and CPU seconds of one pass over the questions."""
 
     seconds: float
     cpu: float
 
 
 def taken(model: Any, todo: list[Step]) -> Taken:
-    """Forward and backward over all steps."""
+    """Time of the forward and backward passes over all steps."""
     start, cpu = time.perf_counter(), time.process_time()
     for step in todo:
         step().backward()
@@ -175,14 +174,14 @@ def taken(model: Any, todo: list[Step]) -> Taken:
 def measure(
     dataset: str, number: int, rounds: int, teachers: Sequence[int]
 ) -> dict[tuple[str, int], Taken]:
-    """Medians over the rounds, by way and number of teachers."""
+    """Medians over the rounds, by method and number of teachers."""
     model, tokenizer = student()
     rows = questions(dataset, number, tokenizer)
     todo = {
         (way, many): steps(way, model, tokenizer, rows, many) for many in teachers for way in WAYS
     }
     for way in WAYS:
-        taken(model, todo[way, teachers[0]][:1])  # the first call of anything is slow
+        taken(model, todo[way, teachers[0]][:1])  # warm-up: the first call is slow
     seen: dict[tuple[str, int], list[Taken]] = {key: [] for key in todo}
     for turn in range(rounds):
         order = [*todo][turn % len(todo) :] + [*todo][: turn % len(todo)]
@@ -196,16 +195,15 @@ def _median(each: list[Taken]) -> Taken:
 
 
 def slope(points: dict[int, float]) -> float:
-    """Least-squares seconds a teacher."""
+    """Least-squares slope: seconds per teacher."""
     x, y = mean(points), mean(points.values())
     return sum((n - x) * (s - y) for n, s in points.items()) / sum((n - x) ** 2 for n in points)
 
 
 def report(dataset: str, number: int, rounds: int, teachers: Sequence[int]) -> pd.DataFrame:
-    """A row a number of teachers and way: questions a second, and ratios to the release's way.
+    """One row per number of teachers and method: questions per second, and ratios to the release.
 
-    `a teacher more`, in the last rows: what each teacher adds to a way's time, as a share of what
-    it adds to the release's way.
+    `a teacher more` (last rows): time added per teacher, relative to the release's method.
     """
     found = measure(dataset, number, rounds, teachers)
     added = {way: {m: found[way, m].seconds for m in teachers} for way in WAYS}

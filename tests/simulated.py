@@ -1,4 +1,4 @@
-"""Simulated predictions and learning curves; the functions of a notebook, to be tested."""
+"""Simulated predictions and learning curves, and access to the functions of a notebook."""
 
 import ast
 import itertools
@@ -35,7 +35,7 @@ def predictions(
     study: str = "simulated",
     rng: int = 0,
 ) -> pd.DataFrame:
-    """One row per question: arms are right with their own chances, questions differ."""
+    """One row per question, arm and seed: arms differ in accuracy, questions in difficulty."""
     draw = np.random.default_rng(rng)
     count = len(options)
     gold, hard = draw.integers(count, size=n), draw.normal(scale=0.15, size=n)
@@ -60,7 +60,7 @@ def predictions(
 
 
 def answers(right: Mapping[str, Sequence[Sequence[int]]], dataset: str = "obqa") -> pd.DataFrame:
-    """Predictions with the given right (1) and wrong (0) answers: arm -> seeds -> questions."""
+    """Predictions with the given correct (1) and wrong (0) answers: arm -> seeds -> questions."""
     frames = []
     for arm, seeds in right.items():
         for seed, row in enumerate(seeds):
@@ -73,7 +73,7 @@ def answers(right: Mapping[str, Sequence[Sequence[int]]], dataset: str = "obqa")
 
 
 def teachers(rows: pd.DataFrame, chances: Mapping[str, float]) -> pd.DataFrame:
-    """The teachers' own answers to the questions of predictions: teacher -> its chance."""
+    """The teachers' answers to the same questions; chances: teacher -> accuracy."""
     draw, frames = np.random.default_rng(1), []
     questions = rows.drop_duplicates(["study", "dataset", "id"])
     for teacher, chance in chances.items():
@@ -85,7 +85,7 @@ def teachers(rows: pd.DataFrame, chances: Mapping[str, float]) -> pd.DataFrame:
 
 
 def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] = (0, 1)):
-    """Learning curves in the columns of history.csv, with arm and seed."""
+    """Learning curves with the columns of history.csv, plus arm and seed."""
     draw = np.random.default_rng(0)
     rows = []
     for arm, seed, step in itertools.product(arms, seeds, range(100, 900, 100)):

@@ -1,4 +1,4 @@
-"""Arms: every name means what the module's table says, and what cannot be is refused by name."""
+"""Arms: each name has the meaning given in the module's table; invalid names are rejected."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_all_expands_to_every_arm_the_teachers_support():
     recorded = arms.everything(["release:flan-t5", "release:llama2"])
     assert "tinyllm:shuffled" in recorded and "kd" not in recorded
     assert arms.everything([]) == ["inference", "finetune", "lora"]
-    names = arms.everything(["hf:llama2", "release:llama2", "hf:other"])  # of equal names
+    names = arms.everything(["hf:llama2", "release:llama2", "hf:other"])  # equal short names
     assert {"dss:hf:llama2", "dss:release:llama2", "dss:other", "tinyllm-hf:llama2"} <= set(names)
 
 

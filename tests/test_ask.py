@@ -1,4 +1,4 @@
-"""Asking all teachers of a study: once for all studies, and each question by itself."""
+"""Prompting the teachers of a study: results are shared by all studies, each question separate."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 
 @pytest.fixture
 def use(monkeypatch):
-    """Has every teacher be this one."""
+    """Replaces every teacher by the given one."""
 
     def use(teacher):
         monkeypatch.setattr(ask, "load_teacher", lambda params, uri: teacher)
@@ -62,13 +62,13 @@ def test_different_questions_or_prompt_settings_use_different_folders():
 
 
 def test_store_folder_names_are_stable_across_versions():
-    """A study of old has its rationales in this folder (of the keys see test_store)."""
+    """Existing studies have their rationales in this folder (test_store checks the keys)."""
     folder = "rationales/micro/openai-http-h-v1-m/3802c62c6b02"
     assert ask.Job(study(), SERVER).file.parent == paths.runs() / folder
 
 
 def test_resumed_sampling_equals_an_uninterrupted_run(use, tmp_path, monkeypatch):
-    """No reply is asked for twice, also when more samples are wanted later, or fewer."""
+    """No reply is requested twice, even if more or fewer samples are requested later."""
 
     def drawing(number):
         return study(samples=number, temperature=0.7)
@@ -123,7 +123,7 @@ def test_students_read_one_sample_per_epoch_or_the_one_that_agrees_with_gold(mon
 
 def test_each_prompt_variant_that_arms_need_is_requested_once(use):
     use(Echo())
-    names = ["no-examples", "no-examples+lora", "no-forcing", "shuffled"]  # two ask the same
+    names = ["no-examples", "no-examples+lora", "no-forcing", "shuffled"]  # two share prompts
     params = study(arms=["kd", "tinyllm", *(f"tinyllm:{name}" for name in names)])
     assert len(ask.jobs(params)) == 3 + 2 + 1, "ways, answers to test, scores of train for kd"
     ask.ask_all(params)
@@ -188,7 +188,7 @@ def test_teacher_answers_come_from_option_scores_or_generated_text(use):
 
 
 def test_a_manually_edited_store_is_rejected_and_can_be_repaired(use):
-    """As the error advises: without its manifest, what is missing is asked again."""
+    """As the error advises: after deleting the manifest, missing records are requested again."""
     use(Echo())
     params = study()
     (folder,) = ask.ask_all(params).values()
@@ -211,7 +211,7 @@ def test_missing_recorded_rationales_are_stored_as_none(release_mirror):
 
 
 def test_stores_written_before_sampling_existed_are_still_read(use):
-    """Its folder and keys, written out as they were then."""
+    """The folder and keys are written here in their old form."""
     teacher, params = Echo(), study()
     spec = {"stage": "rationales", "versions": {"store": 3, "prompt": prompts.PROMPT_VERSION}}
     spec |= {"teacher": SERVER, "data": runs.content(paths.data(params)), "split": "train"}

@@ -44,7 +44,7 @@ def test_a_study_cannot_be_run_twice_at_the_same_time(moved, monkeypatch, capsys
         assert cli.main(["run", "one.yaml"]) == 1 and not calls
     assert "one/micro: another `tinyllm run` is active" in capsys.readouterr().err
     assert cli.main(["run", "one.yaml", "--", "--until", "prepare"]) == 0
-    # What stands behind the two dashes goes to snakemake.
+    # Arguments after `--` are passed to snakemake.
     assert len(calls) == 1 and calls[0][-2:] == ["--until", "prepare"]
     assert str(paths.ROOT / "profiles" / "local") in calls[0]
 
@@ -55,7 +55,7 @@ def test_jobs_without_results_are_forced_together_with_those_the_user_forces(mov
     write_yaml(moved / "one.yaml", study="one")
     done = moved / "runs" / "one" / "micro" / "notebooks" / "01_data_prep.ipynb"
     done.parent.mkdir(parents=True)
-    done.write_text("{}", encoding="utf-8")  # a notebook without its work
+    done.write_text("{}", encoding="utf-8")  # an executed notebook whose results are missing
     for options in ([], ["--", "-R", "figures"]):
         assert cli.main(["run", "one.yaml", "--dry-run", *options]) == 0
     assert calls[0][calls[0].index("--forcerun") + 1] == str(done)
@@ -71,7 +71,7 @@ def test_results_and_restore_read_stored_results_or_report_none(moved, capsys, c
     assert "tinyllm:shuffled" in capsys.readouterr().out
     assert cli.main(["restore", obqa]) == 0
     assert "laptop/obqa, minilm-ed: 27 students" in capsys.readouterr().out
-    # They count as done, though the questions are not in runs/.
+    # The students count as done although the questions are not in runs/.
     assert cli.main(["status", obqa]) == 0
     line = capsys.readouterr().out.splitlines()[1].split()
     assert line[:3] == ["laptop", "obqa", "minilm-ed"] and line[5:9] == ["27", "27", "0", "0"]
@@ -88,7 +88,7 @@ def test_kubernetes_job_states_are_mapped_to_snakemake_states(monkeypatch, capsy
     assert state(json.dumps({"status": {"active": 1}})) == "running"
     assert state(json.dumps({"status": {"succeeded": 1}})) == "success"
     assert state(json.dumps({"status": {"conditions": conditions}})) == "failed"
-    assert state("") == "failed"  # it is gone
-    assert state(None) == "running"  # kubectl cannot ask just now
+    assert state("") == "failed"  # the job no longer exists
+    assert state(None) == "running"  # kubectl cannot reach the cluster at the moment
     with pytest.raises(RuntimeError, match="no connection"):
         kubernetes.cancel(["job.batch/one"])

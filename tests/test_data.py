@@ -1,4 +1,4 @@
-"""Questions: the record, loading and storing them, the hub's rows."""
+"""Questions: the record, loading and storing, and rows from the hub."""
 
 from dataclasses import replace
 
@@ -54,7 +54,7 @@ def test_duplicate_ids_within_a_split_are_rejected(monkeypatch):
 
 @pytest.fixture
 def stored(own_folders):
-    """Parameters of a user's file, whose questions are stored."""
+    """Parameters of a study with a user's file and stored questions."""
     line = '{"question": "p\u2028q", "options": ["x", "y"], "answer": "y"}\n'
     (own_folders / "mine.jsonl").write_text(line * 10, encoding="utf-8")
     given = params(f"file:{own_folders}/mine.jsonl")
@@ -66,7 +66,7 @@ def test_questions_round_trip_and_their_hash_depends_only_on_rows_and_order(stor
     folder, splits = paths.data(stored), load.load(stored)
     manifest = (folder / runs.MANIFEST).read_bytes()
     load.save(splits, stored)
-    assert (folder / runs.MANIFEST).read_bytes() == manifest  # not written twice
+    assert (folder / runs.MANIFEST).read_bytes() == manifest  # not rewritten
     assert load.read(stored) == splits and len(splits["train"]) == 8
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "mine.jsonl").rename(tmp_path / "elsewhere" / "mine.jsonl")
@@ -154,7 +154,7 @@ def test_files_are_read_and_hashed_once_per_process(stored, monkeypatch):
     hashed = []
     sha256 = runs.sha256
     monkeypatch.setattr(runs, "sha256", lambda file: hashed.append(file.name) or sha256(file))
-    load.read(stored)["train"].clear()  # what a caller does to its copy does not matter
+    load.read(stored)["train"].clear()  # callers cannot change the cached copy
     assert len(load.read(stored)["train"]) == 8
     parquet = [name for name in hashed if name.endswith(".parquet")]
     assert sorted(parquet) == ["test.parquet", "train.parquet", "valid.parquet"]

@@ -1,4 +1,4 @@
-"""What students read: nothing but context is ever cut, and limits are known before training."""
+"""Student inputs: only context is ever truncated, and limits are checked before training."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ PREFIXES = ["predict: ", "rationale: "]
 
 @pytest.fixture(scope="module")
 def minilm(minilm_file):
-    """minilm-ed and its tokenizer; its word pieces stand for FLAN-T5's, which only a hub has."""
+    """minilm-ed and its tokenizer, which replaces FLAN-T5's (available only from a hub)."""
     return load.load("minilm-ed")
 
 
@@ -74,7 +74,7 @@ def test_limits_beyond_the_model_positions_are_rejected_with_working_advice(mini
 
 @pytest.mark.parametrize(("kind", "words"), [("minilm", 2000), ("llama", 485)])
 def test_questions_too_long_for_any_max_input_need_another_student(minilm, kind, words):
-    """485 words fit into the positions, but not with a target."""
+    """485 words fit the model's positions, but leave no room for a target."""
     model, tokenizer = minilm if kind == "minilm" else make("llama")[:2]
     row = replace(questions()[0], question="robin " * words + "?")
     with pytest.raises(ParameterError, match="another student"):

@@ -1,4 +1,4 @@
-"""Which option a text names: by text, by letter, by unique mention, or none."""
+"""Which option a text names: by its text, by its letter, by a unique mention, or none."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tinyllm.models.extract import answer_named
 
 CLOTH = ["cotton", "felt", "wool felt", "an iron bar"]
-ANSWERS = [  # options, and the place of the one that a text names
+ANSWERS = [  # options, and for each text the index of the option that it names
     (CLOTH, {
         "(b)": 1, "b": 1, "B.": 1, "(b) felt": 1, "B: felt": 1, "**B. felt**": 1, "**B**": 1,
         "**B:** felt": 1, "**Answer:** B": 1, "The answer is **B**.": 1, "option d": 3,
@@ -27,7 +27,7 @@ ANSWERS = [  # options, and the place of the one that a text names
         "\\boxed{B}": 1, "$\\boxed{\\text{B}}$": 1, "<answer>B</answer>": 1, "[b] felt": 1,
         "Is it [a] or [b]?": None, "(a) cotton or (b) felt": None, "(A), (B)": None,
     }),
-    # Exact text comes first, and numbers and signs stay whole.
+    # Exact matches come first; numbers and signs are not split.
     (["A+", "A-", "B+", "0+"], {"A-": 1, "a-": 1, "It is A-.": 1, "A": 0, "AB-": None}),
     (["C", "C++", "Java", "Go"], {
         "JavaScript": None, "It is written in C++.": 1, "C": 0, "C.": 0, "(c)": 2, "c++": 1,
@@ -47,7 +47,7 @@ ANSWERS = [  # options, and the place of the one that a text names
     (["salt", "salt, pepper"], {"salt, pepper": 1}), (["狗", "猫", "大猫"], {"答案是猫。": 1}),
     (["كلب", "قطة"], {"الجواب هو قطة": 1}), (["😀", "😢"], {"😀": 0}),
     (["*", "+"], {"": None, "-": None}), (["<a>", "<b>"], {"<b>": 1}),
-    # Words of any prose name an option only as an answer.
+    # Common words name an option only where they are given as the answer.
     (["yes", "no", "maybe"], {
         "No.": 1, "Yes, it does.": 0, "The answer is no.": 1, "So, the answer is: maybe": 2,
         "**Yes**, because": 0, "No - it does not": 1, "Yes\n\nNo doubt.": 0,

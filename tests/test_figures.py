@@ -1,4 +1,4 @@
-"""Figures: the same numbers give the same bytes, and what is drawn are the numbers."""
+"""Figures: the same numbers give the same bytes, and the drawn points match the numbers."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def compared() -> pd.DataFrame:
 
 
 def draw() -> pd.DataFrame:
-    """Saves two figures; the numbers of one of them."""
+    """Saves two figures; returns the numbers of the first."""
     table, curves = compared(), history(["inference", "finetune", "tinyllm"])
     style.save(differences(table, "Title", "dss:micro:a"), "differences", table, "Seen.")
     style.save(learning_curves(curves), "learning", curves, "Seen.")
@@ -35,7 +35,7 @@ def draw() -> pd.DataFrame:
 def test_figures_are_byte_identical_across_processes(own_folders):
     numbers, one, two = draw(), own_folders / "figures", own_folders / "again"
     file = font_manager.findfont("DejaVu Sans:bold")
-    assert Path(file).is_relative_to(mpl.get_data_path())  # whatever fonts the system has
+    assert Path(file).is_relative_to(mpl.get_data_path())  # independent of the system's fonts
     variables = {"TINYLLM_FIGURES": str(two), "PYTHONHASHSEED": "3"}
     variables["PYTHONPATH"] = str(Path(__file__).parent)
     code = "import test_figures; test_figures.draw()"

@@ -1,4 +1,4 @@
-"""A user's own questions, in files as people have them."""
+"""A user's own questions, in common file formats."""
 
 import json
 import re
@@ -16,13 +16,13 @@ GOOD = {"question": "Which is hot?", "options": ["ice", "fire"], "answer": "fire
 
 
 def write(path, content) -> str:
-    """Rows as JSON Lines; the path as text."""
+    """Writes rows as JSON Lines; returns the path as text."""
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
     return str(path)
 
 
 def one(row: dict) -> Question:
-    """The question of a row; ValueError says why it has none."""
+    """The question in a row; raises ValueError if the row is invalid."""
     return files.question_of(row, "row-1", {})
 
 
@@ -66,7 +66,7 @@ def test_csv_with_semicolons_byte_order_mark_and_windows_line_ends_is_read(tmp_p
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected one named value"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
-        ("m.json", b'{"question": {"0": "q"}}', "no question: expected a column"),  # of pandas
+        ("m.json", b'{"question": {"0": "q"}}', "no question: expected a column"),  # from pandas
         ("m.json", b'{\n"data": []\n}', "line 1 cannot.*; expected an array of objects"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
@@ -102,7 +102,7 @@ def test_a_folder_needs_exactly_one_file_per_split(tmp_path):
 
 
 def test_splits_are_drawn_by_seed_if_no_row_names_one_and_must_not_be_empty(tmp_path):
-    row = {**GOOD, "id": float("nan"), "context": None}  # as pandas writes nothing
+    row = {**GOOD, "id": float("nan"), "context": None}  # how pandas writes missing values
     path = write(tmp_path / "mine.jsonl", [row] * 50)
     splits = files.questions(path, 0)
     assert [len(splits[split]) for split in SPLITS] == [40, 5, 5]
@@ -135,18 +135,18 @@ def test_all_option_and_answer_formats_are_read(shape):
 @pytest.mark.parametrize(
     ("answer", "options", "index"),
     [
-        ("a", ["c", "a"], 1),  # a text and a letter: the text counts
+        ("a", ["c", "a"], 1),  # both a text and a letter: the text takes precedence
         ("A-", ["A+", "A-", "B+"], 1),
         ("A.", ["A", "A."], 1),
         (2, ["ice", "fire", "wood"], 2),
-        (1, ["CO", "H2O"], 1),  # a formula is no number
-        ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # ARC's label counts
+        (1, ["CO", "H2O"], 1),  # a digit within a formula is not a number
+        ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # labels first (ARC)
         ("1", {"text": ["ice", "fire"], "labels": ["1", "2"]}, 0),
         ("A dog", ["a cat", "a dog"], None),
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
-        (2, ["ice", "fire"], None),  # counted from 1?
+        (2, ["ice", "fire"], None),  # may be counted from 1
         (2, ["1 cm", "2 cm", "3 cm"], None),
-        (1, ["4", "2", "1"], None),  # the text, or the index of `2`, as in MMLU
+        (1, ["4", "2", "1"], None),  # either the text `1` or the index of `2`, as in MMLU
         (2, ["4", "1", "2"], 2),
         (True, ["ice", "fire"], None),
     ],
@@ -161,7 +161,7 @@ def test_answers_resolve_to_an_option_or_are_rejected_if_ambiguous(answer, optio
 
 
 def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
-    """A number is an index only where that is certain."""
+    """A number is read as an index only where that is unambiguous."""
     listed = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
     for row, gold in (
         ({"question": {"stem": "Hot?", "choices": listed}, "answerKey": "B"}, "fire"),
@@ -178,7 +178,7 @@ def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
-TEXT = TEXT.filter(lambda text: not text.isdecimal())  # which may be an index
+TEXT = TEXT.filter(lambda text: not text.isdecimal())  # a number may be an index
 
 
 @given(st.lists(TEXT, min_size=2, max_size=26, unique=True), st.data())

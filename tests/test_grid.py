@@ -1,4 +1,4 @@
-"""Grids: every job is a notebook with flat parameters, each piece of work is done by one job."""
+"""Grids: every job is one notebook with flat parameters; no two jobs do the same work."""
 
 import itertools
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 
 @pytest.fixture
 def make(tmp_path):
-    """A grid of one parameter file with these values."""
+    """Builds a grid of one parameter file with the given values."""
 
     def _make(how="one", points=({},), **values):
         values = {"arms": ["finetune", "tinyllm"], "seeds": [0], **values}
@@ -67,11 +67,11 @@ def test_shipped_grids_list_jobs_in_a_runnable_order(tmp_path):
             before.add(job)
         assert len({job.done for job in shipped.jobs}) == len(shipped.jobs)
         assert {job.rule for job in shipped.jobs} == set(grid.RULES)
-        # Two grids never ask for one job in two ways: each would run again what the other did.
+        # No two grids define the same job differently: each would rerun the other's work.
         for job in shipped.jobs[:-1]:
             name, params = known.setdefault(job.done, (file.stem, job.params))
             assert job.params == params, (job.done, name, file.stem)
-        # Points of a curve leave the figures to the curve.
+        # The points of a curve draw no figures of their own; one job draws the curve.
         if shipped.studies[0].curve:
             assert [job.rule for job in shipped.jobs if job.whole] == ["figures"]
             assert all(tmp_path in job.figures.parents for job in shipped.jobs[:-1])
@@ -80,11 +80,11 @@ def test_shipped_grids_list_jobs_in_a_runnable_order(tmp_path):
 def test_teachers_are_prompted_once_for_all_students_arms_and_seeds():
     asked = [(j.params.dataset, *j.params.teachers) for j in by_rule(grid.load("paper"), "prompt")]
     assert len(asked) == len(set(asked)) == 2 * 5 + 1
-    # Studies that ask the same wait for each other: the second finds the rationales.
+    # Studies with the same prompts wait for each other: the second reuses the rationales.
     jobs = [j for j in by_rule(grid.load("alpha"), "prompt") if "arc" in str(j.done)][::2]
     assert len(jobs) == 6 and len({job.asks for job in jobs}) == 1
     assert all(before in after.after for before, after in itertools.pairwise(jobs))
-    # A micro teacher is not trained in two studies at once, whatever questions they put to it.
+    # A micro teacher is never trained by two studies at the same time.
     jobs = by_rule(grid.load("micro_curves"), "prompt")
     assert all(before in after.after for before, after in itertools.pairwise(jobs))
 
@@ -99,7 +99,7 @@ def test_a_single_parameter_file_gives_the_five_notebooks():
         assert Params.from_yaml(job.path("yaml")) == job.params
     before = job.path("yaml").stat().st_mtime_ns
     job.write()
-    assert job.path("yaml").stat().st_mtime_ns == before  # unchanged is not written again
+    assert job.path("yaml").stat().st_mtime_ns == before  # an unchanged file is not rewritten
 
 
 def test_student_jobs_wait_only_for_their_own_teachers(make):
@@ -117,7 +117,7 @@ def test_students_are_grouped_into_jobs_as_requested(make, how, jobs):
     trained = by_rule(make(how, seeds=[0, 1]), "distill")
     every = [student for job in trained for student in students(job)]
     assert len(trained) == jobs and len(every) == len(set(every)) == 4
-    # Only a job of the whole stage draws that stage's figures.
+    # Only a job that covers the whole stage draws its figures.
     assert [job.whole for job in trained] == [how == "all"] * jobs
 
 
@@ -131,7 +131,7 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     monkeypatch.chdir(tmp_path)
     first, second = grid.load("my own grids/my grid.yaml").studies
     assert first.source == f"file:{folder / 'my data.jsonl'}" and second.dataset == "obqa"
-    assert grid.load("params/micro.yaml").name == "micro"  # of the repository, from elsewhere
+    assert grid.load("params/micro.yaml").name == "micro"  # the repository's file
 
 
 @pytest.mark.parametrize(
@@ -148,5 +148,5 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
 def test_invalid_grids_are_rejected_with_file_name_and_reason(tmp_path, values, message):
     with pytest.raises(ParameterError) as error:
         grid.load(write_yaml(tmp_path / "test.yaml", **{"params": ["micro.yaml"]} | values))
-    message = message.replace("{folder}", str(tmp_path))  # beside the grid
+    message = message.replace("{folder}", str(tmp_path))  # in the grid file's folder
     assert "test.yaml" in str(error.value) and message in str(error.value)

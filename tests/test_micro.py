@@ -1,4 +1,4 @@
-"""The micro world: nothing can be known but through the kinds, and it is the same from its seed."""
+"""The micro world: answers follow only from an entity's kind; the seed determines everything."""
 
 from collections import Counter
 from itertools import chain
@@ -28,7 +28,7 @@ def test_test_pairs_are_unseen_and_majority_answers_score_below_half(splits):
     assert len(set().union(*pairs.values())) == sum(map(len, pairs.values()))
     assert {entity for entity, _ in pairs["test"]} <= {entity for entity, _ in pairs["train"]}
     golds = Counter((micro.pair(row)[1], row.gold) for row in splits["train"])
-    right = 0  # by the commonest answers of train
+    right = 0  # using the most frequent training answer for each property
     for row in splits["test"]:
         about = micro.pair(row)[1]
         right += row.gold == max(row.options, key=lambda option: golds[about, option])

@@ -1,4 +1,4 @@
-"""Models by alias, folder or hub id; wheels are read only after a check of their content."""
+"""Models by alias, folder or hub id; the content of wheels is verified before use."""
 
 import dataclasses
 import json
@@ -37,9 +37,7 @@ def test_random_weights_depend_on_the_seed_and_folders_load_unchanged(tmp_path, 
     assert model.config.is_encoder_decoder == (kind == "t5")
 
 
-def test_folders_are_identified_by_weights_and_unknown_names_rejected(
-    tmp_path, monkeypatch, offline
-):
+def test_folders_are_identified_by_weights_and_unknown_names_fail(tmp_path, monkeypatch, offline):
     load.content.cache_clear()
     monkeypatch.setenv("HOME", str(tmp_path))
     saved_model(tmp_path / "my model")
@@ -64,12 +62,12 @@ def test_minilm_ed_is_warm_started_and_seeds_change_only_new_weights(tmp_path, m
         assert torch.equal(new.attention.self.query.weight, source)
         assert torch.equal(new.crossattention.self.query.weight, source)
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
-        if ours.dim() == 2:  # biases and norms start alike
+        if ours.dim() == 2:  # biases and norms have the same initial values
             assert torch.equal(ours, theirs) == ("predictions.transform" not in name), name
     assert load.attention_dropout(model) == 0.0 and model.config.encoder.hidden_dropout_prob == 0.1
     load.save(model, tokenizer, tmp_path)
     torch.testing.assert_close(logits(model, tokenizer), logits(*load.load(str(tmp_path))))
-    load.plain_attention(model, 320)  # as it is fastest for inputs so long, in bf16 on a CPU
+    load.plain_attention(model, 320)  # fastest for this input length, in bf16 on a CPU
     kinds = [part.config._attn_implementation for part in (model.encoder, model.decoder)]
     assert kinds == ["sdpa", "eager"]
 
@@ -116,12 +114,12 @@ def test_lora_on_minilm_ed_fully_trains_and_saves_its_new_modules(tmp_path, mini
 
 
 def test_an_untied_output_layer_stays_untied_after_loading_and_saving(tmp_path):
-    """FLAN-T5's configuration says untied; transformers 5 makes every T5 tied unless it is not."""
+    """As FLAN-T5's configuration says; transformers 5 ties the embeddings of T5 by default."""
     model, tokenizer = micro.untrained("t5", 0), micro.tokenizer()
     micro.save(model, "t5", tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
-    config.pop("scale_decoder_outputs", None)  # the hub's has it not
+    config.pop("scale_decoder_outputs", None)  # not in the hub's configuration
     file.write_text(json.dumps(config | {"tie_word_embeddings": False}))
     again, _ = load.load(str(tmp_path))
     load.save(again, tokenizer, tmp_path / "trained")

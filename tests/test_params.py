@@ -1,4 +1,4 @@
-"""Parameters: shipped files load, notebooks' cells are accepted, bad input is named."""
+"""Parameters: shipped files load, notebook cells are accepted, invalid input is named."""
 
 import json
 
@@ -13,7 +13,7 @@ from tinyllm.data import files
 from tinyllm.params import STAGES, ParameterError, Params
 
 SHIPPED = sorted((paths.ROOT / "params").rglob("*.yaml"))
-SHIPPED = [file for file in SHIPPED if file.parent.name != "grid"]  # those are in test_grid
+SHIPPED = [file for file in SHIPPED if file.parent.name != "grid"]  # tested in test_grid
 SERVER = "openai:http://127.0.0.1:9/v1#m"
 LLAMA = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
 
@@ -27,7 +27,7 @@ def test_parameters_cells_have_typed_stage_parameters_with_micro_values(stage):
     assert set(types) == set(namespace) == set(STAGES[stage].split()) <= set(Params.model_fields)
     micro = Params.from_yaml(module.MICRO)
     assert namespace == {name: getattr(micro, name) for name in namespace}
-    # papermill puts a file's values over the cell's: that gives what the file says.
+    # papermill overrides the cell's values with a file's: the result must equal the file.
     for file in SHIPPED:
         own = yaml.safe_load(file.read_text(encoding="utf-8"))
         given, whole = Params.from_notebook(namespace | own), Params.from_yaml(file)
@@ -77,7 +77,7 @@ def test_errors_in_a_parameter_file_name_the_file(tmp_path):
     with pytest.raises(ParameterError, match=r"study.yaml: lr: '1e-4'"):
         Params.from_yaml(file)
     assert Params.from_yaml(file, lr=0.5).lr == 0.5
-    file.write_text("lr: 0.1\nepochs: 1.0\nlr: 0.2\n")  # YAML would take the last
+    file.write_text("lr: 0.1\nepochs: 1.0\nlr: 0.2\n")  # YAML would use the last value
     with pytest.raises(ParameterError, match=r"study.yaml: lr: appears twice"):
         Params.from_yaml(file)
     file.write_bytes(b"lr: 0.1 # \xfc\n")
@@ -88,7 +88,7 @@ def test_errors_in_a_parameter_file_name_the_file(tmp_path):
 
 
 def test_relative_file_sources_are_resolved_from_the_parameter_file(tmp_path, monkeypatch):
-    """Else in the caller's folder, and an absent one is named with its whole path."""
+    """Otherwise from the working folder; errors give the full path of a missing file."""
     own, elsewhere = tmp_path / "my studies", tmp_path / "elsewhere"
     for folder in (own, elsewhere):
         folder.mkdir()
@@ -109,7 +109,7 @@ def test_unknown_names_that_papermill_may_have_injected_are_rejected():
         Params.from_notebook({"epochz": 0.1, "In": [], "Out": {}, "_ih": [], "pd": json})
     namespace = {"lr": 0.1}
     assert Params.from_notebook(namespace).lr == 0.1
-    namespace |= {"accuracy": [0.5], "lr": 0.2}  # cells below leave values, and this one runs again
+    namespace |= {"accuracy": [0.5], "lr": 0.2}  # set by later cells before a rerun
     assert Params.from_notebook(namespace).lr == 0.2
 
 

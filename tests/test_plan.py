@@ -1,4 +1,4 @@
-"""The plan: token counts by hand, sizes of models, what a cluster is asked for."""
+"""The plan: token counts checked by hand, model sizes, and resource requests."""
 
 import pandas as pd
 import pytest
@@ -64,19 +64,19 @@ def test_training_flops_are_6nd_or_4nd_with_adapters():
     assert adapters["flops"] == pytest.approx(4 * 77e6 * full["tokens"])
     assert plan.student(t5, "inference")["flops"] == 0
 
-    def reads(**changes):  # tokens a question of a teacher's task, whose targets have 20
+    def reads(**changes):  # tokens per question for one teacher task with targets of 20 tokens
         params = released(max_new_tokens=20, **changes)
         two, one = (plan.student(params, arm)["tokens"] for arm in ("tinyllm", "finetune"))
         return (two - one) / 4957
 
-    # An encoder reads the question once per prefix, or once; a decoder once per target.
+    # An encoder reads a question once per prefix or once in all, a decoder once per target.
     assert reads(student=T5) == pytest.approx(text + 20)
     assert reads(student=T5, task_prefix="decoder") == pytest.approx(20)
     assert reads(student="smollm2", task_prefix="decoder") == pytest.approx(text + 20)
 
 
 def test_student_tokens_follow_limits_missing_rationales_and_routing(tmp_path):
-    """Limits, missing recorded rationales, an arm that chooses, own questions."""
+    """Covers limits, missing recorded rationales, a routed arm and a user's questions."""
     part = plan.student(released(limit={"train": 100}), "tinyllm")["tokens"]
     assert part == pytest.approx(plan.student(released(), "tinyllm")["tokens"] * 100 / 4957)
     share, tokens = plan.rationales(released(limit={"train": 10}), "release:llama2")
@@ -110,7 +110,7 @@ def test_recorded_teachers_are_free_and_shared_rationales_are_counted_once(tmp_p
 
 
 def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeypatch):
-    for kind in ("t5", "llama"):  # with their output layers, which are not tied
+    for kind in ("t5", "llama"):  # including their untied output layers
         model, folder = models.untrained(kind, 0), str(tmp_path / f"my {kind}")
         models.save(model, kind, folder)
         assert plan.parameters(folder) == model.num_parameters()

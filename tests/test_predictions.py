@@ -1,4 +1,4 @@
-"""Predictions are read as they were written; what is broken names file, column and question."""
+"""Predictions round-trip; errors name the file, column and question."""
 
 import math
 
@@ -16,7 +16,7 @@ def whole() -> pd.DataFrame:
 
 @pytest.fixture
 def files(whole, tmp_path):
-    """A file of each arm."""
+    """One file per arm."""
     files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
     for file, (_, part) in zip(files, whole.groupby("arm"), strict=True):
         predictions.write(part, file)
@@ -40,7 +40,7 @@ def test_predictions_round_trip_through_a_file(whole, tmp_path):
         ("gold", 4),
         ("choice", -1),
         ("correct", None),
-        ("id", "q1"),  # a second answer of one student
+        ("id", "q1"),  # a second answer by the same student
     ],
 )
 def test_invalid_cells_are_reported_with_file_column_question_and_remedy(whole, column, value):

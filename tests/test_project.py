@@ -1,5 +1,4 @@
-"""The project's frame: pins agree, notebooks are whole, pages name what exists, nothing names a
-machine."""
+"""The repository: pinned versions, executed notebooks, valid references, no machine paths."""
 
 import itertools
 import json
@@ -75,7 +74,7 @@ def test_notebooks_are_committed_fully_executed_with_small_outputs(file, tmp_pat
     outputs = [output for c in code for output in c.outputs]
     assert outputs and not any(output.output_type == "error" for output in outputs)
     assert max(len(json.dumps(output)) for output in outputs) < 200_000
-    copy = Path(shutil.copy(file, tmp_path))  # its parameters cell is that of tinyllm/params.py
+    copy = Path(shutil.copy(file, tmp_path))  # its parameters cell matches tinyllm/params.py
     parameter_cells.rewrite(copy)
     again = nbformat.read(copy, as_version=4)
     assert [cell.source for cell in again.cells] == [cell.source for cell in notebook.cells]
@@ -84,7 +83,7 @@ def test_notebooks_are_committed_fully_executed_with_small_outputs(file, tmp_pat
 @pytest.mark.parametrize("name", ["index.jsonl", "letters.csv", "choices.tsv", "arc", "names.yaml"])
 def test_all_example_formats_give_the_same_gold_options(name):
     path, columns = str(EXAMPLES / name), None
-    if name.endswith("yaml"):  # a study of own column names
+    if name.endswith("yaml"):  # a study with custom column names
         params = Params.from_yaml(path)
         path, columns = params.source.removeprefix("file:"), params.columns
     splits = files.questions(path, 0, columns)
@@ -114,7 +113,7 @@ def test_no_committed_file_contains_a_registry_or_a_machine_path():
 
 
 def test_the_stored_micro_study_passes_its_controls(committed_results):
-    """The positive control shows a gain, the negative control none."""
+    """The positive control shows a gain; the negative control shows none."""
     micro = results.stored("micro")
     assert micro.id.nunique() >= 400 and micro.seed.nunique() >= 3
     assert paired.paired(micro, "tinyllm", "finetune")["low"] > 0.3
@@ -127,7 +126,7 @@ def test_the_stored_micro_study_passes_its_controls(committed_results):
 OF_PUBMEDQA = [f":!results/laptop/pubmedqa/students/{arm}" for arm in ("inference", "dss-flan-t5")]
 OF_LAPTOP = ["laptop-whole", "laptop/bioasq", "laptop/piqa", "laptop/pubmedqa/students"]
 FURTHER = "docs/preregistration_further.md"
-JUDGED = [  # the rules of reading; the results that they judge; those that were stored before
+JUDGED = [  # preregistration; the results that it covers; results that were stored before it
     ("docs/preregistration.md", OF_LAPTOP, OF_PUBMEDQA),
     ("docs/preregistration_choosing.md", ["choosing", "micro-choosing"], []),
     (FURTHER, ["laptop/piqa/students", "laptop/bioasq/students", "micro-choosing-again"], []),
@@ -136,7 +135,7 @@ JUDGED = [  # the rules of reading; the results that they judge; those that were
 
 @pytest.mark.parametrize(("file", "folders", "stored_before"), JUDGED)
 def test_preregistrations_are_older_than_the_runs_they_evaluate(file, folders, stored_before):
-    """They name the margin, and were not changed once results were stored."""
+    """They state the margin and were not changed after results were stored."""
     assert f"±{100 * paired.MARGIN:g} points" in (ROOT / file).read_text(encoding="utf-8")
 
     def git(*arguments):

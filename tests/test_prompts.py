@@ -1,4 +1,4 @@
-"""The teacher's prompt: the paper's wording, a token budget that cuts context only, examples."""
+"""The teacher's prompt: the paper's wording, truncation to a token budget, in-context examples."""
 
 import re
 
@@ -51,7 +51,7 @@ def test_truncation_cuts_context_before_examples_and_counts_both():
     assert short.cut == (3, 0) and short.shots == ("t0", "t1")
     assert "one two three four five\nIs it so?" in short.text
     none = prompts.fitted(LONG, TRAIN[:2], rationale, words, whole - 9)
-    assert none.cut == (0, 1) and none.shots == ("t0",)  # there is room for the context again
+    assert none.cut == (0, 1) and none.shots == ("t0",)  # then the context fits again
     with pytest.raises(ParameterError, match=r"max_prompt: 5: question 'q' .* 17 tokens"):
         prompts.fitted(LONG, TRAIN[:2], rationale, words, 5)
 

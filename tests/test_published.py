@@ -1,4 +1,4 @@
-"""The published numbers: as printed, as counts of the release's test sets, and what they bear."""
+"""The published numbers: as printed, as counts on the release's test sets, and their claims."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_table_1_cells_match_release_counts_and_means_match_the_cells():
     for line in table.itertuples():
         near = [k for k in range(line.n + 1) if round(100 * k / line.n, 2) == line.printed]
         if line.size in published.SIZES:
-            assert (line.n, near) == (sizes[line.dataset], [line.k]), line  # no other count
+            assert (line.n, near) == (sizes[line.dataset], [line.k]), line  # unique count
     odd = table[table["k"].isna()]
     assert set(odd["size"]) == {"7B"} and odd["dataset"].tolist() == ["arc", "piqa", "bioasq"]
     printed = published.read("table1").set_index(["size", "method"])
@@ -43,16 +43,16 @@ def test_z_scores_of_the_780m_gains_match_a_manual_calculation():
     table = gains("780M")
     z = {"obqa": 1.14, "arc": 0.69, "piqa": 4.23, "riddle": 0.75, "pubmedqa": 0.86, "bioasq": 0.69}
     assert table["z"].round(2).to_dict() == z
-    p, q = 624 / 919, 537 / 919  # 87 questions more
+    p, q = 624 / 919, 537 / 919  # 87 more correct answers
     by_hand = (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / 919)
     assert table.loc["piqa", "z"] == pytest.approx(by_hand)
-    mean = mean_gain("780M")  # of six independent gains
+    mean = mean_gain("780M")  # mean of six independent gains
     by_hand = table["gain"].mean(), (table["se"] ** 2).sum() / 36
     assert (mean.value, mean.variance) == pytest.approx(by_hand)
 
 
 def outcome(claim: dict) -> str:
-    """What Table 1 says of a claim, computed anew."""
+    """The verdict on a claim, recomputed from Table 1."""
     stated = float(claim["stated"] or "nan")
     if claim["kind"] in ("not_known", "worse"):
         return "not tested"
@@ -65,7 +65,7 @@ def outcome(claim: dict) -> str:
     if claim["kind"] == "every_dataset":
         return "holds" if (gains(*rows)["z"] > 1.96).all() else "inconclusive"
     line, base = mean_gain(*rows), published.row(*rows[2:])["accuracy"].mean()
-    if abs(100 * line.value / base - stated) > 0.011:  # the means are printed with two decimals
+    if abs(100 * line.value / base - stated) > 0.011:  # means are printed with two decimals
         return "contradicted"
     return "holds" if line.value > 1.96 * line.variance**0.5 else "inconclusive"
 
@@ -76,11 +76,11 @@ def test_published_claim_verdicts_follow_from_table_1():
         assert claim["published"] == outcome(claim), claim["claim"]
         for name in filter(None, [claim["arm"], claim["baseline_arm"].replace("*", "micro:a")]):
             arms.resolve(name, ["micro:a", "micro:b"])  # raises if there is no such arm
-    assert table.set_index("claim")["published"]["teacher-7B-250M"] == "contradicted"  # a slip
+    assert table.set_index("claim")["published"]["teacher-7B-250M"] == "contradicted"  # an error
 
 
 def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> dict:
-    """What notebook 05 says of each claim, for simulated runs."""
+    """The verdict of notebook 05 on each claim, for simulated runs."""
     frames = [
         predictions(chances, dataset=name, n=100, student=student, rng=i)
         for i, name in enumerate(datasets)
@@ -96,10 +96,10 @@ def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> 
 def test_claims_are_judged_by_the_paired_verdicts_of_the_runs(ours, others, expected, worse):
     outcomes = judged({"tinyllm": ours, "finetune": others})
     assert {outcomes[name] for name in ("gain-80M", "every-80M", "gain-any")} == {expected}
-    assert outcomes["gain-780M"] == "not tested"  # no such student
+    assert outcomes["gain-780M"] == "not tested"  # there is no such student
     outcomes = judged({"tinyllm": ours, "dss:a": 0.62, "tinyllm:routed-similar": 0.62})
-    assert outcomes["more-teachers"] == outcomes["choosing"] == worse  # claims to be worse
-    assert outcomes["choice-itself"] == "not tested"  # no such arm
+    assert outcomes["more-teachers"] == outcomes["choosing"] == worse  # the claim says it is worse
+    assert outcomes["choice-itself"] == "not tested"  # there is no such arm
 
 
 @pytest.mark.parametrize(
@@ -116,5 +116,5 @@ def test_a_claim_about_six_datasets_is_inconclusive_until_all_are_measured():
     two = ("obqa", "arc")
     assert judged({"tinyllm": 0.8, "finetune": 0.5}, two)["gain-80M"] == "inconclusive"
     worse = judged({"tinyllm": 0.4, "finetune": 0.8}, two)
-    assert worse["gain-80M"] == "inconclusive"  # on the mean of six
-    assert worse["every-80M"] == "contradicted"  # one is enough
+    assert worse["gain-80M"] == "inconclusive"  # the claim is about the mean of six
+    assert worse["every-80M"] == "contradicted"  # one dataset is enough

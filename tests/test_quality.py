@@ -1,4 +1,4 @@
-"""What is counted about rationales, and how they are cleaned."""
+"""Quality statistics of rationales, and the cleaning rules."""
 
 from typing import get_args
 

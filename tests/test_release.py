@@ -1,4 +1,4 @@
-"""The paper's official release: its questions, its rationale records, where its files come from."""
+"""The paper's official release: questions, rationale records, and where files are read from."""
 
 import functools
 import http.server
@@ -13,7 +13,7 @@ from tinyllm.data import question, release
 from tinyllm.data.question import DataError
 from tinyllm.params import DATASETS, SPLITS
 
-# Rows of train, valid, test, then options: the release's provenance note.
+# Rows of train, valid and test, then options per question, from the release's provenance note.
 COUNTS = {
     "obqa": (4957, 500, 500, 4),
     "arc": (1117, 295, 1165, 4),
@@ -22,7 +22,7 @@ COUNTS = {
     "pubmedqa": (500, 100, 400, 3),
     "bioasq": (976, 109, 123, 2),
 }
-# Missing: LLaMA's `nan` or no part at all, FLAN-T5's `nan`; counted without the package.
+# Missing rationales (`nan`, or for LLaMA no such part), counted without this package.
 MISSING = {
     "obqa": {"flan-t5": (2, 0, 0), "llama2": (29, 2, 2)},
     "arc": {"flan-t5": (12, 2, 24), "llama2": (4, 1, 6)},
@@ -31,8 +31,8 @@ MISSING = {
     "pubmedqa": {"flan-t5": (2, 0, 0), "llama2": (0, 0, 0)},
     "bioasq": {"flan-t5": (1, 0, 0), "llama2": (18, 2, 0)},
 }
-IN_TRAIN = {"obqa": 23, "arc": 7, "piqa": 92, "riddle": 6}  # test questions that train has too
-MAJORITY = {"pubmedqa": 55.25, "bioasq": 66.67}  # percent of test, as published
+IN_TRAIN = {"obqa": 23, "arc": 7, "piqa": 92, "riddle": 6}  # test questions also in train
+MAJORITY = {"pubmedqa": 55.25, "bioasq": 66.67}  # percent of the test set, as published
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -46,7 +46,7 @@ def test_questions_and_records_have_the_known_counts_and_clean_texts(release_mir
             assert len(row.options) == options and row.options.count(row.gold) == 1
             assert all(text and text == text.strip() for text in (row.question, *row.options))
             assert bool(row.context) == (dataset in ("pubmedqa", "bioasq"))
-            # Words are compared: some joints have more white space around them than CONTEXT_END.
+            # Compare words: some records have more white space around CONTEXT_END.
             words = f"{row.context} {row.question}".split()
             assert (words, row.options) == (record.question.split(), record.options), row.id
             assert row.answer == record.answer, row.id
@@ -81,7 +81,7 @@ PATH = "datasets/arc/arc_valid.json"
 
 @pytest.fixture
 def copied(mirror, tmp_path):
-    """A file of the mirror in a folder of its own."""
+    """A file of the mirror, copied to a temporary folder."""
     copy = tmp_path / PATH
     copy.parent.mkdir(parents=True)
     return Path(shutil.copy(mirror / PATH, copy))
@@ -109,6 +109,6 @@ def test_without_a_mirror_files_are_downloaded_once_and_checked(copied, tmp_path
         server.shutdown()
     assert file.is_relative_to(paths.cache()) and file.read_bytes() == copied.read_bytes()
     assert release.release_file(PATH) == file  # not downloaded again
-    file.write_text("[]")  # and never used if it is another
+    file.write_text("[]")  # a changed file is not used
     with pytest.raises(DataError, match="TINYLLM_RELEASE_DIR"):
         release.release_file(PATH)

@@ -1,4 +1,4 @@
-"""What is stored can be read and restored as it was, and is never replaced by less."""
+"""Stored results are read and restored unchanged, and never replaced by fewer rows."""
 
 import shutil
 from dataclasses import asdict
@@ -26,7 +26,7 @@ def with_(**changes) -> Params:
 
 
 def train(params: Params, rows: pd.DataFrame, code: int = 1, **more: str) -> None:
-    """Run folders of finished students that gave these predictions."""
+    """Create run folders of finished students with these predictions."""
     for (arm, seed), part in rows.groupby(["arm", "seed"]):
         tasks = [["answer", "predict: ", 1.0]]
         tasks += [["release:flan-t5", "explain: ", 0.5]] if arm.startswith("tinyllm") else []
@@ -44,7 +44,7 @@ def train(params: Params, rows: pd.DataFrame, code: int = 1, **more: str) -> Non
 
 @pytest.fixture
 def folders(own_folders):
-    """Run folders of four finished students, and an empty results folder."""
+    """Run folders of four finished students and an empty results folder."""
     for table in (results.stored, results.whole, results.facts, results.baselines):
         assert table().empty
     train(PARAMS, ROWS)
@@ -63,7 +63,7 @@ def test_store_and_restore_preserve_collected_results_without_weights(folders, m
     for folder in copied:
         files = {file.name for file in folder.iterdir()}
         assert files == {results.PREDICTIONS, results.HISTORY, runs.MANIFEST}
-    # To another runs folder: all but a student that was begun there.
+    # Restore to another runs folder: all students except one already begun in it.
     monkeypatch.setenv("TINYLLM_RUNS", str(folders / "elsewhere"))
     begun = paths.student(PARAMS, "tinyllm", 0)
     runs.write_json(begun / runs.BEGUN, {})
@@ -88,12 +88,12 @@ def test_a_retrained_student_replaces_only_its_own_stored_results(folders):
     shutil.rmtree(paths.student(PARAMS, "tinyllm", 1))
     train(PARAMS, again[(again["arm"] == "tinyllm") & (again["seed"] == 1)])
     with pytest.raises(ValueError, match="not all students have the question"):
-        results.collect(with_(arms=["tinyllm"]))  # other gold answers
+        results.collect(with_(arms=["tinyllm"]))  # the gold answers differ
     results.store(with_(arms=["tinyllm"], seeds=[1]))
     for seed in (0, 1):
         new, run = (place(PARAMS, "tinyllm", seed) for place in (paths.stored, paths.student))
         assert runs.read_manifest(new) == runs.read_manifest(run)
-    assert sorted(f.name for f in new.parent.iterdir()) == ["seed0", "seed1"]  # nothing else
+    assert sorted(f.name for f in new.parent.iterdir()) == ["seed0", "seed1"]  # no other files
 
 
 def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders):
@@ -111,7 +111,7 @@ def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders
     refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
     refused("training code: 1 in the folder, 2", first, {"code": 2}, seeds=[0])
     new = predictions({"tinyllm": 0.6}, study="small", n=12, seeds=[2])
-    for other in ({"learn_from": "thinking"}, {"samples": 2}):  # of the same teacher
+    for other in ({"learn_from": "thinking"}, {"samples": 2}):  # with the same teacher
         refused(next(iter(other)), new, other, seeds=[2], **other)
     assert set(results.facts()["lr"]) == {0.002} and len(results.stored()) == len(ROWS)
 
@@ -124,7 +124,7 @@ def test_students_trained_with_other_parameters_are_rejected(folders):
     ):
         with pytest.raises(runs.StaleRun, match=words):
             results.store(with_(**changes))
-    # What a notebook does not name is not compared.
+    # Parameters that a notebook does not set are not compared.
     names = set(VALUES) - {"lr", "alpha"}
     rows, _ = results.collect(Params.checked(**{name: VALUES[name] for name in names}))
     assert len(rows) == len(ROWS)
@@ -153,7 +153,7 @@ def test_facts_record_training_settings_and_whole_keeps_only_complete_studies(fo
     point = with_(study="any-name", curve=True)
     train(point, ROWS.assign(study="any-name"))
     results.store(point)
-    begun = with_(dataset="arc", arms=["tinyllm"])  # no fine-tuned student yet
+    begun = with_(dataset="arc", arms=["tinyllm"])  # without a fine-tuned student
     train(begun, ROWS[ROWS["arm"] == "tinyllm"].assign(dataset="arc"))
     results.store(begun)
     assert set(results.stored()["study"]) == {"small", "any-name"}

@@ -1,4 +1,4 @@
-"""Run folders: finished only with a manifest, reused only when equal, refused when different."""
+"""Run folders: finished only with a manifest, reused if equal, rejected if different."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ def test_a_folder_is_finished_only_after_its_block_succeeds(tmp_path):
     assert manifest["facts"] == {"rows": 3}
     assert manifest["outputs"]["out.txt"] == runs.sha256(tmp_path / "out.txt")
     assert {"versions", "git", "device", "seconds"} <= set(manifest)
-    assert str(tmp_path) not in json.dumps(manifest)  # nor any other folder of this machine
+    assert str(tmp_path) not in json.dumps(manifest)  # a manifest holds no local paths
 
 
 @pytest.mark.parametrize("name", [runs.BEGUN, runs.MANIFEST])
@@ -61,7 +61,7 @@ def hold(folder, reached):
 
 
 def test_a_second_writer_is_rejected_until_the_first_ends(tmp_path, monkeypatch):
-    """RANK in the environment, as pods may set it, does not turn the lock off."""
+    """The lock also works if RANK is set in the environment, as in some pods."""
     monkeypatch.setenv("RANK", "3")
     context = multiprocessing.get_context("spawn")
     reached = context.Event()
@@ -72,7 +72,7 @@ def test_a_second_writer_is_rejected_until_the_first_ends(tmp_path, monkeypatch)
         pytest.fail("never reached")
     process.kill()
     process.join()
-    made(tmp_path, {"x": 1})  # a killed holder leaves no lock
+    made(tmp_path, {"x": 1})  # a killed process leaves no lock
 
 
 def test_student_paths_are_unique_and_follow_the_environment(tmp_path, monkeypatch):
@@ -107,4 +107,4 @@ def test_workers_end_when_their_parent_process_ends(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"begun\n"
         process.kill()
-        assert process.stdout.read() == b""  # until the last process that holds it has ended
+        assert process.stdout.read() == b""  # the pipe closes when the last process ends

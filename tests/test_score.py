@@ -1,4 +1,4 @@
-"""Scoring: batches, caches and shared passes give what scoring each option by itself gives."""
+"""Scoring: batches, caches and shared passes give the same scores as one option at a time."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ LABELS = {"study": "s", "dataset": "d", "arm": "a", "student": "m", "seed": 0, "
 
 @pytest.fixture(scope="module")
 def rows():
-    """Questions with 2 to 5 options of different lengths, and contexts on some."""
+    """Questions with 2 to 5 options of different lengths, some with a context."""
     asked = micro.questions(0)["test"][:9]
     words = [word for row in asked for word in row.options]
     questions = []
@@ -40,7 +40,7 @@ def a_student(kind, task_prefix):
 
 @torch.no_grad()
 def logits_after(model, encoding, source, written):
-    """Logits of each next token while `written` follows a source, without cache or padding."""
+    """Next-token logits at each position of `written` after a source, without cache or padding."""
     if encoding.seq2seq:
         first = encoding.decoder_prefix(prompts.ANSWER_PREFIX)
         ids = torch.tensor([first + written])
@@ -55,7 +55,7 @@ def logits_after(model, encoding, source, written):
 def test_option_scores_equal_scores_computed_one_option_at_a_time(
     kind, task_prefix, rows, monkeypatch
 ):
-    monkeypatch.setattr(score, "BATCH", 5)  # options of one pass
+    monkeypatch.setattr(score, "BATCH", 5)  # options per forward pass
     model, encoding = a_student(kind, task_prefix)
     end = encoding.tokenizer.eos_token_id
     for scored, row in zip(score.score_options(model, encoding, rows), rows, strict=True):
@@ -92,7 +92,7 @@ def test_tied_options_are_counted_and_scored_as_chance(rows):
 
 
 def test_an_empty_output_is_never_an_exact_match(monkeypatch):
-    """Emoji are unknown to minilm-ed: an option becomes as empty as no text at all."""
+    """minilm-ed does not know emoji: such an option is normalized to an empty text."""
     model, encoding = a_student("minilm-ed", "encoder")
     faces = [Question("q", "", "Which face is glad?", ["😀", "😡"], 0)]
     assert encoding.normal("😀") == encoding.normal("") == ""
@@ -113,6 +113,6 @@ def test_prediction_rows_hold_the_chosen_generated_and_named_options(rows, monke
     named = [rows[0].answer, rows[1].answer, rows[2].options.index(wrong), -1]
     assert frame.named.tolist()[:4] == named
     assert frame.extracted.tolist()[:4] == [True, True, False, False]
-    assert not frame.exact[0] and frame.exact[4:].all()  # the form counts for exact match alone
+    assert not frame.exact[0] and frame.exact[4:].all()  # only exact match depends on the format
     assert frame.id[frame.in_train].tolist() == ["q3"]
     predictions.check(frame.assign(**LABELS), "predictions")

@@ -1,4 +1,4 @@
-"""Teachers behind a server: a real one gives what `hf:` gives, and a faulty one loses nothing."""
+"""Teachers on a server: a real server gives the same texts as `hf:`, a faulty one loses nothing."""
 
 import json
 import socket
@@ -39,7 +39,7 @@ def small(uri, **changes):
 
 @pytest.fixture(autouse=True)
 def quick(own_folders, monkeypatch):
-    """Few retries and short waits, so that the tests take seconds; no key of this machine's."""
+    """Few retries and short waits keep the tests fast; no API key from the environment."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(servers, "RETRIES", 2)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.02)
@@ -51,7 +51,7 @@ def records(params):
 
 
 def stored(params):
-    """The records so far, of an unfinished store too."""
+    """The records stored so far, even if the store is unfinished."""
     return store.read(ask.Job(params, params.teachers[0]).file)
 
 
@@ -59,7 +59,7 @@ def hash_of(text):
     return runs.digest(text)[:8]
 
 
-# A faulty server: a real HTTP server on 127.0.0.1 whose replies are made up -----------------------
+# A faulty server: a real HTTP server on 127.0.0.1 with artificial replies ------------------------
 
 BODIES = {
     "half": ("application/json", '{"id": "1", "choices": [{"ind'),
@@ -73,7 +73,7 @@ BODIES = {
 
 
 class Faulty(ThreadingHTTPServer):
-    """Answers `OK HASH`; `faults` says what to do instead at the nth try of a question."""
+    """Answers `OK HASH`; `faults` gives the fault, if any, for the nth try of a question."""
 
     daemon_threads = True
 
@@ -108,7 +108,7 @@ class Reply(BaseHTTPRequestHandler):
             status, text = fault
         elif isinstance(fault, int):
             status, text = fault, json.dumps({"error": {"message": f"fault {self.headers}"}})
-        elif isinstance(fault, dict):  # of the choice
+        elif isinstance(fault, dict):  # changes to the choice
             message = choice["message"] | fault.get("message", {})
             text = json.dumps(reply | {"choices": [choice | fault | {"message": message}]})
         elif fault in BODIES:
@@ -131,7 +131,7 @@ class Reply(BaseHTTPRequestHandler):
 
 
 def asked(faults=lambda question, tries: None, **changes):
-    """A study that has asked a faulty server, and the server."""
+    """A study that has prompted a faulty server, and that server."""
     with Faulty(faults) as server:
         params = small(f"openai:{server.url}#m", **changes)
         ask.ask_all(params)
@@ -139,7 +139,7 @@ def asked(faults=lambda question, tries: None, **changes):
 
 
 def some(share, fault):
-    """The same share of the questions gets a fault, at every try."""
+    """Returns the fault for this share of the questions, at every try."""
     return lambda question, tries: fault if int(hash_of(question), 16) % 100 < 100 * share else None
 
 
@@ -442,8 +442,8 @@ def test_malformed_api_keys_are_rejected_without_printing_them(monkeypatch, key)
 
 def test_the_api_key_is_sent_but_never_written_to_files_or_messages(monkeypatch, tmp_path):
     key = "sk-secret-0123456789"
-    monkeypatch.setenv("OPENAI_API_KEY", f"{key}\n")  # as a file has it
-    with Faulty(some(0.34, 400)) as server:  # its message repeats the headers
+    monkeypatch.setenv("OPENAI_API_KEY", f"{key}\n")  # with the line end of a file
+    with Faulty(some(0.34, 400)) as server:  # the error message repeats the headers
         params = small(f"openai:{server.url}#m")
         with pytest.raises(store.TooManyRefused) as refused:
             ask.ask_all(params)
@@ -477,7 +477,7 @@ def test_the_token_estimate_is_not_below_the_count_of_a_real_tokenizer(smollm2_f
 
 @contextmanager
 def serving(model):
-    """URL of `transformers serve` with one model, ended when the block ends."""
+    """Runs `transformers serve` with one model within the block; yields its URL."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
     command += f"--port {port} --host 127.0.0.1 --device cpu --dtype float32".split()

@@ -1,7 +1,7 @@
 """profiles/slurm on a real Slurm: one node on loopback, from Debian's packages. `make test-slurm`.
 
-Needs root and `apt-get install slurmd slurmctld slurm-client munge`. The configuration is put
-into /etc/slurm for the time of the test, since jobs look for it there.
+Needs root and `apt-get install slurmd slurmctld slurm-client munge`. The configuration is in
+/etc/slurm during the test, because jobs read it from there.
 """
 
 import os
@@ -52,7 +52,7 @@ pytestmark = [
 
 @pytest.fixture
 def slurm(tmp_path_factory):
-    """A cluster of this machine alone."""
+    """A Slurm cluster that consists of this machine."""
     if os.getuid() or not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
         pytest.fail("needs root and: apt-get install slurmd slurmctld slurm-client munge")
     if CONFIGURATION.exists():
@@ -88,7 +88,7 @@ def slurm(tmp_path_factory):
 
 def test_the_slurm_profile_submits_jobs_that_run(slurm, tmp_path):
     file = own_questions(tmp_path).name
-    # This Slurm keeps no accounts, so jobs are looked up in the queue.
+    # This Slurm has no accounting, so job states are read from the queue.
     quick = ["--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "5"]
     options = ["--", *quick, "--slurm-status-command", "squeue", "--until", "distill"]
     done = run(tmp_path, file, "--profile", "slurm", *options, timeout=400)

@@ -1,4 +1,4 @@
-"""Each statistic against an independent computation or a case worked by hand."""
+"""Each statistic is compared with an independent computation or a manual calculation."""
 
 import math
 
@@ -20,23 +20,23 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(2, 25)).flatmap(
 
 
 def two_arms(ours, theirs) -> pd.DataFrame:
-    """Right (1) and wrong (0) answers of two arms: seeds -> questions."""
+    """Correct (1) and wrong (0) answers of two arms: seeds -> questions."""
     return answers({"tinyllm": ours, "finetune": theirs})
 
 
 def line_of(scores: np.ndarray) -> dict:
-    """The interval of a mean of scores (seeds, questions)."""
+    """The mean of scores of shape (seeds, questions), with its interval."""
     one = paired.estimate(pd.DataFrame(scores))
     return {"difference": one.value, "n": one.n, **paired.interval(one)}
 
 
 def of_datasets(names, arms, n) -> pd.DataFrame:
-    """Predictions for several datasets, each drawn by itself."""
+    """Predictions for several datasets, each drawn independently."""
     return pd.concat([predictions(arms, name, n=n, rng=i) for i, name in enumerate(names)])
 
 
 def test_wilson_interval_matches_a_manual_calculation():
-    # 7 of 10 at z = 1.96: centre (7 + 1.9208) / 13.8416, half-width by Wilson 1927, equation for p
+    # 7 of 10 at z = 1.96: centre (7 + 1.9208) / 13.8416, half-width from Wilson (1927)
     z = distributions.norm.ppf(0.975)
     centre = (7 + z**2 / 2) / (10 + z**2)
     half = z / (10 + z**2) * math.sqrt(7 * 3 / 10 + z**2 / 4)
@@ -52,7 +52,7 @@ def test_tied_best_scores_get_chance_credit():
     third = [(g + 2) % 4 for g in gold]
     places = [(gold[0], other[0]), (gold[1], other[1]), (other[2], third[2]), (gold[3],)]
     frame["scores"] = [[-1.0 if i in place else -2.0 for i in range(4)] for place in places]
-    # chosen right of two, chosen wrong of two, gold is not among them, no tie
+    # gold tied and chosen, gold tied but not chosen, gold not among the tied, no tie
     assert accuracy.credit(frame).tolist() == [0.5, 0.5, 0, 1]
     assert accuracy.credit(frame, "exact").tolist() == [1, 0, 0, 1]
 
@@ -88,7 +88,7 @@ def test_calibration_matches_manually_computed_bins():
 def test_holm_correction_matches_a_manual_calculation():
     rows = {"difference": 1, "se": 1, "df": 1, "n": 9, "seeds": 2, "p": [0.01, 0.04, 0.03, 0.005]}
     table = paired.holm(pd.DataFrame(rows))
-    # sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, then no smaller than the one before
+    # sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, then made non-decreasing
     assert table["p_holm"].tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert table["verdict"].tolist() == ["better", "inconclusive", "inconclusive", "better"]
 
@@ -106,28 +106,28 @@ def test_one_seed_gives_the_paired_t_test():
 
 
 def test_the_variance_matches_a_manual_two_way_calculation():
-    # In hundredths: questions 0 and 3 (variance 4.5, of their mean 4.5 / 2), seeds -2, 0, 2
-    # (variance 4, of their mean 4 / 3), and a rest of squares 4.
+    # In hundredths: question effects 0 and 3 (variance 4.5, of the mean 4.5 / 2), seed effects
+    # -2, 0, 2 (variance 4, of the mean 4 / 3), and residuals with a sum of squares of 4.
     scores = np.array([[-2.0, 1], [0, 3], [2, 5]]) / 100
     rest = np.array([[-1.0, 1], [0, 0], [1, -1]]) / 100
     vq, vs, vr = 4.5e-4 / 2, 4e-4 / 3, 4e-4 / 2 / 6
     line = line_of(scores + rest)
     assert line["difference"] == pytest.approx(0.015)
     assert line["se"] == pytest.approx(math.sqrt(vq + vs - vr))
-    assert line_of(scores / 10 + rest)["se"] == pytest.approx(math.sqrt(vq / 100))  # seeds' is rest
+    assert line_of(scores / 10 + rest)["se"] == pytest.approx(math.sqrt(vq / 100))  # no seed part
     line = line_of(scores)
     assert line["se"] == pytest.approx(math.sqrt(vq + vs))
     student = distributions.t((vq + vs) ** 2 / (vq**2 / 1 + vs**2 / 2))
     assert line["df"] == pytest.approx(student.args[0])
     assert line["high"] - 0.015 == pytest.approx(student.ppf(0.975) * line["se"])
     assert line["p"] == pytest.approx(2 * student.sf(0.015 / line["se"]))
-    # A true difference that is found at 5% with a chance of 80%.
+    # The true difference that is detected at the 5% level with 80% power.
     assert line["smallest"] == pytest.approx(student.ppf([0.975, 0.8]).sum() * line["se"])
 
 
 @pytest.mark.parametrize(("seeds", "rest"), [(0.0, 0.0), (1.0, 0.0), (20.0, 0.0), (1.0, 3.0)])
 def test_interval_coverage_holds_for_question_seed_and_residual_noise(seeds, rest):
-    """seeds, rest: their variance of the mean over that of questions. 95% nominal."""
+    """seeds, rest: variance of the mean relative to that of questions. Nominal level 95%."""
     draw, inside = np.random.default_rng(1), 0
     size, n, worlds = 3, 100, 600
     for _ in range(worlds):
@@ -230,7 +230,7 @@ def test_the_readme_table_shows_the_single_teacher_that_is_best_on_valid(monkeyp
     keys = frame[["study", "dataset", "student", "arm", "seed"]].drop_duplicates()
     facts = keys.assign(valid_accuracy=keys["arm"].map({"dss:a": 0.3, "dss:b": 0.6}))
     alone = facts[(facts["dataset"] == "arc") & facts["arm"].isin(["finetune", "dss:a"])]
-    alone = alone.assign(dataset="piqa", valid_accuracy=2.0)  # says nothing of dss:b
+    alone = alone.assign(dataset="piqa", valid_accuracy=2.0)  # has no result for dss:b
     facts = pd.concat([facts, alone])
     other = facts.assign(student="other", valid_accuracy=-2 * facts["valid_accuracy"])
     monkeypatch.setattr(results, "facts", lambda study: pd.concat([facts, other]))
@@ -245,11 +245,11 @@ def test_the_readme_table_shows_the_single_teacher_that_is_best_on_valid(monkeyp
     gain = 100 * paired.paired(frame, "tinyllm", "finetune")["difference"]
     line = readme.line("mean", "simulated")
     assert f"| {gain:+.1f} [" in line and "**better** |" in line
-    assert line.endswith("|  |")  # shuffled is not there
+    assert line.endswith("|  |")  # there is no shuffled arm
 
 
 def test_above_floor_requires_fine_tuning_to_beat_chance_and_majority(monkeypatch):
-    """By its whole interval; other arms have no say."""
+    """The whole interval must lie above; other arms do not matter."""
     arms = {"finetune": 0.6, "tinyllm": 0.9}
     frame = pd.concat([predictions(arms, name) for name in ("obqa", "arc", "pubmedqa")])
     low = paired.mean_interval(predictions({"finetune": 0.6}))["low"]

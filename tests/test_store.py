@@ -1,4 +1,4 @@
-"""The store: round trips, kills, a full disk; nothing is lost, nothing is asked twice."""
+"""The store: after a kill or on a full disk, no record is lost or requested twice."""
 
 import multiprocessing
 import os
@@ -24,10 +24,10 @@ RECORDS = st.builds(
 
 
 class Echo:
-    """A stand-in for a model: answers at once, and prefers the first option.
+    """A fake teacher that answers immediately and prefers the first option.
 
-    text: what it writes for a prompt. replies: what else it does at the nth prompt. asked, seeds:
-    all that it was asked, and with which seeds.
+    text: the completion for a prompt. replies: another reply for the nth prompt, if not None.
+    asked, seeds: all prompts received, and their seeds.
     """
 
     revision, settings = "1", {"max_new_tokens": 8}
@@ -78,7 +78,7 @@ def test_records_round_trip_and_an_incomplete_last_line_is_dropped(tmp_path_fact
 
 
 def valid(value):
-    """What a reader of UTF-16 sees: pairs are joined, halves replaced."""
+    """The text as valid Unicode: surrogate pairs are joined, single surrogates replaced."""
     if isinstance(value, tuple):
         return tuple(map(valid, value))
     if not isinstance(value, str):
@@ -116,7 +116,7 @@ def test_a_broken_line_is_reported_with_its_number(tmp_path, broken):
 
 
 def fill_in_a_process(file, size=resource.RLIM_INFINITY, kill_at=0):
-    """Exit code of `fill` with files of at most `size` bytes, killed at the nth prompt."""
+    """Exit code of `fill` with a file size limit in bytes, killed at prompt number `kill_at`."""
 
     def reply(n):
         if n == kill_at:
@@ -137,7 +137,7 @@ def test_a_killed_and_resumed_store_equals_an_uninterrupted_one(tmp_path):
     expected, file = (tmp_path / "whole").read_bytes(), tmp_path / "s"
     for kill_at, torn in ((20, 0), (140, 41), (160, 42)):
         assert fill_in_a_process(file, kill_at=kill_at) == -signal.SIGKILL
-        with open(file, "ab") as out:  # what a kill in the middle of a write leaves
+        with open(file, "ab") as out:  # a partial line, as after a kill during a write
             out.write(expected[:torn])
     rest = Echo()
     fill(file, rest, 400)
@@ -146,7 +146,7 @@ def test_a_killed_and_resumed_store_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_a_full_disk_keeps_complete_records_and_a_rerun_continues(tmp_path, capfd):
-    file, limit = tmp_path / "s", 20_000  # the kernel answers EFBIG after a part of a line
+    file, limit = tmp_path / "s", 20_000  # the kernel raises EFBIG in the middle of a line
     assert fill_in_a_process(file, size=limit) == 1
     assert "free some space and run this again" in capfd.readouterr().err
     kept = file.read_bytes()

@@ -28,8 +28,8 @@ GIBBERISH, ADAPTED = "tinyllm:gibberish", "tinyllm+lora:4"
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-    """TINYLLM_RUNS of all these tests, whose studies have names of their own; one thread, so that
-    equal students are equal to the last bit."""
+    """TINYLLM_RUNS shared by these tests, whose studies have different names. One thread, so that
+    equal students are bitwise identical."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def params(folder):
-    """A study of every kind of arm, trained."""
+    """A trained study with every kind of arm."""
     made = study(folder, arms=ARMS, workers=2)
     run.train_all(made)
     return made
@@ -111,7 +111,7 @@ def test_routed_and_auto_alpha_arms_are_trained_collected_and_stored(folder, tmp
 def test_weights_are_kept_only_for_trained_students_with_keep_weights(params, facts):
     assert not facts.loc["inference", ["steps", "trained_parameters", "train_flops"]].any()
     where = paths.student(params, "inference", 0)
-    assert not (where / "checkpoint").exists()  # it is the model that `student` names
+    assert not (where / "checkpoint").exists()  # the weights are those of `student`
     light = params.model_copy(update={"arms": ["finetune"], "seeds": [4], "keep_weights": False})
     where = run.train_one(light, "finetune", 4)
     assert not list(where.glob("checkpoint*"))
@@ -147,7 +147,7 @@ def test_finished_students_are_reused_and_other_parameters_are_rejected(params, 
 
 
 def test_test_questions_do_not_influence_training_or_selection(params, folder):
-    """With other test questions and labels, the same arm becomes the same student."""
+    """Other test questions and labels give the same trained student."""
     blind = study(folder, asked=False, study="blind", arms=[GIBBERISH])
     splits = data.read(blind)
     splits["test"] = [
@@ -158,12 +158,12 @@ def test_test_questions_do_not_influence_training_or_selection(params, folder):
     ask.ask_all(blind)
     run.train_all(blind)
     one, two = outcome(params, GIBBERISH), outcome(blind, GIBBERISH)
-    assert (one[0].gold != two[0].gold).all()  # and yet it was scored on other labels
+    assert (one[0].gold != two[0].gold).all()  # although it was scored on other labels
     same(one, (one[0], *two[1:]))
 
 
 def train_and_die(environment, params, killed):
-    """Train a student in this process, which may be killed while a checkpoint is written."""
+    """Train a student in this process; if `killed`, kill it while a checkpoint is written."""
 
     def torn(content, stream):
         if killed and "optimizer" in content and content["state"]["step"] == 4:
@@ -179,7 +179,7 @@ def train_and_die(environment, params, killed):
 
 
 def in_a_process(params, killed=False):
-    """Exit code of `train_and_die` in a process of its own."""
+    """Exit code of `train_and_die` in a separate process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tinyllm.students.run"])
     process = context.Process(target=train_and_die, args=(dict(os.environ), params, killed))
@@ -205,7 +205,7 @@ def test_a_killed_and_resumed_student_equals_an_uninterrupted_one(folder):
 
 
 def test_a_killed_worker_fails_only_its_own_student(params, monkeypatch):
-    """The first of three is killed; the other two end, and a rerun trains the first."""
+    """The first of three is killed; the other two finish, and a rerun trains the first."""
     killed = params.model_copy(update={"arms": ["finetune"], "seeds": [1, 2, 3], "workers": 1})
     wait, pids = run.wait, []
 
@@ -258,7 +258,7 @@ def test_decoder_only_training_is_the_same_with_activation_checkpointing(folder)
 
 @pytest.mark.slow
 def test_torchrun_and_one_process_train_on_the_same_tokens_and_steps(folder):
-    """Two processes (gloo, CPU), of which one idles at an epoch's end: 9 questions, 8 a step."""
+    """Two processes (gloo, CPU); 9 questions, 8 per step: one process idles in the last step."""
     ends = []
     for nproc, batch_size in ((1, 8), (2, 4)):
         changes = {"nproc": nproc, "batch_size": batch_size, "epochs": 2.0, "evals": 2}

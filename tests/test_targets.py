@@ -1,4 +1,4 @@
-"""What an arm learns: its tasks, texts and distributions, and what the controls keep of them."""
+"""Training targets of each arm: tasks, texts and distributions, and the control arms."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ TEXTS = rationales(ROWS)
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch):
-    """The parameters and teachers that rationales were read for."""
+    """Records the parameters and teachers for which rationales are read."""
     calls = []
 
     def stored(params, uri, sample=0):
@@ -85,7 +85,7 @@ def test_arms_read_the_rationales_generated_with_their_own_settings(asked, name,
 
 @pytest.fixture
 def both(monkeypatch, tmp_path):
-    """Two teachers wrote for every question; what they wrote can be changed."""
+    """Rationales of two teachers for every question; tests may change them."""
     kept = {A: dict(TEXTS[A]), B: {row.id: f"It is {row.gold}." for row in ROWS}}
 
     def taken(params, uri, sample=0):
@@ -138,7 +138,7 @@ def test_similarity_routing_picks_the_closest_text_and_embeds_once(both, monkeyp
     both[B] = dict.fromkeys(both[B], "The stock market closed higher on Friday.")
     chosen = choose.choices(Params(), TEACHERS, "similar", 0)
     assert set(chosen.values()) == {A}
-    monkeypatch.setattr(load, "load", None)  # embedding again would need it
+    monkeypatch.setattr(load, "load", None)  # a second embedding would call it
     assert choose.choices(Params(), TEACHERS, "similar", 1) == chosen
 
 
@@ -159,7 +159,7 @@ def test_teachers_keep_their_prefix_and_alpha_in_every_arm():
 
 
 def test_kd_targets_are_the_mean_of_the_teacher_distributions(monkeypatch):
-    nine = 2 * math.log(9)  # odds of 9 to 1 become 3 to 1 at temperature 2, and 81 to 1 become 9
+    nine = 2 * math.log(9)  # odds of 81 to 1, which become 9 to 1 at temperature 2
     known = {A: {"q": [nine, 0.0], "r": [0.0, 0.0]}, B: {"q": [0.0, 0.0]}}
     monkeypatch.setattr(ask, "option_scores", lambda params, uri: known[uri])
     means = targets.arm_options(Params(), arms.resolve("kd:2", TEACHERS))

@@ -1,4 +1,4 @@
-"""Teachers that run here: batches change nothing, chat templates are used, answers are scored."""
+"""Local teachers: results do not depend on batches, chat templates are used, answers scored."""
 
 from unittest.mock import Mock
 
@@ -16,7 +16,7 @@ from tinyllm.teachers.hf import Draw, HFTeacher
 
 @pytest.fixture(scope="module", params=["t5", "llama"])
 def folder(request, tmp_path_factory):
-    """An untrained teacher, T5-like and Llama-like: it writes something else for every prompt."""
+    """An untrained teacher, T5-like or Llama-like; its text differs from prompt to prompt."""
     folder = tmp_path_factory.mktemp("t") / "m"
     models.save(models.untrained(request.param, 0), request.param, folder)
     return folder
@@ -64,7 +64,7 @@ def test_sampled_token_frequencies_match_the_temperature():
         shares = draw(None, logits).argmax(-1).bincount(minlength=4) / 20_000
         torch.testing.assert_close(shares, torch.softmax(logits[0] / 2, -1), atol=0.02, rtol=0)
     draw = Draw([0, 0], 1, 1.0)
-    draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # the ends: no token of probability 0
+    draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # extremes: no token with p = 0
     assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
 
 

@@ -1,4 +1,4 @@
-"""Training: the loss is what the paper says, whatever the batch, padding, accumulation or stop."""
+"""Training: the paper's loss, independent of batches, padding, accumulation and interruptions."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ QUESTIONS = questions()
 TEXTS = rationales(QUESTIONS)
 AUTO = [TASKS[0], *(replace(task, auto=True) for task in TASKS[1:])]
 ALL = [*TASKS, Task("options", "predict: ", 4.0, temperature=2.0)]
-EIGHT = {"batch_size": 8, "lr": 1e-3}  # 24 questions: 3 steps an epoch
+EIGHT = {"batch_size": 8, "lr": 1e-3}  # 24 questions: 3 steps per epoch
 ONCE = {"epochs": 1.0, "evals": 1}
 
 
@@ -38,7 +38,7 @@ def gradients(model):
 
 
 def plain_loss(model, encoding, row, task, text):
-    """One task's summed cross-entropy for one question, from the model's own full logits."""
+    """Summed cross-entropy of one task for one question, from the model's full logits."""
     target = torch.tensor([encoding.target(text)])
     source = encoding.source(row, task.prefix)
     if encoding.seq2seq:
@@ -53,7 +53,7 @@ def plain_loss(model, encoding, row, task, text):
 
 
 def mixed():
-    """Questions, half of them with two options, and distributions over all but the first."""
+    """Questions, half of them with two options, and option distributions for all but the first."""
     rows, wanted = [], {}
     for i, row in enumerate(QUESTIONS):
         two = [row.gold, row.options[row.answer - 1]]
@@ -66,7 +66,7 @@ def mixed():
 
 @pytest.mark.parametrize(("kind", "task_prefix"), KINDS)
 def test_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, task_prefix):
-    """Of options, Hinton's: CE(teacher_T, student_T); a logit is a log-probability per token."""
+    """Options use Hinton's CE(teacher_T, student_T); a logit is a log-probability per token."""
     model, _, encoding = make(kind, task_prefix)
     questions, wanted = mixed()
     rows = training_rows(questions, TEXTS, ALL, encoding, wanted)
@@ -101,7 +101,7 @@ def test_multi_task_loss_and_gradient_equal_separately_computed_ones(kind, task_
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together, gradients(model), rtol=1e-4, atol=1e-6)
-    # Padding is no token, and tasks with one input share one pass of the encoder.
+    # Padding is not counted, and tasks with the same input share one encoder pass.
     assert batch["tokens"] == sum(Collator(encoding, ALL)([row])["tokens"] for row in rows)
     assert not encoding.seq2seq or len(batch["input_ids"]) == len(inputs)
 
@@ -119,7 +119,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, monkeypatch, ki
     for size, passes in ((8, 1), (1, 8)):
         changes = {"batch_size": size, "accumulation": passes, **ONCE}
         run(tmp_path / str(size), rows, TEXTS, kind, lr=1e-9, **changes)
-    assert len(kept) == 6 and norms == {1.0}  # at which a large gradient is clipped
+    assert len(kept) == 6 and norms == {1.0}  # the clipping norm
     torch.testing.assert_close(kept[:3], kept[3:], rtol=1e-4, atol=1e-6)
 
 
@@ -133,7 +133,7 @@ torch.save([model.state_dict(), state.tokens], f"{sys.argv[1]}/end{os.environ['R
 
 
 def plainly_trained(folder, **changes):
-    """Two epochs of 9 questions by plain gradient descent, where the gradient's size counts."""
+    """Two epochs of 9 questions with plain SGD, so that the scale of the gradient matters."""
 
     def descent(model, params):
         return torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}])
@@ -146,7 +146,7 @@ def plainly_trained(folder, **changes):
 
 @pytest.mark.slow
 def test_one_and_two_processes_end_with_the_same_weights(tmp_path):
-    """8 questions a step: in an epoch's last step one of the processes has none (gloo, CPU)."""
+    """8 questions per step: in the last step of an epoch one process has none (gloo, CPU)."""
     one, state, _ = plainly_trained(tmp_path / "one", batch_size=8)
     (tmp_path / "two").mkdir()
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
@@ -196,7 +196,7 @@ def test_epochs_cycle_through_the_samples(tmp_path):
     samples = [TEXTS, TEXTS | {"micro:a": TEXTS["micro:b"]}]
     _, _, collator = run(tmp_path, QUESTIONS, samples, **EIGHT, epochs=3.0, evals=1)
     learned = []
-    for start in (0, 3, 6):  # batches of an epoch
+    for start in (0, 3, 6):  # first batch of each epoch
         rows = [row for batch in collator.seen[start : start + 3] for row in batch]
         learned.append(sorted(row["targets"][1] for row in rows))
     assert len(collator.seen) == 9 and learned[0] == learned[2] != learned[1]
@@ -205,7 +205,7 @@ def test_epochs_cycle_through_the_samples(tmp_path):
 @pytest.mark.parametrize("kind", ["step", "best"])
 def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, kind):
     options = EIGHT | {"epochs": 3.0, "evals": 3}
-    scores = [0.1, 0.2, 0.3, 0.1, 0.2, 0.2, 0.3]  # three, two until the stop, and two again
+    scores = [0.1, 0.2, 0.3, 0.1, 0.2, 0.2, 0.3]  # whole run; before the stop; after it
     options["valid"] = iter(scores).__next__
     whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, **options)
     with pytest.raises(Stop):
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_complete_checkpoints_and_names_the_file(tmp_path):
 
     def valid():
         yield 0.1
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes a file of this process
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes per file
         yield 0.2
 
     options = EIGHT | {"epochs": 3.0, "evals": 3, "valid": valid().__next__}
@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_complete_checkpoints_and_names_the_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["best-000003.pt", "step-000003.pt"]  # from which a run goes on, see above
+    assert names == ["best-000003.pt", "step-000003.pt"]  # a run can resume from these, see above
 
 
 def test_auto_alpha_is_the_running_answer_loss_over_the_task_loss():
@@ -242,13 +242,13 @@ def test_auto_alpha_is_the_running_answer_loss_over_the_task_loss():
     means = running([], torch.tensor([6.0, 4.0, 0.0]), torch.tensor([2, 4, 0]))
     assert means == [3.0, 1.0, 0.0] and task_weights(AUTO, means) == [1.0, 3.0, 2.0]
     later = running(means, torch.tensor([3.0, 0.0, 5.0]), torch.tensor([2, 0, 1]))
-    assert later == pytest.approx([2.85, 1.0, 5.0])  # the last one starts at its first loss
+    assert later == pytest.approx([2.85, 1.0, 5.0])  # the last task starts with its first loss
     assert task_weights(TASKS, means) == [task.weight for task in TASKS]
 
 
 def test_early_stopping_restores_the_weights_that_were_best_on_valid(tmp_path):
     options = EIGHT | {"epochs": 6.0, "evals": 6, "patience": 2}
-    scores = iter([0.1, 0.7, 0.7, 0.6, 0.9])  # the second is best, an equal one no better
+    scores = iter([0.1, 0.7, 0.7, 0.6, 0.9])  # the second is best; ties do not count as better
     with pytest.raises(Stop):
         run(tmp_path, QUESTIONS, TEXTS, valid=scores.__next__, stop_at=10, **options)
     model, state, _ = run(tmp_path, QUESTIONS, TEXTS, valid=scores.__next__, **options)
@@ -261,7 +261,7 @@ def test_early_stopping_restores_the_weights_that_were_best_on_valid(tmp_path):
     assert all(torch.equal(now[name], best[name]) for name in best)
     assert not any(torch.equal(best[name], last[name]) for name in best)
     _, again, collator = run(tmp_path, QUESTIONS, TEXTS, **options)
-    assert again == state and not collator.seen  # started again, it is still at its end
+    assert again == state and not collator.seen  # a finished run is not continued
 
 
 def test_a_non_finite_loss_stops_training_and_advises_a_lower_lr(tmp_path):
@@ -281,11 +281,11 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32(tmp_path, monkeypatch):
     for precision in ("fp32", "tf32", "bf16"):
         options = {"batch_size": 24, "precision": precision, **ONCE}
         model, state, _ = run(tmp_path / precision, QUESTIONS, TEXTS, **options)
-        product = torch.backends.cuda.matmul.fp32_precision  # as a GPU would find it
+        product = torch.backends.cuda.matmul.fp32_precision  # the setting a GPU would use
         assert product == ("tf32" if precision == "tf32" else "ieee")
         assert all(p.dtype == torch.float32 for p in model.parameters())
         losses.append([row["value"] for row in state.history if row["metric"] == "loss"])
-    assert losses[1] == losses[0] != losses[2]  # tf32 is of GPUs alone
+    assert losses[1] == losses[0] != losses[2]  # tf32 affects only GPUs
     assert losses[2] == pytest.approx(losses[0], rel=0.02)
 
 
@@ -301,9 +301,9 @@ def test_epochs_contain_each_question_once_in_an_order_set_by_seed_and_epoch():
     assert np.concatenate(steps_of_epoch(lengths, 8, 3, 1)).tolist() == orders[3, 1]
     groups = steps_of_epoch(lengths, 8, 3, 0)
     alike = np.mean([lengths[group].std(0) for group in groups])
-    assert alike < 0.8 * lengths.std(0).mean()  # so that little is padding
+    assert alike < 0.8 * lengths.std(0).mean()  # similar lengths, so little padding
     tokens = [lengths[group].sum() for group in groups]
-    assert tokens[0] == max(tokens)  # too little memory is noticed at once
+    assert tokens[0] == max(tokens)  # the largest step comes first: out of memory shows at once
 
 
 def test_plain_attention_gives_the_same_loss_and_gradient(minilm_file):

@@ -1,4 +1,4 @@
-"""What is done, and the workflow that does the rest: dry runs of every grid, one real grid."""
+"""Status and workflow: dry runs of every grid, and a real run of one grid."""
 
 import json
 import os
@@ -20,7 +20,7 @@ GRIDS = sorted(file.stem for file in (paths.ROOT / "params" / "grid").glob("*.ya
 
 
 def questions(file, answer="yes"):
-    """Eight questions of one's own."""
+    """Write eight questions as a user's file."""
     rows = [
         {"question": f"{i}?", "options": ["yes", "no"], "answer": answer, "split": split}
         for i, split in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 2)
@@ -29,7 +29,7 @@ def questions(file, answer="yes"):
 
 
 def own_questions(folder, dataset="good", **changes):
-    """A parameter file of a study of such questions, whose student is not trained."""
+    """A parameter file for a study of such questions with an untrained student."""
     questions(folder / f"{dataset}.jsonl")
     values = {"study": "own", "dataset": dataset, "source": f"file:{dataset}.jsonl", "seeds": [0]}
     values |= {"teachers": [], "arms": ["inference"], "workers": 1}
@@ -37,7 +37,7 @@ def own_questions(folder, dataset="good", **changes):
 
 
 def finish(one):
-    """Have every job of a grid done, without running any: questions are real, students are not."""
+    """Mark every job of a grid as done without running it; questions are real, students are not."""
     from tinyllm.students import run
 
     for job in one.jobs:
@@ -83,7 +83,7 @@ def test_only_deleted_results_and_their_dependents_are_unfinished(done):
     assert unfinished(done) == []
     row = status.Status(done).table().iloc[0]
     assert (row.questions, row.students, row.done, row.stored) == ("1/1", 2, 2, 2)
-    # What is missing, and what depends on it.
+    # Missing results and the jobs that depend on them.
     (paths.student(done.studies[0], "finetune", 0) / runs.MANIFEST).unlink()
     assert unfinished(done) == [*of("one", SECOND, EVALUATE, FIGURES)]
     shutil.rmtree(paths.data(done.studies[1]))
@@ -100,7 +100,7 @@ def test_changed_question_files_are_detected_by_content(done, moved, capfd):
     assert unfinished(done) == changed
     report = status.Status(done).report()
     assert "stale: " in report and "one.jsonl" in report and "4 of 9 jobs are done" in report
-    # A dry run lists them and leaves everything as it is.
+    # A dry run lists them and changes nothing.
     assert cli.main(["run", "grid.yaml", "--dry-run"]) == 0
     text = "".join(capfd.readouterr())
     assert all(job in text for job in changed)
@@ -129,10 +129,10 @@ def test_failed_jobs_are_listed_with_reason_and_notebook(done):
     assert status.failure(job) == "ValueError: lr: too high"
     assert status.Status(done).table().iloc[0].failed == 1
     assert str(failed) in "\n".join(status.failures(done))
-    failed.write_text('{"cells": [', encoding="utf-8")  # papermill is writing it
+    failed.write_text('{"cells": [', encoding="utf-8")  # while papermill writes the file
     assert status.failures(done) == []
     job.path("log").write_text("Executing\nended with status 137\n", encoding="utf-8")
-    assert status.failure(job) == "ended with status 137"  # out of memory, say
+    assert status.failure(job) == "ended with status 137"  # for example, out of memory
 
 
 @pytest.mark.parametrize("profile", ["local", "slurm", "kubernetes"])
@@ -153,7 +153,7 @@ def test_every_grid_and_profile_passes_a_dry_run(moved, monkeypatch, capfd, prof
 
 
 def called(folder, *arguments):
-    """Arguments of subprocess for `tinyllm run`, with runs, figures and results in a folder."""
+    """Arguments for subprocess to call `tinyllm run` with all output in a folder."""
     env = {f"TINYLLM_{name}": str(folder / name.lower()) for name in ("RUNS", "FIGURES", "RESULTS")}
     command = [sys.executable, "-m", "tinyllm.batch.cli", "run", *arguments]
     how = {"cwd": folder, "env": os.environ | env, "text": True}
@@ -240,13 +240,13 @@ def test_the_kubernetes_profile_submits_a_job_with_resource_limits(tmp_path, mon
     (submitted,) = [json.loads(job.read_text(encoding="utf-8")) for job in jobs.iterdir()]
     pod = submitted["spec"]["template"]["spec"]
     limits = pod["containers"][0]["resources"]["limits"]
-    assert limits.keys() == {"cpu", "memory"}  # no GPU for a student so small
+    assert limits.keys() == {"cpu", "memory"}  # no GPU for such a small student
     assert int(limits["memory"].removesuffix("M")) >= 2000
     assert pod["activeDeadlineSeconds"] >= 600
     env = {item["name"]: item["value"] for item in pod["containers"][0]["env"]}
     assert env["TINYLLM_RUNS"] == str(folder / "runs") and "OPENAI_API_KEY" not in env
     assert (folder / "runs/own/good/notebooks/01_data_prep.ipynb").exists()
-    # As Snakemake does on Ctrl-C: one word, the names behind it, no shell.
+    # As Snakemake does on Ctrl-C: one executable, the job names as arguments, no shell.
     profile = paths.ROOT / "profiles" / "kubernetes"
     values = yaml.safe_load((profile / "config.yaml").read_text(encoding="utf-8"))
     word = str(profile / values["cluster-generic-cancel-cmd"])

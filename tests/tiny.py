@@ -1,4 +1,4 @@
-"""Tiny students, a few questions with rationales, and whole studies of an untrained teacher."""
+"""Tiny students, a few questions with rationales, and small studies with an untrained teacher."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ KINDS = [("t5", "encoder"), ("t5", "decoder"), ("llama", "encoder"), ("llama", "
 
 
 def questions(count=24):
-    """Questions of the micro world."""
+    """Training questions of the micro world."""
     return micro.questions(0)["train"][:count]
 
 
 def rationales(rows):
-    """Teacher b wrote nothing for every third question, and an empty text for one."""
+    """Rationales by teacher; b has none for every third question and an empty text for one."""
     whole = {row.id: "So it seems. " + micro.reference_rationale(row) for row in rows}
     part = {row.id: micro.reference_rationale(row) for i, row in enumerate(rows) if i % 3}
     part[rows[1].id] = "  "
@@ -38,7 +38,7 @@ def rationales(rows):
 
 
 def make(kind, task_prefix="encoder", dropout=0.0, **changes):
-    """A micro model of a kind with random weights, its tokenizer and encoding."""
+    """A micro model of this kind with random weights, its tokenizer and its encoding."""
     model, tokenizer = models.untrained(kind, 0), models.tokenizer(eos=kind == "t5")
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -48,7 +48,7 @@ def make(kind, task_prefix="encoder", dropout=0.0, **changes):
 
 
 class Watching(Collator):
-    """A collator that keeps the rows it was given, and raises `Stop` at a call."""
+    """A collator that records the rows of each call and raises `Stop` at call `stop_at`."""
 
     seen: list
     stop_at: int = -1
@@ -61,17 +61,17 @@ class Watching(Collator):
 
 
 class Stop(Exception):
-    """Training was killed."""
+    """Simulates a killed training run."""
 
 
 def trained(
     folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, tasks=None, **changes
 ):
-    """Train a tiny student on all tasks; returns model, state and the collator that watched.
+    """Train a tiny student; returns the model, the training state and the recording collator.
 
-    texts: by teacher, or such for each sample.
-    stop_at: raises Stop at this batch. valid: scores of valid; else its accuracy on 8 questions.
-    tasks: other than TASKS.
+    texts: rationales by teacher, or a list of these, one per sample.
+    stop_at: raises Stop at this batch. valid: replaces validation accuracy on 8 questions.
+    tasks: replaces TASKS.
     """
     tasks = tasks or TASKS
     model, _, encoding = make(kind, **changes)
@@ -89,7 +89,7 @@ def trained(
 
 
 def saved_model(folder, kind="t5", dropout=0.0):
-    """A micro model with random weights in a folder, as a student or a teacher."""
+    """Save a micro model with random weights, to be used as student or teacher; its path."""
     model = models.untrained(kind, 0)
     if dropout:
         model.config.dropout_rate = dropout
@@ -98,9 +98,9 @@ def saved_model(folder, kind="t5", dropout=0.0):
 
 
 def study(folder, asked=True, **changes):
-    """A small study whose questions, rationales and answers are stored; its teacher knows nothing.
+    """A small study with stored questions, rationales and answers of an untrained teacher.
 
-    folder: for the teacher. Set TINYLLM_RUNS before.
+    folder: where the teacher is saved. Set TINYLLM_RUNS before calling this.
     """
     values = {
         "limit": {"train": 48, "valid": 12, "test": 12}, "seeds": [0], "workers": 1, "epochs": 1.0,
@@ -118,6 +118,6 @@ def study(folder, asked=True, **changes):
 
 
 def write_yaml(file, **values):
-    """A file of parameters, or of a grid."""
+    """Write a parameter file or a grid file; returns its path."""
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
