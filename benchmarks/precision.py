@@ -39,37 +39,37 @@ def main() -> None:
     parser.add_argument("--dataset", default="obqa", choices=("obqa", "riddle", "pubmedqa"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    params = Params.from_yaml(ROOT / "params" / "laptop" / f"{asked.dataset}.yaml")
-    examples = release.questions(asked.dataset, "train")
-    columns = zip(*release.rationales(asked.dataset, "train"), strict=True)
-    found, texts = [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0)], {}
+    args = parser.parse_args()
+    params = Params.from_yaml(ROOT / "params" / "laptop" / f"{args.dataset}.yaml")
+    examples = release.questions(args.dataset, "train")
+    columns = zip(*release.rationales(args.dataset, "train"), strict=True)
+    tasks, texts = [Task(ANSWER, prompts.ANSWER_PREFIX, 1.0)], {}
     for index, (uri, column) in enumerate(zip(params.teachers, columns, strict=True)):
-        found.append(Task(uri, prompts.rationale_prefix(index), 1.0))
+        tasks.append(Task(uri, prompts.rationale_prefix(index), 1.0))
         texts[uri] = {e.id: text for e, text in zip(examples, column, strict=True) if text}
     (model, tokenizer), (plain, _) = load.load(params.student), load.load(params.student)
     load.plain_attention(plain, params.max_input)
     encoding = Encoding.of(model, tokenizer, params)
-    rows = training_rows(examples, texts, found, encoding)
+    rows = training_rows(examples, texts, tasks, encoding)
     groups = steps_of_epoch([row["lengths"] for row in rows], params.batch_size, 0, 0)
-    collate = Collator(encoding, found)
-    modules = {"fp32": MultiTask(model.train(), found), "bf16": MultiTask(plain.train(), found)}
+    collate = Collator(encoding, tasks)
+    modules = {"fp32": MultiTask(model.train(), tasks), "bf16": MultiTask(plain.train(), tasks)}
     modules["bf16, torch's own"] = modules["fp32"]
-    steps = [[rows[i] for i in group] for group in groups[1 : asked.steps + 1]]
+    steps = [[rows[i] for i in group] for group in groups[1 : args.steps + 1]]
     batches = [collate(step) for step in steps]
     ours = loss.token_losses
     seconds: dict[str, list[float]] = {name: [] for name in modules}
-    for turn in range(asked.rounds + 1):
+    for turn in range(args.rounds + 1):
         for name, module in modules.items():
             loss.token_losses = plain_losses if "own" in name else ours
             start = time.process_time()
             for batch in batches:
                 with torch.autocast("cpu", torch.bfloat16, enabled=name != "fp32"):
-                    value = weighted_loss(module(batch), batch["counts"], torch.ones(len(found)))
+                    value = weighted_loss(module(batch), batch["counts"], torch.ones(len(tasks)))
                 value.backward()
                 module.zero_grad(set_to_none=True)
             if turn:  # the first round is a warm-up
-                seconds[name].append((time.process_time() - start) / asked.steps)
+                seconds[name].append((time.process_time() - start) / args.steps)
     for name, taken in seconds.items():
         faster = median(seconds["fp32"]) / median(taken)
         spread = f"({min(taken):.2f} to {max(taken):.2f})"

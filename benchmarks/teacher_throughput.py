@@ -69,7 +69,7 @@ def main() -> None:
     def render(question, shots):
         return prompts.teacher_prompt(question, shots, forcing=True)
 
-    asked = [
+    texts = [
         teacher.rendered(
             prompts.fitted(e, in_context(e), render, teacher.tokens, options.max_prompt).text
         )
@@ -79,7 +79,7 @@ def main() -> None:
     def run(way: Callable, batched: bool) -> tuple[list[float], dict[int, Completion]]:
         score.batches, teacher.batch = way, options.batch if batched else 1
         start = time.process_time(), time.perf_counter()
-        replies = dict(teacher.write(asked))
+        replies = dict(teacher.write(texts))
         seconds = [time.process_time() - start[0], time.perf_counter() - start[1]]
         tokens = sum(sum(reply.tokens) for reply in replies.values())
         return [tokens / duration for duration in seconds], replies
@@ -93,7 +93,7 @@ def main() -> None:
     last = options.ways[-1]
     read, written = zip(*(reply.tokens for reply in replies[last].values()), strict=True)
     print(
-        f"{options.model}, {len(asked)} questions of {options.dataset}, prompts of {min(read)} to "
+        f"{options.model}, {len(texts)} questions of {options.dataset}, prompts of {min(read)} to "
         f"{max(read)} tokens, texts of {min(written)} to {max(written)} (mean "
         f"{mean(written):.0f}, at most {options.new_tokens}), batches of {options.batch}, "
         f"{torch.get_num_threads()} threads. Tokens per second of CPU and of wall time:"
@@ -105,7 +105,7 @@ def main() -> None:
         print(
             f"{name:9} {median(cpu):6.1f} and {median(wall):6.1f}; {last} is "
             f"{against[0] / median(cpu):.2f} and {against[1] / median(wall):.2f} times as fast; "
-            f"{same} of {len(asked)} texts equal"
+            f"{same} of {len(texts)} texts equal"
         )
 
 

@@ -68,8 +68,8 @@ def questions(dataset: str, number: int, tokenizer: PreTrainedTokenizerBase) -> 
     both = [(row, pair) for row, pair in zip(rows, pairs, strict=True) if all(pair)]
     texts = {f"teacher {m}": {row.id: pair[m % 2] for row, pair in both} for m in range(4)}
     examples = [row for row, _ in both]
-    found, encoding = tasks_for(2), Encoding(tokenizer, True, 0, "encoder", MAX_INPUT, MAX_TARGET)
-    lengths = [row["lengths"] for row in training_rows(examples, texts, found, encoding)]
+    tasks, encoding = tasks_for(2), Encoding(tokenizer, True, 0, "encoder", MAX_INPUT, MAX_TARGET)
+    lengths = [row["lengths"] for row in training_rows(examples, texts, tasks, encoding)]
     steps = [group for group in steps_of_epoch(lengths, BATCH, 0, 0) if len(group) == BATCH]
     steps.sort(key=lambda step: sum(sum(lengths[i]) for i in step))
     wanted = number // BATCH
@@ -89,7 +89,7 @@ def release_steps(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     rows: Rows,
-    found: list[Task],
+    tasks: list[Task],
 ) -> Iterator[Step]:
     """The release's method, one step per batch."""
 
@@ -101,10 +101,10 @@ def release_steps(
 
     def step(batch: list[Question]) -> torch.Tensor:
         losses = []
-        for task in found:
-            own = rows.texts.get(task.name)
+        for task in tasks:
+            rationales = rows.texts.get(task.name)
             reads = [f"{task.prefix}{e.context} \n {prompts.student_question(e)}" for e in batch]
-            writes = [own[e.id] if own else e.gold for e in batch]
+            writes = [rationales[e.id] if rationales else e.gold for e in batch]
             labels = padded(writes, MAX_TARGET)
             targets = labels.input_ids.masked_fill(labels.attention_mask == 0, -100)
             losses.append(model(**padded(reads, MAX_INPUT), labels=targets).loss)
@@ -115,29 +115,29 @@ def release_steps(
 
 
 def our_steps(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, found: list[Task], task_prefix: str
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, tasks: list[Task], task_prefix: str
 ) -> Iterator[Step]:
     """This project's method, one step per batch of questions of similar length."""
     params = Params.checked(task_prefix=task_prefix, max_input=MAX_INPUT, max_target=MAX_TARGET)
     encoding = Encoding.of(model, tokenizer, params)
-    collate, module = Collator(encoding, found), MultiTask(model, found)
-    weights = torch.ones(len(found))
+    collate, module = Collator(encoding, tasks), MultiTask(model, tasks)
+    weights = torch.ones(len(tasks))
 
     def step(batch: list[dict[str, Any]]) -> torch.Tensor:
         tensors = collate(batch)
         return weighted_loss(module(tensors), tensors["counts"], weights)
 
     for group in rows.grouped:
-        tokenised = training_rows(group, rows.texts, found, encoding)
+        tokenised = training_rows(group, rows.texts, tasks, encoding)
         yield lambda batch=tokenised: step(batch)
 
 
 def steps(way: str, model: Any, tokenizer: Any, rows: Rows, teachers: int) -> list[Step]:
     """All steps of one pass over the questions."""
-    found = tasks_for(teachers)
+    tasks = tasks_for(teachers)
     if way == "release":
-        return list(release_steps(model, tokenizer, rows, found))
-    return list(our_steps(model, tokenizer, rows, found, way))
+        return list(release_steps(model, tokenizer, rows, tasks))
+    return list(our_steps(model, tokenizer, rows, tasks, way))
 
 
 def student() -> tuple[Any, PreTrainedTokenizerBase]:
@@ -187,11 +187,11 @@ def measure(
         order = [*todo][turn % len(todo) :] + [*todo][: turn % len(todo)]
         for key in order:
             seen[key].append(taken(model, todo[key]))
-    return {key: _median(each) for key, each in seen.items()}
+    return {key: _median(times) for key, times in seen.items()}
 
 
-def _median(each: list[Taken]) -> Taken:
-    return Taken(*(median(getattr(t, f.name) for t in each) for f in fields(Taken)))
+def _median(times: list[Taken]) -> Taken:
+    return Taken(*(median(getattr(t, f.name) for t in times) for f in fields(Taken)))
 
 
 def slope(points: dict[int, float]) -> float:
@@ -205,14 +205,14 @@ def report(dataset: str, number: int, rounds: int, teachers: Sequence[int]) -> p
 
     `a teacher more` (last rows): time added per teacher, relative to the release's method.
     """
-    found = measure(dataset, number, rounds, teachers)
-    added = {way: {m: found[way, m].seconds for m in teachers} for way in WAYS}
+    results = measure(dataset, number, rounds, teachers)
+    added = {way: {m: results[way, m].seconds for m in teachers} for way in WAYS}
     rows = []
-    for (way, many), own in found.items():
-        base = found["release", many]
+    for (way, many), result in results.items():
+        base = results["release", many]
         row = {"dataset": dataset, "teachers": many, "way": way}
-        row |= {"questions/s": number / own.seconds, "speed": base.seconds / own.seconds}
-        row |= {"CPU": base.cpu / own.cpu}
+        row |= {"questions/s": number / result.seconds, "speed": base.seconds / result.seconds}
+        row |= {"CPU": base.cpu / result.cpu}
         if len(teachers) > 1 and many == teachers[-1]:
             row["a teacher more"] = slope(added[way]) / slope(added["release"])
         rows.append(row)
@@ -221,15 +221,15 @@ def report(dataset: str, number: int, rounds: int, teachers: Sequence[int]) -> p
 
 def main() -> None:
     """Measure and print."""
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--datasets", nargs="+", default=["obqa", "pubmedqa"])
-    asked.add_argument("--questions", type=int, default=48)
-    asked.add_argument("--rounds", type=int, default=3)
-    asked.add_argument("--teachers", type=int, nargs="+", default=[1, 2, 3, 4])
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=["obqa", "pubmedqa"])
+    parser.add_argument("--questions", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--teachers", type=int, nargs="+", default=[1, 2, 3, 4])
+    args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {BATCH}")
-    for dataset in given.datasets:
-        table = report(dataset, given.questions, given.rounds, given.teachers)
+    for dataset in args.datasets:
+        table = report(dataset, args.questions, args.rounds, args.teachers)
         print(table.round(3).astype(object).fillna("").to_string(index=False), flush=True)
 
 

@@ -111,10 +111,10 @@ def test_students_read_one_sample_per_epoch_or_the_one_that_agrees_with_gold(mon
     monkeypatch.setattr(data, "read", lambda params: {"train": rows})
     params = Params.checked(samples=3, temperature=1.0)
     epochs = [ask.rationales(params, "micro:a", epoch) for epoch in range(3)]
-    assert [have["q0"] for have in epochs] == [off, vague, gold]
-    assert [have["q1"] for have in epochs] == [vague, vague, off]
-    assert [have["q3"] for have in epochs] == [gold, off, gold]
-    assert all("q2" not in have for have in epochs)
+    assert [learned["q0"] for learned in epochs] == [off, vague, gold]
+    assert [learned["q1"] for learned in epochs] == [vague, vague, off]
+    assert [learned["q3"] for learned in epochs] == [gold, off, gold]
+    assert all("q2" not in learned for learned in epochs)
     ends = {"q0": (off, False), "q1": (vague, True), "q2": (silent, False), "q3": (gold, False)}
     assert ask.taken(params, "micro:a") == ends, "what max_new_tokens cut is known"
     agreeing = params.model_copy(update={"learn_sample": "agreeing"})

@@ -125,8 +125,8 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     folder = tmp_path / "my own grids"
     folder.mkdir()
     (folder / "my data.jsonl").touch()
-    own = {"study": "own", "dataset": "own", "source": "file:my data.jsonl", "teachers": []}
-    write_yaml(folder / "my base.yaml", **own, arms=["finetune"])
+    values = {"study": "own", "dataset": "own", "source": "file:my data.jsonl", "teachers": []}
+    write_yaml(folder / "my base.yaml", **values, arms=["finetune"])
     write_yaml(folder / "my grid.yaml", params=["my base.yaml", "laptop/obqa.yaml"])
     monkeypatch.chdir(tmp_path)
     first, second = grid.load("my own grids/my grid.yaml").studies

@@ -29,8 +29,8 @@ def test_parameters_cells_have_typed_stage_parameters_with_micro_values(stage):
     assert namespace == {name: getattr(micro, name) for name in namespace}
     # papermill overrides the cell's values with a file's: the result must equal the file.
     for file in SHIPPED:
-        own = yaml.safe_load(file.read_text(encoding="utf-8"))
-        given, whole = Params.from_notebook(namespace | own), Params.from_yaml(file)
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        given, whole = Params.from_notebook(namespace | values), Params.from_yaml(file)
         for name in STAGES[stage].split():
             assert getattr(given, name) == getattr(whole, name), (file, name)
 

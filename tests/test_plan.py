@@ -89,9 +89,9 @@ def test_student_tokens_follow_limits_missing_rationales_and_routing(tmp_path):
     assert min(single) < chosen < every  # one rationale per question
     row = '{{"id": "{0}", "question": "What is {0}?", "options": ["a", "bcd"], "answer": "bcd"}}'
     (tmp_path / "own.jsonl").write_text("\n".join(row.format(i) for i in range(40)))
-    own = plan.splits(released(dataset="own", source=f"file:{tmp_path}/own.jsonl"))
-    assert sum(split["questions"] for split in own.values()) == 40
-    assert (own["train"]["answer"], own["train"]["options"]) == (3, 2)
+    splits = plan.splits(released(dataset="own", source=f"file:{tmp_path}/own.jsonl"))
+    assert sum(split["questions"] for split in splits.values()) == 40
+    assert (splits["train"]["answer"], splits["train"]["options"]) == (3, 2)
 
 
 def test_recorded_teachers_are_free_and_shared_rationales_are_counted_once(tmp_path):

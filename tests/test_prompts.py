@@ -58,9 +58,9 @@ def test_truncation_cuts_context_before_examples_and_counts_both():
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 90), st.integers(0, 30), st.integers(0, 30))
-def test_prompts_fit_the_budget_with_complete_questions_and_options(budget, own, other):
-    row = Question("q", "word " * own, "Is it so, after all?", ["quite so", "not so"], 1)
-    shot = Question("s", "fact " * other, "Was it?", ["it was", "it was not"], 0)
+def test_prompts_fit_the_budget_with_complete_questions_and_options(budget, context, example):
+    row = Question("q", "word " * context, "Is it so, after all?", ["quite so", "not so"], 1)
+    shot = Question("s", "fact " * example, "Was it?", ["it was", "it was not"], 0)
     try:
         fitted = prompts.fitted(row, [shot], rationale, words, budget)
     except ParameterError:
@@ -70,7 +70,7 @@ def test_prompts_fit_the_budget_with_complete_questions_and_options(budget, own,
     assert "Is it so, after all?\nOptions:\n(a) quite so\n(b) not so\nAnswer: (b)" in fitted.text
     assert ("Was it?\nOptions:\n(a) it was\n(b) it was not" in fitted.text) == ("s" in fitted.shots)
     left = len(re.findall("word", fitted.text)) + len(re.findall("fact", fitted.text))
-    assert left == own + (other if fitted.shots else 0) - fitted.cut[0]
+    assert left == context + (example if fitted.shots else 0) - fitted.cut[0]
     assert fitted.cut[1] == 1 - len(fitted.shots)
 
 

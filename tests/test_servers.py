@@ -260,11 +260,11 @@ def test_chat_answers_are_extracted_from_different_reply_formats(form):
 
 
 def test_server_settings_are_sent_and_give_a_separate_store():
-    own = {"limit": "max_completion_tokens", "temperature": None, "system": "Be brief."}
-    own |= {"extra": {"reasoning_effort": "low"}}
+    custom = {"limit": "max_completion_tokens", "temperature": None, "system": "Be brief."}
+    custom |= {"extra": {"reasoning_effort": "low"}}
     with Faulty() as server:
         uri = f"openai:{server.url}#m"
-        for settings in ({}, {uri: {"temperature": 0.3}}, {uri: own}):
+        for settings in ({}, {uri: {"temperature": 0.3}}, {uri: custom}):
             ask.ask_all(small(uri, servers=settings, temperature=0.7))
     plain, warm, new = server.bodies[0], server.bodies[12], server.bodies[24]
     assert (plain["max_tokens"], plain["temperature"], warm["temperature"]) == (16, 0.7, 0.3)

@@ -121,7 +121,7 @@ def test_the_variance_matches_a_manual_two_way_calculation():
     assert line["df"] == pytest.approx(student.args[0])
     assert line["high"] - 0.015 == pytest.approx(student.ppf(0.975) * line["se"])
     assert line["p"] == pytest.approx(2 * student.sf(0.015 / line["se"]))
-    # The true difference that is detected at the 5% level with 80% power.
+    # The smallest true difference that is detected at the 5% level with 80% power.
     assert line["smallest"] == pytest.approx(student.ppf([0.975, 0.8]).sum() * line["se"])
 
 

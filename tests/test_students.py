@@ -54,10 +54,10 @@ def facts(params):
 
 def outcome(params, arm, seed=0):
     """Predictions, history and trained weights of a finished student."""
-    where = paths.student(params, arm, seed)
-    (weights,) = (where / "checkpoint").glob("*.safetensors")
-    rows = predictions.read(where / "predictions.parquet").drop(columns=["study"])
-    return rows, (where / "history.csv").read_text(), load_file(weights)
+    path = paths.student(params, arm, seed)
+    (weights,) = (path / "checkpoint").glob("*.safetensors")
+    rows = predictions.read(path / "predictions.parquet").drop(columns=["study"])
+    return rows, (path / "history.csv").read_text(), load_file(weights)
 
 
 def same(one, two):
@@ -110,11 +110,11 @@ def test_routed_and_auto_alpha_arms_are_trained_collected_and_stored(folder, tmp
 
 def test_weights_are_kept_only_for_trained_students_with_keep_weights(params, facts):
     assert not facts.loc["inference", ["steps", "trained_parameters", "train_flops"]].any()
-    where = paths.student(params, "inference", 0)
-    assert not (where / "checkpoint").exists()  # the weights are those of `student`
+    path = paths.student(params, "inference", 0)
+    assert not (path / "checkpoint").exists()  # the weights are those of `student`
     light = params.model_copy(update={"arms": ["finetune"], "seeds": [4], "keep_weights": False})
-    where = run.train_one(light, "finetune", 4)
-    assert not list(where.glob("checkpoint*"))
+    path = run.train_one(light, "finetune", 4)
+    assert not list(path.glob("checkpoint*"))
     with pytest.raises(FileNotFoundError, match="keep_weights: true"):
         student.load_student(light, "finetune", 4)
 
@@ -138,9 +138,9 @@ def test_a_spec_lists_arm_inputs_and_is_none_until_they_exist(params, folder, mo
 
 def test_finished_students_are_reused_and_other_parameters_are_rejected(params, monkeypatch):
     monkeypatch.setattr(student, "make", lambda *_, **__: pytest.fail("trained again"))
-    where = paths.student(params, "lora", 0)
-    assert run.train_one(params, "lora", 0) == where
-    assert run.train_all(params)[ARMS.index("lora")] == where
+    path = paths.student(params, "lora", 0)
+    assert run.train_one(params, "lora", 0) == path
+    assert run.train_all(params)[ARMS.index("lora")] == path
     other = params.model_copy(update={"lr": 0.1, "max_input": 64})
     with pytest.raises(runs.StaleRun, match=r"lr: 0\.002 .* 0\.1 .*max_input: 256 .* 64 "):
         run.train_one(other, "lora", 0)
@@ -195,13 +195,13 @@ def test_a_killed_and_resumed_student_equals_an_uninterrupted_one(folder):
     assert in_a_process(params) == 0
     killed = params.model_copy(update={"study": "killed"})
     data.save(data.load(killed), killed)
-    where = paths.student(killed, "tinyllm", 0)
+    path = paths.student(killed, "tinyllm", 0)
     assert in_a_process(killed, killed=True) == -signal.SIGKILL
-    assert not runs.finished(where, run.spec(killed, "tinyllm", 0))
-    assert len(list((where / "checkpoints").glob("step-*.pt"))) == 1
+    assert not runs.finished(path, run.spec(killed, "tinyllm", 0))
+    assert len(list((path / "checkpoints").glob("step-*.pt"))) == 1
     assert in_a_process(killed) == 0
     same(outcome(killed, "tinyllm"), outcome(params, "tinyllm"))
-    assert not (where / "checkpoints").exists()
+    assert not (path / "checkpoints").exists()
 
 
 def test_a_killed_worker_fails_only_its_own_student(params, monkeypatch):
@@ -264,8 +264,8 @@ def test_torchrun_and_one_process_train_on_the_same_tokens_and_steps(folder):
         changes = {"nproc": nproc, "batch_size": batch_size, "epochs": 2.0, "evals": 2}
         changes |= {"study": f"processes{nproc}", "limit": {"train": 9, "valid": 8, "test": 8}}
         params = study(folder, arms=["tinyllm"], **changes)
-        (where,) = run.train_all(params)
-        facts = runs.read_manifest(where)["facts"]
+        (path,) = run.train_all(params)
+        facts = runs.read_manifest(path)["facts"]
         ends.append([facts[name] for name in ("train_tokens", "steps", "targets")])
     assert ends[0] == ends[1]
 

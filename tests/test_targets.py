@@ -36,8 +36,8 @@ def texts(name, seed=0, sample=0):
     return targets.arm_texts(Params(), arms.resolve(name, TEACHERS), ROWS, seed, sample)
 
 
-def written(have):
-    return {name: text.split() for name, text in have.items() if text.strip()}
+def written(given):
+    return {name: text.split() for name, text in given.items() if text.strip()}
 
 
 @pytest.mark.parametrize("control", ["shuffled", "scrambled", "gibberish"])
@@ -48,18 +48,18 @@ def test_control_texts_depend_on_the_seed(control):
 
 def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
     for teacher, moved in texts("tinyllm:shuffled").items():
-        have = {name: text for name, text in TEXTS[teacher].items() if text.strip()}
-        assert sorted(moved.values()) == sorted(have.values())
-        assert moved.keys() == have.keys() and moved != have
+        original = {name: text for name, text in TEXTS[teacher].items() if text.strip()}
+        assert sorted(moved.values()) == sorted(original.values())
+        assert moved.keys() == original.keys() and moved != original
 
 
 def test_scrambled_rationales_keep_words_and_lengths_but_no_statement():
     for teacher, moved in texts("tinyllm:scrambled").items():
-        have, now = written(TEXTS[teacher]), written(moved)
-        assert {k: len(v) for k, v in now.items()} == {k: len(v) for k, v in have.items()}
-        words = [Counter(text[3] for text in texts.values()) for texts in (now, have)]
+        original, scrambled = written(TEXTS[teacher]), written(moved)
+        assert {k: len(v) for k, v in scrambled.items()} == {k: len(v) for k, v in original.items()}
+        words = [Counter(text[3] for text in texts.values()) for texts in (scrambled, original)]
         assert words[0] == words[1]
-        assert sum(now[name] == have[name] for name in have) <= len(have) // 4
+        assert sum(scrambled[name] == original[name] for name in original) <= len(original) // 4
 
 
 def test_gibberish_has_the_lengths_of_rationales_and_words_from_questions():

@@ -117,12 +117,12 @@ def test_out_of_memory_names_teacher_batch(folder, monkeypatch):
 
 
 def test_record_keys_depend_on_precision_and_temperature(folder):
-    ways = [{}, {"dtype": torch.bfloat16}, {"temperature": 0.7}, {"temperature": 1.0}]
-    asking = [teacher(folder, **how) for how in ways]
+    variants = [{}, {"dtype": torch.bfloat16}, {"temperature": 0.7}, {"temperature": 1.0}]
+    teachers = [teacher(folder, **changes) for changes in variants]
     prompt = prompts.Fitted("Which?", ())
-    assert len({store.request(one, "t", "q", prompt).key for one in asking}) == 4
+    assert len({store.request(one, "t", "q", prompt).key for one in teachers}) == 4
     settings = {"max_new_tokens": 12, "do_sample": False, "dtype": "torch.float32"}
-    assert asking[0].settings == settings, "stored keys hold them"
+    assert teachers[0].settings == settings, "stored keys hold them"
 
 
 def test_max_prompt_beyond_the_model_length_is_rejected_at_loading(folder):
