@@ -29,7 +29,7 @@ MEANT = {
 }
 
 
-def test_a_name_is_a_few_fields_of_data():
+def test_arm_names_resolve_to_the_expected_fields():
     for name, fields in MEANT.items():
         arm = arms.resolve(name, [A, B])
         assert arm == Arm(name, **fields) and arm.settings() == fields

@@ -114,7 +114,7 @@ HUB_ROWS = [
 
 
 @pytest.mark.parametrize(("dataset", "row", "expected"), HUB_ROWS)
-def test_hub_rows_become_questions_or_say_why_not(dataset, row, expected):
+def test_hub_rows_become_questions_or_raise_with_the_reason(dataset, row, expected):
     assert hub.question_of(dataset, row, "n") == expected
     with pytest.raises(ValueError, match="answer ''"):
         hub.question_of(dataset, row | {"answerKey": "", "label": -1, "final_decision": ""}, "n")

@@ -46,7 +46,7 @@ def test_control_texts_depend_on_the_seed(control):
     assert texts(name) == texts(name) != texts(name, seed=1)
 
 
-def test_shuffled_rationales_keep_their_texts_and_lose_their_questions():
+def test_shuffled_rationales_are_assigned_to_other_questions():
     for teacher, moved in texts("tinyllm:shuffled").items():
         original = {name: text for name, text in TEXTS[teacher].items() if text.strip()}
         assert sorted(moved.values()) == sorted(original.values())

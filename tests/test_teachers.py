@@ -36,7 +36,7 @@ def asked():
     return rows, [prompts.teacher_prompt(row, few, forcing=True) for row, few in pairs]
 
 
-def test_batches_sorted_by_length_write_what_one_prompt_at_a_time_writes(folder, asked):
+def test_sorted_batches_give_the_same_texts_as_single_prompts(folder, asked):
     _, texts = asked
     together, alone = teacher(folder), teacher(folder, batch=1)
     written = dict(together.write(texts))
