@@ -54,7 +54,7 @@ def test_unknown_arm_names_are_rejected_with_the_allowed_form(name, allowed):
 def test_recorded_teachers_cannot_be_prompted_or_score_options():
     recorded = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
     for name in ("tinyllm:no-examples", "kd:2+lora"):
-        with pytest.raises(ParameterError, match=r"recorded ones; use hf:MODEL"):
+        with pytest.raises(ParameterError, match=r"recorded ones cannot, use hf:MODEL"):
             Params.checked(**recorded, arms=["finetune", name])
     Params.checked(**recorded, arms=["finetune", "tinyllm", "tinyllm:gibberish+lora"])
     for teachers, name in (([A], "tinyllm-a"), ([], "kd"), ([], "tinyllm:shuffled")):
