@@ -26,7 +26,7 @@ plan: install  ## estimate the cost of GRID on DEVICE; runs nothing
 status results store restore: install  ## the state or the accuracies of GRID; copy its students to or from results/
 	@$(TINYLLM) $@ "$(GRID)"
 
-figures: install  ## redraw all figures and tables from stored results and published numbers
+figures: install  ## redraw the figures of notebooks 04 and 05 from stored results
 	@$(TINYLLM) figures
 
 lab: install  ## open JupyterLab on the notebooks
@@ -46,7 +46,7 @@ parameters: install  ## rewrite the notebooks' parameters cells after a change i
 
 # Test files run in parallel; then each notebook runs once, with one seed.
 SIDE_BY_SIDE := -n auto --maxprocesses 4
-test: install models lint  ## install and run the tests (except slow ones)
+test: install models lint  ## install (with models, 190 MB), lint, run the tests (except slow ones)
 	@set -e; scratch=$$(mktemp -d); mkdir "$$scratch/notebooks"; trap 'rm -rf "$$scratch"' EXIT; \
 	export TINYLLM_RUNS="$$scratch/runs" TINYLLM_FIGURES="$$scratch/figures" \
 	  TINYLLM_RESULTS="$$scratch/results"; \

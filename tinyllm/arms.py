@@ -19,7 +19,7 @@
 | `tinyllm:routed-random` | control for these two: one rationale per question, at random |
 | `tinyllm:alpha-auto` | beyond the paper: alpha adapts to the losses (`students/loss.py`) |
 | `tinyllm:shuffled` | control: each teacher's rationales permuted among the questions |
-| `tinyllm:scrambled` | control: words permuted among a teacher's rationales, place by place |
+| `tinyllm:scrambled` | control: words permuted among a teacher's rationales, position by position |
 | `tinyllm:gibberish` | control: an additional teacher that writes random words |
 
 `finetune:x3` trains for three times the epochs. LoRA adds a low-rank update to every linear layer

@@ -45,7 +45,7 @@ _DATA = "study dataset source data_seed"
 _ASKED = "teachers examples teacher_forcing max_prompt max_new_tokens samples temperature "
 _ASKED += "learn_from cleaning servers"
 STAGES = {  # the parameters that each notebook reads
-    "data": f"{_DATA} columns limit",
+    "data": f"{_DATA} columns limit task_prefix max_input",
     "teachers": f"{_DATA} {_ASKED} teacher_batch max_refused arms precision workers",
     "students": f"{_DATA} {_ASKED} learn_sample student task_prefix arms alpha seeds lr final_lr "
     "batch_size accumulation epochs warmup max_input max_target evals patience precision "

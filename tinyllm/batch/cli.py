@@ -112,15 +112,17 @@ def restore(args: argparse.Namespace) -> int:
 
 
 def figures(args: argparse.Namespace) -> int:
-    """Draw all figures from stored results, without any model (notebooks 04 and 05)."""
+    """Redraw the figures of notebooks 04 and 05 from stored results, without any model."""
     folder = paths.runs() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     # One file of a study is enough: notebook 04 shows all its stored datasets.
-    jobs = [("04_evaluation", "micro"), ("04_evaluation", "laptop/obqa"), ("05_paper_figures", "")]
-    for notebook, study in jobs:
-        target = folder / f"{paths.slug(f'{notebook} {study}')}.ipynb"
+    files = {"micro": "micro", "laptop": "laptop/obqa", "laptop-whole": "laptop/obqa", "": ""}
+    for study, file in files.items():
+        notebook = "04_evaluation" if study else "05_paper_figures"
+        target = folder / f"{notebook}{study and '_'}{study}.ipynb"
         command = [sys.executable, "-m", "papermill", "--log-level", "ERROR"]
-        command += ["-f", str(paths.ROOT / f"params/{study}.yaml")] if study else []
+        given = ["-f", str(grids.FOLDER / f"{file}.yaml"), "-p", "study", study]
+        command += given if study else []
         command += [str(paths.ROOT / f"notebooks/{notebook}.ipynb"), str(target)]
         if code := subprocess.call(command):
             return code

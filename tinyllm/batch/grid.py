@@ -157,7 +157,7 @@ class Grid:
         uris = list(dict.fromkeys(uri for params in group for uri in params.teachers))
         names = list(dict.fromkeys(name for params in group for name in params.arms))
         apart = self.teachers_a_job == "one" and len(uris) > 1
-        read = _only(group[0], f"{STAGES['data']} {STAGES['teachers']}")
+        read = _only(group[0], f"{STAGES['teachers']} columns limit")
         for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
             # Some arms need the teachers to be prompted in other ways, too.
             needed = ["inference", "tinyllm", *(name for name in names if _asks(name, teachers))]
