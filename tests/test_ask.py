@@ -1,5 +1,6 @@
 """Prompting the teachers of a study: results are shared by all studies, each question separate."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,18 @@ def test_a_finished_store_is_reused_by_other_studies_without_calls(use, monkeypa
     ask.ask_all(two)
     ask.answer_all(two)
     assert len(teacher.asked) == 50 + 2 * 8 and ask.work(one) == ask.work(two)
+
+
+def test_after_a_correction_only_changed_prompts_are_asked_again(use):
+    teacher = use(Echo())
+    ask.ask_all(study(examples="none"))
+    params, splits = study(study="new", examples="none"), data.load(study(study="new"))
+    splits["test"][0] = replace(splits["test"][0], question="Which one?")
+    splits["train"][3] = replace(splits["train"][3], question="Which one?")
+    shutil.rmtree(paths.data(params))
+    data.save(splits, params)
+    ask.ask_all(params)
+    assert len(teacher.asked) == 50 + 1 and len(ask.records(params, SERVER)) == 50
 
 
 def test_different_questions_or_prompt_settings_use_different_folders():
@@ -174,6 +187,8 @@ def test_teacher_answers_come_from_option_scores_or_generated_text(use):
     assert (frame.choice == 0).all() and (frame.correct == (frame.gold == 0)).all()
 
     class Server(Echo):
+        settings = {"max_new_tokens": 9}  # noqa: RUF012
+
         def answer(self, prompts, options):
             for index, _ in enumerate(options):
                 yield index, Completion("(b)" if index % 2 else "Either.", "stop")

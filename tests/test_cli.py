@@ -41,7 +41,8 @@ def test_a_study_cannot_be_run_twice_at_the_same_time(moved, monkeypatch, capsys
     folder = moved / "runs" / "one" / "micro" / "notebooks"
     folder.mkdir(parents=True)
     with FileLock(folder / "run.lock"):
-        assert cli.main(["run", "one.yaml"]) == 1 and not calls
+        for more in ([], ["--dry-run"]):
+            assert cli.main(["run", "one.yaml", *more]) == 1 and not calls
     assert "one/micro: another `tinyllm run` is active" in capsys.readouterr().err
     assert cli.main(["run", "one.yaml", "--", "--until", "prepare"]) == 0
     # Arguments after `--` are passed to snakemake.
@@ -75,6 +76,12 @@ def test_results_and_restore_read_stored_results_or_report_none(moved, capsys, c
     assert cli.main(["status", obqa]) == 0
     line = capsys.readouterr().out.splitlines()[1].split()
     assert line[:3] == ["laptop", "obqa", "minilm-ed"] and line[5:9] == ["27", "27", "0", "0"]
+
+
+def test_status_says_why_the_questions_cannot_be_read(moved, capsys):
+    write_yaml(moved / "own.yaml", study="own", dataset="quiz", source="file:quiz.csv", teachers=[])
+    assert cli.main(["status", "own.yaml"]) == 0
+    assert "missing: no file" in capsys.readouterr().out
 
 
 def test_kubernetes_job_states_are_mapped_to_snakemake_states(monkeypatch, capsys):

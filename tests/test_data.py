@@ -62,6 +62,13 @@ def stored(own_folders):
     return given
 
 
+def test_a_file_in_which_one_option_is_always_right_is_rejected(tmp_path):
+    lines = ["question,A,B,answer", *[f"q{n},right {n},wrong {n},A" for n in range(30)]]
+    (tmp_path / "sciq.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="option 1 is right in every row; shuffle"):
+        load.load(params(f"file:{tmp_path}/sciq.csv"))
+
+
 def test_questions_round_trip_and_their_hash_depends_only_on_rows_and_order(stored, tmp_path):
     folder, splits = paths.data(stored), load.load(stored)
     manifest = (folder / runs.MANIFEST).read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.data import files
+from tinyllm.data import files, load
 from tinyllm.data.question import DataError, Question, gold_index
 from tinyllm.params import SPLITS
 
@@ -72,7 +72,7 @@ def test_csv_with_semicolons_byte_order_mark_and_windows_line_ends_is_read(tmp_p
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
         ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
-        ("m.csv", b'question,A,B,answer\n"q,a,b,a\n', "cannot be read"),
+        ("m.csv", b'question,A,B,answer\nq,a,b,a\n"q"2,a,b,a\n', "line 3 cannot be read"),
         ("m.parquet", b"PAR0", "Parquet"),
         ("m.txt", b"q", "allowed type"),
     ],
@@ -90,7 +90,7 @@ def test_a_folder_needs_exactly_one_file_per_split(tmp_path):
     (tmp_path / "notes.json").write_text("{}")
     by_folder = files.questions(str(tmp_path), 0)
     assert [by_folder[split][0].id for split in SPLITS] == list(names)
-    assert set(files.hashes(str(tmp_path))) == {f"obqa_{name}.jsonl" for name in names}
+    assert set(load.hashes(str(tmp_path))) == {f"obqa_{name}.jsonl" for name in names}
     write(tmp_path / "valid.jsonl", [GOOD])
     with pytest.raises(DataError, match=r"one file for valid .*obqa_dev\.jsonl, valid\.jsonl"):
         files.questions(str(tmp_path), 0)
@@ -172,6 +172,8 @@ def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
     own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
     with pytest.raises(ValueError, match="index from 0 or a column"):
         files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
+    with pytest.raises(ValueError, match="the column before 'd' is missing"):
+        one({"question": "q", "A": "ice", "B": "fire", "D": "wood", "answer": "A"})
     for number in (1, 1.0):  # pandas writes floats where a cell is empty
         with pytest.raises(ValueError, match="index from 0 or a column"):
             one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": number})

@@ -1,5 +1,6 @@
 """Stored results are read and restored unchanged, and never replaced by fewer rows."""
 
+import json
 import shutil
 from dataclasses import asdict
 
@@ -142,6 +143,20 @@ def test_students_of_other_questions_are_rejected_and_baselines_are_stored(folde
     runs.write_json(data / runs.MANIFEST, {"facts": {"content": "others"}})
     with pytest.raises(runs.StaleRun, match="data: 'd' in the folder, 'others' asked for"):
         results.collect(PARAMS)
+
+
+def test_results_of_a_users_file_are_rejected_after_it_changed_without_runs(folders, tmp_path):
+    results.store(PARAMS)
+    shutil.rmtree(paths.runs())
+    file = tmp_path / "mine.jsonl"
+    lines = [json.dumps({"question": f"{n}?", "A": "x", "B": "y", "answer": "A"}) for n in range(9)]
+    file.write_text("\n".join(lines))
+    given = {**VALUES, "source": f"file:{file}", "columns": {}, "limit": {}, "teachers": []}
+    given |= {"arms": ["finetune"]}
+    with pytest.raises(runs.StaleRun, match="data: 'd' in the folder"):
+        results.finished(paths.stored(PARAMS, "finetune", 0), Params.checked(**given))
+    file.unlink()  # nothing to compare with
+    assert results.finished(paths.stored(PARAMS, "finetune", 0), Params.checked(**given))
 
 
 def test_facts_record_training_settings_and_whole_keeps_only_complete_studies(folders):

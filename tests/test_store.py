@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 
@@ -101,11 +102,29 @@ def test_record_keys_depend_on_teacher_revision_prompt_settings_and_sample(tmp_p
 
 def test_refusals_are_recorded_after_a_first_answer_and_their_share_is_limited(tmp_path):
     refusing = Echo(lambda n: Refused("filter", True) if n in (1, 2) else None)
-    with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.200(?s:.*)filter \(2"):
+    with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.2 (?s:.*)filter \(2"):
         fill(tmp_path / "s", refusing, 10, max_refused=0.1)
     fill(tmp_path / "s", refusing, 10, max_refused=0.2)
     assert len(refusing.asked) == 10
     assert [r.id for r in store.read(tmp_path / "s") if r.refused == "filter"] == ["q0", "q1"]
+
+
+def test_an_advised_share_of_refusals_is_high_enough(tmp_path):
+    with pytest.raises(store.TooManyRefused) as error:
+        refusing = Echo(lambda n: Refused("filter", True) if n < 3 else None)
+        fill(tmp_path / "s", refusing, 12, max_refused=0.1)
+    advised = float(re.search(r"Raise it to ([\d.]+)", str(error.value))[1])
+    fill(tmp_path / "s", Echo(), 12, max_refused=advised)
+
+
+def test_a_question_that_the_server_fails_again_counts_as_refused(tmp_path):
+    def failing(n):
+        return Refused("error 500", False, lasting=True) if n == 1 else None
+
+    with pytest.raises(store.Unanswered, match=r"1 of 40.*first is 'q0'"):
+        fill(tmp_path / "s", Echo(failing), 40, max_refused=0.05)
+    fill(tmp_path / "s", Echo(failing), 40, max_refused=0.05)
+    assert [r.id for r in store.read(tmp_path / "s") if r.refused] == ["q0"]
 
 
 @pytest.mark.parametrize("broken", ['{"key": "x', "[1]", '{"key": "x", "more": 1}'])

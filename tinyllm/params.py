@@ -189,7 +189,8 @@ class Params(BaseModel):
         }
         # Later cells define plain values too; they are ignored when this cell is run again.
         first = namespace.setdefault("_parameters", set(values))
-        known = {n: v for n, v in values.items() if n in first or n in cls.model_fields}
+        own = {*first, *cls.model_fields, *namespace.get("__annotations__", ())}
+        known = {name: value for name, value in values.items() if name in own}
         return cls.checked(**{"teachers": [], "arms": ["inference"]} | known)
 
     @classmethod

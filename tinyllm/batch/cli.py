@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     # Manifests replace other triggers. A killed run releases `locked`'s locks, but not snakemake's.
     command += ["--rerun-triggers", "mtime", "--nolock"]
     command += ["--dry-run"] if args.dry_run else []
-    with nullcontext() if args.dry_run else locked(grid):
+    with locked(grid):
         for job in grid.jobs:
             job.write()  # only with the lock: another run of the study may be reading these files
         # Snakemake only compares dates, so jobs that are missing or stale by manifests are forced.
@@ -183,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, runs.StaleRun, RuntimeError) as problem:
         print(f"tinyllm: {problem}", file=sys.stderr)
         return 1 if isinstance(problem, RuntimeError) else 2  # a lock, or kubectl
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ ENDED = "ended with status"  # the Snakefile writes it to the log if papermill f
 def states(job: Job) -> list[str]:
     """State of each folder that a job creates (empty for figures).
 
-    `finished`, `missing`, or `stale: ` and the reason.
+    `finished`, `missing`, `missing: ` or `stale: ` and the reason.
     """
     params, students = job.params, product(job.params.arms, job.params.seeds)
     if job.rule == "figures":
@@ -39,9 +39,9 @@ def states(job: Job) -> list[str]:
         return [_state(_stored, params, *student) for student in students]
     try:
         return [_state(runs.finished, *work) for work in _work(job)]
-    except (OSError, ValueError):  # unreadable questions: notebook 01 says why
+    except (OSError, ValueError) as error:  # no questions, or unreadable ones
         if job.rule != "distill":
-            return ["missing"]
+            return [f"missing: {error}" if job.rule == "prepare" else "missing"]
         folders = [paths.student(params, *student) for student in students]
         return [_state(results.finished, folder, params) for folder in folders]
 
@@ -131,7 +131,8 @@ class Status:
                     continue
                 failed = failure(job) is not None
                 for state in self.states[job]:
-                    word = "failed" if failed and state == "missing" else state.partition(":")[0]
+                    word = state.partition(":")[0]
+                    word = "failed" if failed and word == "missing" else word
                     count.update([job.rule, f"{job.rule} {word}"])
             row = params.spec("study", "dataset", "student")
             row["questions"] = f"{count['prepare finished']}/{count['prepare']}"
@@ -142,8 +143,9 @@ class Status:
         return pd.DataFrame(rows)
 
     def report(self) -> str:
-        """The table, how many jobs are done, failed jobs, and what is stale."""
+        """The table, how many jobs are done, failed jobs, what is stale, unreadable questions."""
         jobs, done = len(self.grid.jobs), len(self.grid.jobs) - len(self.unfinished)
         lines = [self.table().to_string(index=False), "", f"{done} of {jobs} jobs are done"]
         stale = [line for params in self.grid.studies for line in self.stale(params)]
+        stale += [s for found in self.states.values() for s in found if s.startswith("missing: ")]
         return "\n".join([*lines, *failures(self.grid), *dict.fromkeys(stale)])

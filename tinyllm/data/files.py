@@ -13,7 +13,6 @@ B, ... or option_1, ... A question may be {stem, choices}. `question.gold_index`
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import re
@@ -26,7 +25,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tinyllm import runs
 from tinyllm.data.question import DataError, Question, Splits, drawn, gold_index, listed
 from tinyllm.params import SPLITS
 
@@ -57,7 +55,7 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
     if odd := [f for f in columns if f not in NAMES and not OPTION_COLUMN.fullmatch(_plain(f))]:
         raise DataError(f"columns: {odd[0]!r} is not in {', '.join(NAMES)}, A, B, option_1, ...")
     splits: Splits = {split: [] for split in ("", *SPLITS)}
-    for file_split, file in _by_split(path).items():
+    for file_split, file in by_split(path).items():
         content = _rows(file)
         names = {str(name): None for _, row in content if isinstance(row, dict) for name in row}
         if absent := [column for column in columns.values() if column not in names]:
@@ -87,19 +85,7 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
     return splits
 
 
-def hashes(path: str) -> dict[str, str]:
-    """SHA-256 of the files that `questions` reads, by name."""
-    pairs = [(file, file.stat()) for file in _by_split(path).values()]
-    return {file.name: _sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in pairs}
-
-
-@functools.cache
-def _sha256(file: Path, *_: int) -> str:
-    """SHA-256 of a file, computed once per process until the file changes."""
-    return runs.sha256(file)
-
-
-def _by_split(path: str) -> dict[str, Path]:
+def by_split(path: str) -> dict[str, Path]:
     """The file of each split, or {"": file} for a single file; DataError if one is missing."""
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -135,13 +121,17 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
             if file.suffix.lower() in (".csv", ".tsv"):
                 delimiter = max(",;\t", key=lines[0].count)
                 form = {"delimiter": delimiter, "strict": True, "skipinitialspace": True}
+                csv.field_size_limit(2**31 - 1)
                 reader = csv.DictReader(io.StringIO(text, newline=""), **form)
                 names = reader.fieldnames or []
                 if repeated := [name for name in names if name and names.count(name) > 1]:
                     raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
-                rows = [(f"line {reader.line_num}", row) for row in reader]
-                torn = [None in row or None in row.values() for _, row in rows]
-                return [(at, str(r) if bad else r) for (at, r), bad in zip(rows, torn, strict=True)]
+                content = []
+                for row in reader:
+                    torn = None in row or None in row.values()
+                    content.append((f"line {reader.line_num}", str(row) if torn else row))
+                    place = f"line {reader.line_num + 1}"
+                return content
             if not text.lstrip().startswith("["):
                 content = []
                 for number, line in enumerate(lines, start=1):
@@ -153,8 +143,9 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
     except UnicodeError as error:
         raise DataError(f"{file}: save it as UTF-8 ({error})") from None
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
-        wanted = "; expected an array of objects, or one object per line" if place else ""
-        raise DataError(f"{file}: {place} cannot be read: {error}{wanted}") from None
+        wanted = "; expected an array of objects, or one object per line"
+        wanted = wanted if file.suffix.lower() in (".json", ".jsonl") else ""
+        raise DataError(f"{file}: {place or 'it'} cannot be read: {error}{wanted}") from None
     return [(f"row {number}", row) for number, row in enumerate(content, start=1)]
 
 
@@ -234,6 +225,9 @@ def _option_columns(fields: dict[str, Any]) -> list[str]:
         for marks in (string.ascii_lowercase, NUMBERS, NUMBERS[1:]):
             names = list(takewhile(fields.__contains__, [prefix + mark for mark in marks]))
             if len(names) > 1:
+                later = [prefix + mark for mark in marks[len(names) + 1 : len(names) + 3]]
+                if found := [name for name in later if name in fields]:
+                    raise ValueError(f"the column before {found[0]!r} is missing")
                 return names
     return []
 

@@ -36,11 +36,16 @@ def load(params: Params) -> Splits:
     else:
         path = params.source.removeprefix("file:")
         splits = files.questions(path, params.data_seed, params.columns)
+    rows = [row for split in SPLITS for row in splits[split]]
+    if len(rows) >= 20 and len({row.answer for row in rows}) == 1 < len({row.gold for row in rows}):
+        place = f"option {rows[0].answer + 1}"
+        raise DataError(f"{params.source}: {place} is right in every row; shuffle the options")
     limited = {}
     for split, rows in splits.items():
         name, count = Counter(row.id for row in rows).most_common(1)[0]
         if count > 1:  # predictions are joined by id
-            raise DataError(f"{params.source}, {split}: {count} rows have the id {name!r}")
+            why = f"{count} rows have the id {name!r}; give each its own"
+            raise DataError(f"{params.source}, {split}: {why} (`columns`: {{id: ...}})")
         size = params.limit.get(split, len(rows))
         limited[split], _ = drawn(rows, [size], f"{params.data_seed}:limit:{split}")
     return limited
@@ -51,7 +56,7 @@ def spec(params: Params) -> dict[str, Any]:
     values = {"stage": "data", "version": VERSION, **params.spec("dataset", "limit", "data_seed")}
     values["source"], _, path = params.source.partition(":")
     if path:
-        values |= {"files": files.hashes(path), **params.spec("columns")}
+        values |= {"files": hashes(path), **params.spec("columns")}
     elif params.source == "micro":
         values["world"] = micro.VERSION
     elif params.source == "release":
@@ -61,6 +66,31 @@ def spec(params: Params) -> dict[str, Any]:
     return values
 
 
+def hashes(path: str) -> dict[str, str]:
+    """SHA-256 of the files that `files.questions` reads, by name."""
+    pairs = [(file, file.stat()) for file in files.by_split(path).values()]
+    return {file.name: _sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in pairs}
+
+
+@functools.cache
+def _sha256(file: Path, *_: int) -> str:
+    """SHA-256 of a file, computed once per process until the file changes."""
+    return runs.sha256(file)
+
+
+def content(params: Params) -> str | None:
+    """Hash of a study's questions, as stored, or else as in the user's file; None if unknown."""
+    if runs.read_manifest(paths.data(params)):
+        return runs.content(paths.data(params))
+    kind, _, path = params.source.partition(":")
+    known = {"columns", "limit"} <= params.model_fields_set
+    return _digest(load(params)) if kind == "file" and known and Path(path).exists() else None
+
+
+def _digest(splits: Splits) -> str:
+    return runs.digest({split: [asdict(row) for row in splits[split]] for split in SPLITS})
+
+
 def save(splits: Splits, params: Params) -> None:
     """Write the study's data folder, unless the same questions are already stored.
 
@@ -68,16 +98,16 @@ def save(splits: Splits, params: Params) -> None:
     differ (for example because a dataset changed on the hub).
     """
     folder, wanted = paths.data(params), spec(params)
-    rows = {split: [asdict(row) for row in splits[split]] for split in SPLITS}
-    content = runs.digest(rows)
+    digest = _digest(splits)
     if runs.finished(folder, wanted):
-        if runs.content(folder) != content:
+        if runs.content(folder) != digest:
             raise DataError(f"{paths.shown(folder)} has other questions; delete it to replace them")
         return
     with runs.recording(folder, wanted) as facts:
         for split in SPLITS:
-            pq.write_table(pa.Table.from_pylist(rows[split]), folder / f"{split}.parquet")
-        facts |= {"content": content, "rows": {split: len(rows[split]) for split in SPLITS}}
+            table = pa.Table.from_pylist([asdict(row) for row in splits[split]])
+            pq.write_table(table, folder / f"{split}.parquet")
+        facts |= {"content": digest, "rows": {split: len(splits[split]) for split in SPLITS}}
 
 
 def read(params: Params) -> Splits:

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from tinyllm import arms, paths, runs
+from tinyllm.data import load as questions
 from tinyllm.data import question
 from tinyllm.params import SPLITS, Params
 from tinyllm.students import predictions
@@ -57,7 +58,7 @@ def finished(folder: Path, params: Params) -> bool:
     """True if a folder in runs/ or results/ holds a finished student.
 
     Raises StaleRun, listing the differences, if it was made with other parameters. Compared are
-    the parameters set in `params`, the teachers' weights, and the questions if runs/ has them.
+    the parameters set in `params`, the teachers' weights, and the questions (`load.content`).
     """
     manifest = runs.read_manifest(folder)
     if manifest is None:
@@ -69,8 +70,8 @@ def finished(folder: Path, params: Params) -> bool:
         learned, weights = dict(_teachers(spec)), params.weights()
         known = weights if "alpha" in named else weights | learned
         old["alpha"], new["alpha"] = learned, arms.alpha(spec["arm"], known)
-    if runs.read_manifest(paths.data(params)) is not None:
-        old["data"], new["data"] = spec["data"], runs.content(paths.data(params))
+    if asked := questions.content(params):
+        old["data"], new["data"] = spec["data"], asked
     runs.refuse_other(folder, old, new)
     return True
 

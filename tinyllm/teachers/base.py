@@ -33,11 +33,16 @@ class Completion:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a prompt got no text. final: the same request would be refused again."""
+    """Why a prompt got no text.
+
+    final: the same request would be refused again. lasting: perhaps, since the server replied with
+    an error of its own.
+    """
 
     reason: str
     final: bool
     thinking: str = ""
+    lasting: bool = False
 
 
 _NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)"

@@ -33,7 +33,7 @@ TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
 FIRST = 20  # stop after so many refused questions without any answer
 FINAL = {400, 413, 414, 422, 431, 451}  # statuses that reject one question, not all
-FLAGGED = re.compile(r"(?i)flagged|moderation")  # OpenRouter: a 403 that rejects one question
+FLAGGED = re.compile(r"(?i)flagged|moderation|blocked|policy")  # a 403 for one question only
 TOO_LONG = re.compile(r"(?i)context (size|length|window)|prompt.* too long")  # llama.cpp: a 500
 PROXY = "If HTTP_PROXY is set, NO_PROXY must contain a local host"
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
@@ -189,7 +189,7 @@ class ServerTeacher:
             final = final or (status == 403 and FLAGGED.search(line) is not None)
             if status in FOR_ALL and not final:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(line, final)
+            return Refused(line, final, lasting=status == 500)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -209,7 +209,8 @@ class ServerTeacher:
             reply = None
         choice = _at(reply, "choices", 0)
         if not isinstance(choice, dict):
-            return Refused(f"the reply is not a completion: {self._shown(body)!r}", final=False)
+            reason = f"the reply is not a completion: {self._shown(body)!r}"
+            return Refused(reason, final=False, lasting=True)
         finish = str(choice.get("finish_reason") or "stop").lower()
         finish = "length" if finish in CUT else finish
         if finish in BROKEN or choice.get("error"):

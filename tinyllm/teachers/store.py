@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,6 +89,7 @@ def fill(
     uri = requests[0].teacher
     known = {record.key: record for record in read(file)}
     todo = [record for record in requests if record.key not in known]
+    again = bool(known) and len(todo) <= max_refused * len(requests)  # a rerun of a few
     asked = [record.prompt for record in todo]
     if options:
         replies = teacher.answer(asked, [options[record.id] for record in todo])
@@ -100,27 +102,43 @@ def fill(
             if isinstance(reply, Completion):
                 append(replace(todo[index], **vars(reply)))
                 answered = True
-            elif reply.final:
+            elif reply.final or (again and reply.lasting):
                 why = {"refused": reply.reason, "thinking": reply.thinking}
                 refused.append(replace(todo[index], finish="refused", **why))
             else:
-                failed.append(reply.reason)
+                failed.append((todo[index].id, reply.reason))
         for record in refused if answered else []:
             append(record)
-    failed += [record.refused for record in refused if not answered]
+    failed += [(record.id, record.refused) for record in refused if not answered]
     if failed:
         raise Unanswered(
             f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
-            f"ask only for those. Reasons:{_listed(failed)}"
+            f"ask only for those. The first is {failed[0][0]!r}; if only a few fail again, they "
+            f"count as refused. Reasons:{_listed([reason for _, reason in failed])}"
         )
     reasons = [record.refused for record in read(file) if record.refused]
     if len(reasons) > max_refused * len(requests):
         raise TooManyRefused(
             f"{uri}: final refusals for {len(reasons)} of {len(requests)} questions, more than "
-            f"max_refused: {max_refused} allows. Raise it to {len(reasons) / len(requests):.3f} "
+            f"max_refused: {max_refused} allows. Raise it to "
+            f"{math.ceil(1000 * len(reasons) / len(requests)) / 1000} "
             "to continue without them. To ask them again, delete their lines in "
             f"{paths.shown(file)}. Reasons:{_listed(reasons)}"
         )
+
+
+def reuse(file: Path, requests: Sequence[Record]) -> None:
+    """Copy what other stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER) answer.
+
+    So the correction of one question, which changes HASH, does not ask about all of them again.
+    """
+    keys = {record.key for record in requests} - {record.key for record in read(file)}
+    for other in sorted(file.parent.parent.glob(f"*/{file.name}")) if keys else []:
+        found = [record for record in read(other) if record.key in keys and record.text is not None]
+        keys -= {record.key for record in found}
+        with appending(file) as append:
+            for record in found:
+                append(record)
 
 
 def _listed(reasons: list[str]) -> str:
