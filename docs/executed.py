@@ -28,7 +28,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def copy(source: Path, target: Path, scratch: str = "") -> None:
     """A notebook without progress bars, papermill's notes and the name of the scratch folder."""
-    text = source.read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8").replace("](../docs/", "](../")
     if scratch:
         text = text.replace(f"{scratch}/", "")
         others = {file.name for file in NOTEBOOKS} - {f"{name}.ipynb" for name in SHOWN}
