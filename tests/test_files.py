@@ -172,7 +172,7 @@ def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
     own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
     with pytest.raises(ValueError, match="index from 0 or a column"):
         files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
-    with pytest.raises(ValueError, match="the column before 'd' is missing"):
+    with pytest.raises(ValueError, match="no column before 'd'"):
         one({"question": "q", "A": "ice", "B": "fire", "D": "wood", "answer": "A"})
     for number in (1, 1.0):  # pandas writes floats where a cell is empty
         with pytest.raises(ValueError, match="index from 0 or a column"):

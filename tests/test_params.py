@@ -111,6 +111,8 @@ def test_unknown_names_that_papermill_may_have_injected_are_rejected():
     assert Params.from_notebook(namespace).lr == 0.1
     namespace |= {"accuracy": [0.5], "lr": 0.2}  # set by later cells before a rerun
     assert Params.from_notebook(namespace).lr == 0.2
+    namespace |= {"width": 3.0, "__annotations__": {"width": float}}  # a later cell of the user
+    assert Params.from_notebook(namespace).lr == 0.2
     namespace |= {"epoch": 9.0, "__annotations__": {"epoch": float}}  # a parameters cell, edited
     with pytest.raises(ParameterError, match=r"epoch: .*did you mean `epochs`"):
         Params.from_notebook(namespace)

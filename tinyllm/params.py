@@ -182,14 +182,13 @@ class Params(BaseModel):
         Every plain value is taken as a parameter, so a misspelt name from papermill is an error.
         """
         plain = (bool, int, float, str, list, dict, type(None))
-        values = {
-            name: value
-            for name, value in namespace.items()
-            if type(value) in plain and name[0].islower()  # not _, In, Out or an imported CONSTANT
+        values = {  # not _, In, Out or an imported CONSTANT
+            n: v for n, v in namespace.items() if type(v) in plain and n[0].islower()
         }
-        # Later cells define plain values too; they are ignored when this cell is run again.
-        first = namespace.setdefault("_parameters", set(values))
-        own = {*first, *cls.model_fields, *namespace.get("__annotations__", ())}
+        # When this cell is run again, values of later cells are ignored, but not a misspelt name.
+        own = {*namespace.setdefault("_parameters", set(values)), *cls.model_fields}
+        noted = namespace.get("__annotations__", ())  # the parameters cell annotates its names
+        own |= {name for name in noted if difflib.get_close_matches(name, cls.model_fields, n=1)}
         known = {name: value for name, value in values.items() if name in own}
         return cls.checked(**{"teachers": [], "arms": ["inference"]} | known)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from tinyllm import paths, runs
@@ -20,9 +21,10 @@ from tinyllm.batch import plan as costs
 from tinyllm.batch import status as progress
 from tinyllm.batch.grid import Grid
 from tinyllm.evaluation import results as evaluation
+from tinyllm.params import STAGES, Params
 
 PROFILES = paths.ROOT / "profiles"
-EXIT = "Exit status: 0 success, 1 a job failed or another run is active, 2 invalid input."
+EXIT = "Exit status: 0 success, 1 a failed job or another active run, 2 bad input, 130 Ctrl-C."
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,8 +123,9 @@ def figures(args: argparse.Namespace) -> int:
         notebook = "04_evaluation" if study else "05_paper_figures"
         target = folder / f"{notebook}{study and '_'}{study}.ipynb"
         command = [sys.executable, "-m", "papermill", "--log-level", "ERROR"]
-        given = ["-f", str(grids.FOLDER / f"{file}.yaml"), "-p", "study", study]
-        command += given if study else []
+        if study:
+            params = Params.from_yaml(grids.FOLDER / f"{file}.yaml", study=study)
+            command += ["-y", yaml.safe_dump(params.spec(*STAGES["evaluation"].split()))]
         command += [str(paths.ROOT / f"notebooks/{notebook}.ipynb"), str(target)]
         if code := subprocess.call(command):
             return code

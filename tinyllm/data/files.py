@@ -121,6 +121,7 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
             if file.suffix.lower() in (".csv", ".tsv"):
                 delimiter = max(",;\t", key=lines[0].count)
                 form = {"delimiter": delimiter, "strict": True, "skipinitialspace": True}
+                place = "line 1"
                 csv.field_size_limit(2**31 - 1)
                 reader = csv.DictReader(io.StringIO(text, newline=""), **form)
                 names = reader.fieldnames or []
@@ -227,7 +228,7 @@ def _option_columns(fields: dict[str, Any]) -> list[str]:
             if len(names) > 1:
                 later = [prefix + mark for mark in marks[len(names) + 1 : len(names) + 3]]
                 if found := [name for name in later if name in fields]:
-                    raise ValueError(f"the column before {found[0]!r} is missing")
+                    raise ValueError(f"no column before {found[0]!r}; add it, or rename this one")
                 return names
     return []
 

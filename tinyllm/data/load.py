@@ -79,12 +79,15 @@ def _sha256(file: Path, *_: int) -> str:
 
 
 def content(params: Params) -> str | None:
-    """Hash of a study's questions, as stored, or else as in the user's file; None if unknown."""
+    """Hash of a study's questions, as stored, or else as in the user's file; None if unknown.
+
+    Raises DataError if that file is not valid.
+    """
     if runs.read_manifest(paths.data(params)):
         return runs.content(paths.data(params))
     kind, _, path = params.source.partition(":")
-    known = {"columns", "limit"} <= params.model_fields_set
-    return _digest(load(params)) if kind == "file" and known and Path(path).exists() else None
+    known = kind == "file" and {"columns", "limit"} <= params.model_fields_set
+    return _digest(load(params)) if known and Path(path).expanduser().exists() else None
 
 
 def _digest(splits: Splits) -> str:

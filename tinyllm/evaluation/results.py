@@ -70,7 +70,11 @@ def finished(folder: Path, params: Params) -> bool:
         learned, weights = dict(_teachers(spec)), params.weights()
         known = weights if "alpha" in named else weights | learned
         old["alpha"], new["alpha"] = learned, arms.alpha(spec["arm"], known)
-    if asked := questions.content(params):
+    try:
+        asked = questions.content(params)
+    except question.DataError as error:  # the user's file
+        raise runs.StaleRun(f"{paths.shown(folder)}: {error}") from None
+    if asked:
         old["data"], new["data"] = spec["data"], asked
     runs.refuse_other(folder, old, new)
     return True

@@ -113,7 +113,7 @@ class Job:
             if teacher:
                 choices = {} if self.stage == "rationales" else options
                 asked = self.requests(teacher)
-                store.reuse(self.file, asked)
+                store.reuse(self.file, asked, self.spec["versions"])
                 store.fill(self.file, teacher, asked, choices, self.params.max_refused)
             else:
                 with store.appending(self.file) as append:

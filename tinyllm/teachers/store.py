@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -96,7 +96,7 @@ def fill(
     else:
         replies = teacher.write(asked, [int(record.key[:7], 16) for record in todo])
     answered = any(record.text is not None for record in known.values())
-    refused, failed = [], []
+    refused, lasting, failed = [], [], []
     with appending(file) as append:
         for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
             if isinstance(reply, Completion):
@@ -104,36 +104,50 @@ def fill(
                 answered = True
             elif reply.final or (again and reply.lasting):
                 why = {"refused": reply.reason, "thinking": reply.thinking}
-                refused.append(replace(todo[index], finish="refused", **why))
+                record = replace(todo[index], finish="refused", **why)
+                (refused if reply.final else lasting).append(record)
             else:
                 failed.append((todo[index].id, reply.reason))
+        if lasting and _answers(teacher, known.values()):  # only these questions fail, again
+            refused, lasting = refused + lasting, []
         for record in refused if answered else []:
             append(record)
-    failed += [(record.id, record.refused) for record in refused if not answered]
+    failed += [(record.id, record.refused) for record in lasting + refused * (not answered)]
     if failed:
         raise Unanswered(
             f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
-            f"ask only for those. The first is {failed[0][0]!r}; if only a few fail again, they "
-            f"count as refused. Reasons:{_listed([reason for _, reason in failed])}"
+            f"ask only for those, such as {failed[0][0]!r}. "
+            f"Reasons:{_listed([reason for _, reason in failed])}"
         )
     reasons = [record.refused for record in read(file) if record.refused]
-    if len(reasons) > max_refused * len(requests):
+    share = len(reasons) / len(requests)
+    if share > max_refused:
         raise TooManyRefused(
             f"{uri}: final refusals for {len(reasons)} of {len(requests)} questions, more than "
             f"max_refused: {max_refused} allows. Raise it to "
-            f"{math.ceil(1000 * len(reasons) / len(requests)) / 1000} "
+            f"{math.ceil(1000 * share) / 1000} "
             "to continue without them. To ask them again, delete their lines in "
             f"{paths.shown(file)}. Reasons:{_listed(reasons)}"
         )
 
 
-def reuse(file: Path, requests: Sequence[Record]) -> None:
-    """Copy what other stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER) answer.
+def _answers(teacher: Teacher, records: Iterable[Record]) -> bool:
+    """True if a teacher still answers a prompt that it has answered before."""
+    prompt = next((record.prompt for record in records if record.text is not None), None)
+    replies = [] if prompt is None else teacher.write([prompt], [0])
+    return any(isinstance(reply, Completion) for _, reply in replies)
+
+
+def reuse(file: Path, requests: Sequence[Record], versions: dict[str, int]) -> None:
+    """Copy texts from finished stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER).
 
     So the correction of one question, which changes HASH, does not ask about all of them again.
     """
     keys = {record.key for record in requests} - {record.key for record in read(file)}
     for other in sorted(file.parent.parent.glob(f"*/{file.name}")) if keys else []:
+        manifest = runs.read_manifest(other.parent)
+        if manifest is None or manifest["spec"]["versions"] != versions:
+            continue
         found = [record for record in read(other) if record.key in keys and record.text is not None]
         keys -= {record.key for record in found}
         with appending(file) as append:
