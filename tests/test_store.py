@@ -111,10 +111,10 @@ def test_refusals_are_recorded_after_a_first_answer_and_their_share_is_limited(t
 
 def test_an_advised_share_of_refusals_is_high_enough(tmp_path):
     with pytest.raises(store.TooManyRefused) as error:
-        refusing = Echo(lambda n: Refused("filter", True) if n < 3 else None)
-        fill(tmp_path / "s", refusing, 12, max_refused=0.1)
+        refusing = Echo(lambda n: Refused("filter", True) if n < 5 else None)
+        fill(tmp_path / "s", refusing, 30, max_refused=0.1)  # 0.1333...: to be rounded up
     advised = float(re.search(r"Raise it to ([\d.]+)", str(error.value))[1])
-    fill(tmp_path / "s", Echo(), 12, max_refused=advised)
+    fill(tmp_path / "s", Echo(), 30, max_refused=advised)
 
 
 def test_a_question_that_the_server_fails_again_counts_as_refused(tmp_path):

@@ -87,11 +87,11 @@ def content(params: Params) -> str | None:
         return runs.content(paths.data(params))
     kind, _, path = params.source.partition(":")
     known = kind == "file" and {"columns", "limit"} <= params.model_fields_set
-    return _digest(load(params)) if known and Path(path).expanduser().exists() else None
+    return runs.digest(_rows(load(params))) if known and Path(path).expanduser().exists() else None
 
 
-def _digest(splits: Splits) -> str:
-    return runs.digest({split: [asdict(row) for row in splits[split]] for split in SPLITS})
+def _rows(splits: Splits) -> dict[str, list[dict[str, Any]]]:
+    return {split: [asdict(row) for row in splits[split]] for split in SPLITS}
 
 
 def save(splits: Splits, params: Params) -> None:
@@ -101,16 +101,16 @@ def save(splits: Splits, params: Params) -> None:
     differ (for example because a dataset changed on the hub).
     """
     folder, wanted = paths.data(params), spec(params)
-    digest = _digest(splits)
+    rows = _rows(splits)
+    digest = runs.digest(rows)
     if runs.finished(folder, wanted):
         if runs.content(folder) != digest:
             raise DataError(f"{paths.shown(folder)} has other questions; delete it to replace them")
         return
     with runs.recording(folder, wanted) as facts:
         for split in SPLITS:
-            table = pa.Table.from_pylist([asdict(row) for row in splits[split]])
-            pq.write_table(table, folder / f"{split}.parquet")
-        facts |= {"content": digest, "rows": {split: len(splits[split]) for split in SPLITS}}
+            pq.write_table(pa.Table.from_pylist(rows[split]), folder / f"{split}.parquet")
+        facts |= {"content": digest, "rows": {split: len(rows[split]) for split in SPLITS}}
 
 
 def read(params: Params) -> Splits:

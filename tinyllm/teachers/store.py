@@ -82,7 +82,8 @@ def fill(
 
     options: by question id, for the teacher to choose among; else empty.
     Final refusals are appended last, and only if the teacher has answered at least one question:
-    if it refuses all of them, its settings are probably wrong.
+    if it refuses all of them, its settings are probably wrong. A server's own errors (`lasting`)
+    count as final in a rerun of at most `max_refused` of the questions, if it still answers others.
     Raises Unanswered, TooManyRefused (a share above `max_refused`), or OSError if the disk is full;
     earlier answers are kept.
     """
