@@ -100,6 +100,7 @@ def test_claims_are_judged_by_the_paired_verdicts_of_the_runs(ours, others, expe
     outcomes = judged({"tinyllm": ours, "dss:a": 0.62, "tinyllm:routed-similar": 0.62})
     assert outcomes["more-teachers"] == outcomes["choosing"] == worse  # the claim says it is worse
     assert outcomes["choice-itself"] == "not tested"  # there is no such arm
+    assert outcomes["both-teachers"] == "not tested"  # it needs an arm for each teacher
 
 
 @pytest.mark.parametrize(

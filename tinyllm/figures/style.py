@@ -72,9 +72,9 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"finetune", "fine-tuning", "s"),
     (r"lora.*", "fine-tuning, LoRA", "v"),
     (r"kd.*", "standard KD", "P"),
-    (r"dss:(?:.*[:/])?(.+)", "{} rationales only", "^"),
+    (r"dss:(.+)", "{} rationales only", "^"),
     (r"tinyllm", "TinyLLM", "o"),
-    (r"tinyllm-(?:.*[:/])?(.+)", "TinyLLM without {}", "d"),
+    (r"tinyllm-(.+)", "TinyLLM without {}", "d"),
     (r"tinyllm:no-examples", "TinyLLM, no examples", "d"),
     (r"tinyllm:no-forcing", "TinyLLM, gold not shown", "d"),
     (r"tinyllm:repaired", "TinyLLM, repaired", "o"),
@@ -84,7 +84,7 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"tinyllm:routed-random", "random rationale", "h"),
     (r"tinyllm:(shuffled|scrambled)", "TinyLLM, {}", "D"),
     (r"tinyllm:gibberish", "TinyLLM, gibberish", "D"),
-    (r"teacher:(?:.*[:/])?(.+), (\d+)-shot", "{}, {}-shot", "*"),
+    (r"teacher:(.+), (\d+)-shot", "{}, {}-shot", "*"),
 )
 DASHES = {"s": "-.", "o": "-", "^": "--"}  # by marker
 
@@ -121,7 +121,7 @@ def _arm(arm: str) -> tuple[int, str, str]:
     more = f", {passes}x epochs" if passes else ""
     for place, (pattern, name, marker) in enumerate(ARMS):
         if match := re.fullmatch(pattern, method):
-            words = [TEACHERS.get(word, word) for word in match.groups()]
+            words = map(teacher_name, match.groups())
             return place, name.format(*words) + more + (", LoRA" if lora else ""), marker
     return len(ARMS), arm, "."
 
@@ -129,6 +129,12 @@ def _arm(arm: str) -> tuple[int, str, str]:
 def arm_name(arm: str) -> str:
     """Display name of an arm; an unknown name is returned unchanged."""
     return _arm(arm)[1]
+
+
+def teacher_name(uri: str) -> str:
+    """Display name of a teacher, by its URI or the name part of it: the model without its owner."""
+    name = (uri.partition("#")[2] or uri.partition(":")[2] or uri).rpartition("/")[2]
+    return TEACHERS.get(name, name)
 
 
 def dataset_name(dataset: str) -> str:
