@@ -62,14 +62,22 @@ def test_overlong_inputs_and_targets_are_counted_and_the_advice_works():
     assert len(encoding.target("It is a bird .", "q")) == 4 and encoding.cut_targets == {"q"}
 
 
-@pytest.mark.parametrize("name", ["max_input", "max_target", "max_new_tokens"])
+@pytest.mark.parametrize("name", ["max_input", "max_target"])
 def test_limits_beyond_the_model_positions_are_rejected_with_working_advice(minilm, name):
     row = replace(questions()[0], question="robin " * 300 + "?")
     values = {"task_prefix": "decoder", "max_input": 400, "max_target": 60, name: 700}
     with pytest.raises(ParameterError, match=rf"{name}: 700: .* 512 tokens") as error:
         Encoding.of(*minilm, Params.checked(**values)).check([row], PREFIXES)
-    values[name] = int(re.search(rf"set {name} to at most (\d+)", str(error.value))[1])
+    values[name] = int(re.search(rf"{name} may be at most (\d+)", str(error.value))[1])
     Encoding.of(*minilm, Params.checked(**values)).check([row], PREFIXES)
+
+
+def test_an_option_too_long_for_a_decoder_only_student_is_rejected():
+    """Options are scored whole, so they need positions as targets do."""
+    _, _, encoding = make("llama", max_input=300)
+    row = replace(questions()[0], options=["red", "blue " * 300])
+    with pytest.raises(ParameterError, match=r"max_input . the longest option: 6"):
+        encoding.check([row], PREFIXES)
 
 
 @pytest.mark.parametrize(("kind", "words"), [("minilm", 2000), ("llama", 485)])

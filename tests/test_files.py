@@ -172,6 +172,15 @@ def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
     own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
     with pytest.raises(ValueError, match="index from 0 or a column"):
         files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
+    own = {"A": "ending0", "B": "ending1"}  # SWAG: a 0 shows where counting starts
+    swag = {"question": "q", "ending0": "ice", "ending1": "fire", "answer": 1}
+    assert files.question_of(swag, "1", own).gold == "fire"
+    with pytest.raises(ValueError, match="index from 0 or a column"):  # `label` is not the answer
+        one({"question": "q", "option1": "ice", "option2": "fire", "answer": 1, "label": "bio"})
+    raters = {"answer1": "A", "answer2": "B"}
+    with pytest.raises(ValueError, match="two sets of option columns"):
+        one({"question": "q", "A": "ice", "B": "fire", "answer": "A", **raters})
+    assert one({"article": "Fire.", "question": "q", "A": "ice", "B": "x", "answer": "A"}).context
     with pytest.raises(ValueError, match="no column before 'd'"):
         one({"question": "q", "A": "ice", "B": "fire", "D": "wood", "answer": "A"})
     for number in (1, 1.0):  # pandas writes floats where a cell is empty

@@ -7,6 +7,7 @@ import huggingface_hub
 import peft
 import pytest
 import torch
+import transformers
 from tiny import saved_model
 
 from tinyllm.models import aliases, load, micro
@@ -37,7 +38,9 @@ def test_random_weights_depend_on_the_seed_and_folders_load_unchanged(tmp_path, 
     assert model.config.is_encoder_decoder == (kind == "t5")
 
 
-def test_folders_are_identified_by_weights_and_unknown_names_fail(tmp_path, monkeypatch, offline):
+def test_folders_are_identified_by_their_files_and_unknown_names_fail(
+    tmp_path, monkeypatch, offline
+):
     load.content.cache_clear()
     monkeypatch.setenv("HOME", str(tmp_path))
     saved_model(tmp_path / "my model")
@@ -46,9 +49,19 @@ def test_folders_are_identified_by_weights_and_unknown_names_fail(tmp_path, monk
     assert load.load("~/my model")[0].num_parameters() > 0
     micro.untrained("t5", 1).save_pretrained(tmp_path / "other")
     assert load.content(str(tmp_path / "other")) != known
+    (tmp_path / "my model" / "tokenizer_config.json").write_text("{}")
+    load.content.cache_clear()
+    assert load.content("~/my model") != known  # the tokenizer counts, too
     assert load.content("micro-t5") == load.content("no/such-model") == {}
     with pytest.raises(ValueError, match=r"'no/such-model' .*minilm-ed.*make models"):
         load.load("no/such-model")
+
+
+def test_an_encoder_is_rejected_since_it_cannot_write(tmp_path):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="roberta is an encoder"):
+        load.load(str(tmp_path))
 
 
 def test_minilm_ed_is_warm_started_and_seeds_change_only_new_weights(tmp_path, minilm_file):

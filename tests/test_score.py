@@ -82,6 +82,14 @@ def test_generated_texts_are_greedy_and_do_not_depend_on_the_batch(kind, task_pr
     assert together[0] == encoding.tokenizer.decode(written, skip_special_tokens=True).strip()
 
 
+def test_a_student_writes_no_more_than_its_positions_allow(rows):
+    for kind, room in (("llama", 512), ("minilm-ed", 512)):
+        model, encoding = a_student(kind, "encoder")
+        encoding.tokenizer.eos_token = None  # never stop before the limit
+        (text,) = score.generate(model, encoding, rows[:1], "predict: ", max_new_tokens=2000)
+        assert 100 < len(encoding.tokens(text)) <= room + 1
+
+
 def test_tied_options_are_counted_and_scored_as_chance(rows):
     model, encoding = a_student("t5", "encoder")
     tied = Question("q", "", "Which is it?", ["red", "red", "blue"], 0)

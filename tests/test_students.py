@@ -231,7 +231,7 @@ MINILM = {"student": "minilm-ed", "arms": ["finetune"]}
 
 def test_limits_beyond_the_student_are_rejected_before_training(folder, monkeypatch, minilm_file):
     monkeypatch.setattr(run, "_side_by_side", lambda *_: pytest.fail("trained"))
-    params = study(folder, asked=False, study="fit", **MINILM | {"max_new_tokens": 600})
+    params = study(folder, asked=False, study="fit", **MINILM | {"max_target": 600})
     with pytest.raises(ParameterError, match="512"):
         run.train_all(params)
 

@@ -120,6 +120,8 @@ def figures(args: argparse.Namespace) -> int:
     # One file of a study is enough: notebook 04 shows all its stored datasets.
     files = {"micro": "micro", "laptop": "laptop/obqa", "laptop-whole": "laptop/obqa", "": ""}
     for study, file in files.items():
+        if study and evaluation.stored(study).empty:
+            continue
         notebook = "04_evaluation" if study else "05_paper_figures"
         target = folder / f"{notebook}{study and '_'}{study}.ipynb"
         command = [sys.executable, "-m", "papermill", "--log-level", "ERROR"]

@@ -33,7 +33,7 @@ SPLIT_OF |= dict.fromkeys(("valid", "validation", "dev", "val"), "valid")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 NAMES = {  # accepted column names of each field
     "id": ("id", "qid"),
-    "context": ("context", "passage"),
+    "context": ("context", "passage", "article", "premise", "support"),
     "question": ("question", "question_stem", "stem"),
     "options": ("options", "choices"),
     "answer": ("answer", "answerKey", "label"),
@@ -127,7 +127,7 @@ def _rows(file: Path) -> list[tuple[str, Any]]:
                 names = reader.fieldnames or []
                 if repeated := [name for name in names if name and names.count(name) > 1]:
                     raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
-                content = []
+                content, place = [], f"line {reader.line_num + 1}"
                 for row in reader:
                     torn = None in row or None in row.values()
                     content.append((f"line {reader.line_num}", str(row) if torn else row))
@@ -179,7 +179,9 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
     answer = _text(fields["answer"], "answer")
     renamed = [name for field, name in columns.items() if OPTION_COLUMN.fullmatch(_plain(field))]
     first = " ".join([*option_columns[:1], *renamed])
-    numbered = option_columns and "label" not in fields and re.search(r"(?<!\d)1(?!\d)", first)
+    from_one = option_columns and fields.get("label") != fields["answer"]
+    marks = re.findall(r"(?<!\d)[01](?!\d)", first)
+    numbered = from_one and "1" in marks and "0" not in marks
     if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: an index from 0 or a column's number? Use a letter")
     return Question(
@@ -222,6 +224,7 @@ def _text(value: Any, name: str) -> str:
 
 def _option_columns(fields: dict[str, Any]) -> list[str]:
     """The columns with one option each: A, B, ... or option_0, ... or option_1, ..."""
+    sets = []
     for prefix in ("option", "choice", "answer", ""):
         for marks in (string.ascii_lowercase, NUMBERS, NUMBERS[1:]):
             names = list(takewhile(fields.__contains__, [prefix + mark for mark in marks]))
@@ -229,8 +232,11 @@ def _option_columns(fields: dict[str, Any]) -> list[str]:
                 later = [prefix + mark for mark in marks[len(names) + 1 : len(names) + 3]]
                 if found := [name for name in later if name in fields]:
                     raise ValueError(f"no column before {found[0]!r}; add it, or rename this one")
-                return names
-    return []
+                sets += [] if sets and names == sets[-1][1:] else [names]  # 0, 1, ... and 1, ...
+    if len(sets) > 1:
+        both = " and ".join(f"{names[0]}, {names[1]}" for names in sets)
+        raise ValueError(f"two sets of option columns ({both}); rename or remove one")
+    return sets[0] if sets else []
 
 
 def _options(value: Any) -> tuple[list[str], list[str]]:

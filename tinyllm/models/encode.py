@@ -38,7 +38,6 @@ class Encoding:
     max_input: int
     max_target: int
     limit: int | None = None
-    max_new_tokens: int = 0
     cut_inputs: set[str] = field(default_factory=set)
     cut_targets: set[str] = field(default_factory=set)
 
@@ -58,7 +57,7 @@ class Encoding:
         """The encoding for a loaded model, with the settings in `params`."""
         seq2seq = bool(model.config.is_encoder_decoder)
         start = model.config.decoder_start_token_id if seq2seq else -1
-        sizes = params.max_input, params.max_target, longest_input(model), params.max_new_tokens
+        sizes = params.max_input, params.max_target, longest_input(model)
         return cls(tokenizer, seq2seq, start, params.task_prefix, *sizes)
 
     def tokens(self, text: str) -> list[int]:
@@ -97,7 +96,8 @@ class Encoding:
         parameter needs more positions than the model has.
         """
         longest = max(prefixes, key=lambda prefix: len(self.tokens(prefix)))
-        room = self._check_limit(len(self.decoder_prefix(longest)))
+        options = [len(self.tokens(option)) for row in questions for option in row.options]
+        room = self._check_limit(len(self.decoder_prefix(longest)), max(options, default=0) + 1)
         need = [sum(map(len, self._around(question, longest))) for question in questions]
         most, long = max(need, default=0), sum(n > self.max_input for n in need)
         if long:
@@ -117,16 +117,16 @@ class Encoding:
             counts["unknown"] += unknown is not None and any(unknown in x for x in (text, *options))
         return counts
 
-    def _check_limit(self, prefix: int) -> int | None:
+    def _check_limit(self, prefix: int, option: int) -> int | None:
         """Maximum number of tokens of an input; None if there is no limit.
 
-        prefix: number of tokens of the decoder's prefix.
+        prefix, option: tokens of the decoder's prefix, and of the longest option.
         Raises ParameterError if parameters need more positions than the model has.
         """
         if self.limit is None:
             return None
-        writes = {name: getattr(self, name) for name in ("max_target", "max_new_tokens")}
-        if self.seq2seq:  # the last generated token is not read again
+        writes = {"max_target": self.max_target, "the longest option": option}
+        if self.seq2seq:  # the last token is not read
             sizes = {"max_input": (self.max_input, self.limit)}
             sizes |= {name: (size, self.limit - prefix + 1) for name, size in writes.items()}
         else:  # one sequence holds both
@@ -135,8 +135,8 @@ class Encoding:
         for name, (size, most) in sizes.items():
             if size > most:
                 raise ParameterError(
-                    f"{name}: {size}: this model has positions for {self.limit} tokens; set "
-                    f"{name} to at most {most}"
+                    f"{name}: {size}: this model has positions for {self.limit} tokens; "
+                    f"{name} may be at most {most}"
                 )
         return self.limit if self.seq2seq else self.limit - max(writes.values())
 

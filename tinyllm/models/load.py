@@ -16,6 +16,7 @@ import torch
 import transformers
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -91,7 +92,8 @@ def content(name: str) -> dict[str, str]:
     if path.is_file():
         return {"weights": runs.sha256(path)}
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
+        kinds = ("safetensors", "json", "txt", "model", "jinja")  # weights, config and tokenizer
+        files = sorted(file for kind in kinds for file in path.glob(f"*.{kind}"))
         return {"weights": runs.digest([runs.sha256(file) for file in files])}
     config = try_to_load_from_cache(name, "config.json")
     if not isinstance(config, str):
@@ -149,6 +151,9 @@ def _from_pretrained(name: str, dtype: torch.dtype, device_map: str | dict | Non
         revision = content(name).get("revision")  # as recorded in the manifest
         name = str(path) if path.exists() else name
         config = AutoConfig.from_pretrained(name, revision=revision)
+        masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING  # would train without a causal mask
+        if masked and not (config.is_encoder_decoder or getattr(config, "is_decoder", False)):
+            raise ValueError(f"{config.model_type} is an encoder, which cannot write")
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_pretrained(name, revision=revision, use_safetensors=True, **how)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)

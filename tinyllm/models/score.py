@@ -105,7 +105,10 @@ def generate(
     *,
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedily generated text for each question, for the task with `prefix`."""
+    """Greedily generated text for each question, for the task with `prefix`.
+
+    It has at most `max_new_tokens` tokens, and no more than fit into the model's positions.
+    """
     model.eval()
     texts, tokenizer = [""] * len(questions), encoding.tokenizer
     config = GenerationConfig(
@@ -123,6 +126,8 @@ def generate(
         if encoding.seq2seq:
             begun = torch.tensor([encoding.decoder_prefix(prefix)] * len(at), device=model.device)
             extra, skip = {"decoder_input_ids": begun}, begun.shape[1]
+        if encoding.limit:  # the last token is not read
+            extra["max_new_tokens"] = min(max_new_tokens, encoding.limit - skip + 1)
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **extra)
         written = tokenizer.batch_decode(out[:, skip:], skip_special_tokens=True)
         for i, text in zip(at, written, strict=True):
