@@ -140,14 +140,14 @@ def _answers(teacher: Teacher, records: Iterable[Record]) -> bool:
 
 
 def reuse(file: Path, requests: Sequence[Record], versions: dict[str, int]) -> None:
-    """Copy texts from finished stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER).
+    """Copy texts from other stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER).
 
     So the correction of one question, which changes HASH, does not ask about all of them again.
     """
     keys = {record.key for record in requests} - {record.key for record in read(file)}
     for other in sorted(file.parent.parent.glob(f"*/{file.name}")) if keys else []:
-        manifest = runs.read_manifest(other.parent)
-        if manifest is None or manifest["spec"]["versions"] != versions:
+        begun = {"spec": runs.read_json(other.parent / runs.BEGUN) or {}}
+        if (runs.read_manifest(other.parent) or begun)["spec"].get("versions") != versions:
             continue
         found = [record for record in read(other) if record.key in keys and record.text is not None]
         keys -= {record.key for record in found}
