@@ -1,5 +1,6 @@
 """Teachers on a server: a real server gives the same texts as `hf:`, a faulty one loses nothing."""
 
+import itertools
 import json
 import socket
 import ssl
@@ -215,6 +216,21 @@ def test_a_rate_limit_never_counts_as_a_refusal(fault):
         server.faults = lambda question, tries: None
         ask.ask_all(params)
     assert not [r for r in records(params) if r.refused]
+
+
+def test_questions_that_were_not_asked_never_count_as_refused():
+    with Faulty() as server:
+        number = itertools.count()
+        server.faults = lambda question, tries: 401 if next(number) else None
+        limit = {"train": 400, "valid": 4, "test": 4}
+        params = small(f"openai:{server.url}#m", limit=limit, max_refused=1.0)
+        with pytest.raises(RuntimeError, match="401"):
+            ask.ask_all(params)
+        [first] = [record.prompt for record in stored(params)]
+        server.faults = lambda question, tries: None if question == first else 403
+        with pytest.raises(store.Unanswered, match="not asked"):
+            ask.ask_all(params)
+        assert len(stored(params)) - 1 == len(server.tries.keys() - {first}) < 399
 
 
 REASONS = {
