@@ -1,12 +1,14 @@
 """Prompting the teachers of a study: results are shared by all studies, each question separate."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from test_store import Echo
 
 from tinyllm import paths, prompts, runs
+from tinyllm.arms import Server
 from tinyllm.data import load as data
 from tinyllm.data.question import DataError, Question
 from tinyllm.params import SPLITS, Params
@@ -50,16 +52,25 @@ def test_a_finished_store_is_reused_by_other_studies_without_calls(use, monkeypa
     assert len(teacher.asked) == 50 + 2 * 8 and ask.work(one) == ask.work(two)
 
 
-def test_after_a_correction_only_changed_prompts_are_asked_again(use):
-    teacher = use(Echo())
-    ask.ask_all(study(examples="none"))
+@pytest.mark.parametrize("stop", [None, 31])
+def test_after_a_correction_only_changed_prompts_are_asked_again(use, stop):
+    """Also if the first store was not finished, perhaps since that question always fails."""
+
+    def killed(n):
+        if n == stop:
+            raise KeyboardInterrupt
+
+    teacher = use(Echo(killed))
+    with suppress(KeyboardInterrupt):
+        ask.ask_all(study(examples="none"))
     params, splits = study(study="new", examples="none"), data.load(study(study="new"))
     splits["test"][0] = replace(splits["test"][0], question="Which one?")
     splits["train"][3] = replace(splits["train"][3], question="Which one?")
     shutil.rmtree(paths.data(params))
     data.save(splits, params)
     ask.ask_all(params)
-    assert len(teacher.asked) == 50 + 1 and len(ask.records(params, SERVER)) == 50
+    assert len(teacher.asked) == 50 + 1 + (stop is not None)
+    assert len(ask.records(params, SERVER)) == 50
 
 
 def test_different_questions_or_prompt_settings_use_different_folders():
@@ -67,11 +78,11 @@ def test_different_questions_or_prompt_settings_use_different_folders():
     folders = {ask.Job(base, SERVER).file}
     changes = ({"examples": "none"}, {"teacher_forcing": False}, {"max_new_tokens": 9},
                {"max_prompt": 99}, {"cleaning": ["repair"]}, {"alpha": [2.0]},
-               {"temperature": 0.7})  # fmt: skip
+               {"temperature": 0.7}, {"servers": {SERVER: Server(context=8192)}})  # fmt: skip
     for change in changes:
         folders.add(ask.Job(base.model_copy(update=change), SERVER).file)
     folders.add(ask.Job(study(study="seed", data_seed=1), SERVER).file)
-    assert len(folders) == 7, "cleaning and alpha change nothing"
+    assert len(folders) == 7, "cleaning, alpha and a server's context change nothing"
 
 
 def test_store_folder_names_are_stable_across_versions():
@@ -200,6 +211,22 @@ def test_teacher_answers_come_from_option_scores_or_generated_text(use):
     scores = [tuple(row) for row in ask.option_scores(served, SERVER).values()]
     off = float("-inf")
     assert set(scores) == {(0.0,) * 4, (off, 0.0, off, off)}
+
+
+@pytest.mark.parametrize(("text", "choice"), [
+    ("Let us look at {}. It", -1), ("The answer is {}. It", 3), ("{}", 3),
+])  # fmt: skip
+def test_a_mention_in_an_answer_that_was_cut_off_is_no_choice(use, text, choice):
+    class Cut(Echo):
+        def answer(self, prompts, options):
+            for index, texts in enumerate(options):
+                yield index, Completion(text.format(texts[3]), "length")
+
+    use(Cut())
+    params = study()
+    ask.answer_all(params)
+    rows = ask.answers(params)
+    assert set(rows.choice) == {choice} and set(rows.finish) == {"length"}
 
 
 def test_a_manually_edited_store_is_rejected_and_can_be_repaired(use):

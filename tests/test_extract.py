@@ -26,6 +26,8 @@ ANSWERS = [  # options, and for each text the index of the option that it names
         "The best option is not felt.": None, "The answer would be (c).": 2,
         "\\boxed{B}": 1, "$\\boxed{\\text{B}}$": 1, "<answer>B</answer>": 1, "[b] felt": 1,
         "Is it [a] or [b]?": None, "(a) cotton or (b) felt": None, "(A), (B)": None,
+        "The answer is not (b) felt.": None, "The answer is not b) felt": None,
+        "The correct answer is (a). So the answer is not (b) felt.": 0,
     }),
     # Exact matches come first; numbers and signs are not split.
     (["A+", "A-", "B+", "0+"], {"A-": 1, "a-": 1, "It is A-.": 1, "A": 0, "AB-": None}),
@@ -60,6 +62,16 @@ CASES = [(text, options, place) for options, texts in ANSWERS for text, place in
 @pytest.mark.parametrize(("text", "options", "place"), CASES)
 def test_answer_named_finds_an_option_by_text_or_letter_or_returns_none(text, options, place):
     assert answer_named(text, options) == place
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    ("Let us look at the options.\n\n**(b) felt**: This option", None),
+    ("Consider felt. It is known that felt has", None), ("(b) felt, because it", 1), ("felt", 1),
+    ("B\n\nFelt is", 1), ("Cotton burns, so the answer is felt. It", 1),
+])  # fmt: skip
+def test_a_mere_mention_in_a_text_that_was_cut_off_names_no_option(text, place):
+    assert answer_named(text, CLOTH, cut=True) == place
+    assert answer_named(text, CLOTH) == 1
 
 
 WORDS = st.text("ab cC.1+-(,)é猫\n", min_size=1, max_size=8)

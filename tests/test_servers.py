@@ -1,5 +1,6 @@
 """Teachers on a server: a real server gives the same texts as `hf:`, a faulty one loses nothing."""
 
+import itertools
 import json
 import socket
 import ssl
@@ -175,6 +176,86 @@ def test_lasting_faults_are_reported_and_a_rerun_requests_only_the_missing(fault
         assert len(records(params)) == 12
 
 
+def one_bad(fault, **changes):
+    """A study, its server, which has this fault at one question, and that question's prompt."""
+    server = Faulty()
+    params = small(f"openai:{server.url}#m", max_refused=0.1, **changes)
+    teacher = ask.load_teacher(params, params.teachers[0])
+    bad = ask.jobs(params)[0].requests(teacher)[5].prompt
+    server.faults = lambda question, tries: fault if question == bad else None
+    return params, server, bad
+
+
+GUIDELINES = (403, '{"code": "no permission", "error": "Content violates usage guidelines."}')
+BLOCKED = (403, "<html><title>Attention Required! | Cloudflare</title></html>")
+ODD = {"finish_reason": "error", "error": {"code": 403, "message": "flagged"}}
+AGAIN = [500, 502, 504, 424, GUIDELINES, BLOCKED, BROKEN, ODD, "error", "hang up", "slow"]
+
+
+@pytest.mark.parametrize("fault", AGAIN)
+def test_one_question_that_fails_in_a_rerun_too_counts_as_refused(monkeypatch, fault):
+    monkeypatch.setattr(servers, "TIMEOUT", 0.5)
+    params, server, bad = one_bad(fault)
+    with server:
+        with pytest.raises(store.Unanswered, match="1 of 12"):
+            ask.ask_all(params)
+        ask.ask_all(params)
+    assert [r.prompt for r in records(params) if r.refused] == [bad]
+
+
+LIMIT = {"code": 429, "message": "rate limit"}
+
+
+@pytest.mark.parametrize("fault", [429, (200, json.dumps({"error": LIMIT})), {"error": LIMIT}])
+def test_a_rate_limit_never_counts_as_a_refusal(fault):
+    params, server, _ = one_bad(fault)
+    with server:
+        for _ in range(3):
+            with pytest.raises(store.Unanswered, match="1 of 12"):
+                ask.ask_all(params)
+        server.faults = lambda question, tries: None
+        ask.ask_all(params)
+    assert not [r for r in records(params) if r.refused]
+
+
+def test_questions_that_were_not_asked_never_count_as_refused():
+    with Faulty() as server:
+        number = itertools.count()
+        server.faults = lambda question, tries: 401 if next(number) else None
+        limit = {"train": 400, "valid": 4, "test": 4}
+        params = small(f"openai:{server.url}#m", limit=limit, max_refused=1.0)
+        with pytest.raises(RuntimeError, match="401"):
+            ask.ask_all(params)
+        [first] = [record.prompt for record in stored(params)]
+        server.faults = lambda question, tries: None if question == first else 403
+        with pytest.raises(store.Unanswered, match="not asked"):
+            ask.ask_all(params)
+        assert len(stored(params)) - 1 == len(server.tries.keys() - {first}) < 399
+
+
+REASONS = {
+    "stop": ["stop", "end_turn", "eos_token", "null", None],
+    "length": ["length", "MAX_TOKENS", "model_length", "model_context_window_exceeded",
+               "incomplete"],
+    "refused": ["content_filter: SAFETY", "sensitive", "RECITATION", "guardrail_intervened",
+                "refusal"],
+    "unanswered": ["network_error", "abort", "cancelled", "insufficient_system_resource"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(kind, reason) for kind in REASONS for reason in REASONS[kind]]
+)
+def test_finish_reasons_of_different_servers_are_understood_by_their_words(kind, reason):
+    params, server, _ = one_bad({"finish_reason": reason, "message": {"content": "So it"}})
+    with server, suppress(store.Unanswered):
+        ask.ask_all(params)
+    replies = Counter(r.finish if r.text == "So it" else "refused" * bool(r.refused)
+                      for r in stored(params))  # fmt: skip
+    kinds = {"stop": {str(reason or "stop")}, "unanswered": set()}.get(kind, {kind})
+    assert len(stored(params)) == 12 - (kind == "unanswered") and set(replies) - {""} == kinds
+
+
 def test_each_sample_has_its_own_seed_and_answers_are_greedy():
     with Faulty() as server:
         params = small(f"openai:{server.url}#m", samples=3, temperature=0.7)
@@ -279,6 +360,11 @@ def test_server_settings_are_sent_and_give_a_separate_store():
     ({"extra": {"credentials": "s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"headers": {"Authorization": "s3cret"}}}, "OPENAI_API_KEY"),
     ({"extra": {"x": ["sk-s3cret"]}}, "OPENAI_API_KEY"),
+    ({"extra": {"x": "gsk_s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"user": "xai-s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"Ocp-Subscription-Key": "s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"session_token": "s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"hf_token": "s3cret"}}, "OPENAI_API_KEY"), ({"extra": {"seed": 42}}, "'seed'"),
     ({"tokens": "s3cret"}, "tokens"), ({"temperature": "s3cret"}, "temperature"),
     ({"extra": {"messages": ["s3cret"]}}, "messages"), ({"extra": {"x": date.today()}}, "JSON"),
 ])  # fmt: skip
@@ -310,16 +396,13 @@ FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
 
 @pytest.mark.parametrize(("fault", "reason"), FINAL)
 def test_final_refusals_are_recorded_and_only_server_errors_are_retried(fault, reason):
-    with Faulty() as server:
-        params = small(f"openai:{server.url}#m", max_refused=0.1)
-        teacher = ask.load_teacher(params, params.teachers[0])
-        prompts = [request.prompt for request in ask.jobs(params)[0].requests(teacher)]
-        server.faults = lambda question, tries: fault if question == prompts[5] else None
+    params, server, bad = one_bad(fault)
+    with server:
         ask.ask_all(params)
         again = fault[0] == 500 if isinstance(fault, tuple) else False
-        assert set(server.tries.values()) == {1, 3 if again else 1}, "no retry of what is final"
+        assert server.tries[bad] == (3 if again else 1), "no retry of what is final"
     [refused] = [record for record in records(params) if record.refused]
-    assert reason in refused.refused and refused.text is None and refused.prompt == prompts[5]
+    assert reason in refused.refused and refused.text is None and refused.prompt == bad
     assert refused.thinking == ("Hm." if fault in (LENGTH, CUT) else "")
     kept = ask.rationales(params, params.teachers[0])
     assert len(kept) == 11 and refused.id not in kept
@@ -423,13 +506,22 @@ def test_unusable_environment_variables_are_named_in_the_error(monkeypatch, vari
 
 
 @pytest.mark.parametrize(
-    ("status", "remedy"), [(401, "OPENAI_API_KEY"), (402, "OPENAI_API_KEY"), (404, "model's name")]
+    ("status", "remedy"), [(401, "OPENAI_API_KEY"), (402, "add credit"), (404, "model's name")]
 )
 def test_key_credit_and_model_errors_end_at_once_with_the_remedy(status, remedy):
     with Faulty(lambda question, tries: status) as server:
         with pytest.raises(RuntimeError, match=remedy):
             ask.ask_all(small(f"openai:{server.url}#m"))
         assert max(server.tries.values()) == 1
+
+
+def test_a_key_without_permission_ends_the_run_soon_with_the_remedy():
+    """An error 403 may also be about one question, so the first one does not end the run."""
+    with Faulty(lambda question, tries: 403) as server:
+        params = small(f"openai:{server.url}#m", limit={"train": 400, "valid": 4, "test": 4})
+        with pytest.raises(store.Unanswered, match=r"400 of 400(?s:.*)set OPENAI_API_KEY to a key"):
+            ask.ask_all(params)
+        assert sum(server.tries.values()) < 400 and stored(params) == []
 
 
 @pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\nsk-other"])
@@ -452,6 +544,26 @@ def test_the_api_key_is_sent_but_never_written_to_files_or_messages(monkeypatch,
     assert "***" in str(refused.value) and key not in str(refused.value)
     for file in (tmp_path / "runs").rglob("*"):
         assert not file.is_file() or key.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(("key", "shown"), [("Moderation", "a ***"), ("flagged", "a flagged")])
+def test_reasons_of_refusals_show_no_key_except_short_placeholders(monkeypatch, key, shown):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    faults = [{"message": {"content": "", "refusal": f"a {key}"}}, (403, f"a {key}")]
+    for number, fault in enumerate([*faults, {"finish_reason": f"refusal of a {key}"}]):
+        params, server, _ = one_bad(fault, study=f"s{number}")
+        with server:
+            ask.ask_all(params)
+        [reason] = [r.refused for r in records(params) if r.refused]
+        assert shown in reason and (key in reason) == (key in shown)
+
+
+def test_a_text_completion_that_was_cut_at_a_blank_line_is_whole(monkeypatch):
+    teacher = servers.ServerTeacher("http://h/v1/completions#m", max_new_tokens=9, batch=1)
+    written = [base.Completion(text, "length") for text in ("It is so.\n\nQ", "It is")]
+    monkeypatch.setattr(teacher, "write", lambda prompts: enumerate(written))
+    replies = [(reply.text, reply.finish) for _, reply in teacher.answer(["", ""], [])]
+    assert replies == [("It is so.", "stop"), ("It is", "length")]
 
 
 # The estimate of a prompt's tokens ----------------------------------------------------------------

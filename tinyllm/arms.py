@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 
 # Kinds of teachers and the names that each allows; None allows any name.
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
-OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
+OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens", "seed"}
 OWN |= {"max_completion_tokens", "max_new_tokens"}  # request fields that `extra` may not contain
 SECRET = re.compile(  # names of fields, or starts of values, that look like a key, in JSON
-    r'(?i)"((\w+[-_])?(api|access|auth|secret|private|bearer|client)[-_]?(key|token|secret)s?'
-    r'|(x[-_])?(keys?|token|secret|passw(or)?d|auth(orization)?|credentials?|bearer))": '
-    r'|"(sk-|bearer )'
+    r'(?i)"([-\w]*keys?|(\w+[-_])?(api|access|auth|secret|private|bearer|client|session|hf)'
+    r"[-_]?(token|secret)s?|(x[-_])?(token|secret|passw(or)?d|auth(orization)?|credentials?"
+    r'|bearer))": |"(sk-|gsk_|xai-|hf_|bearer )'
 )
 LORA_RANK = 8
 GIBBERISH = "gibberish"  # name of the additional teacher that writes random words
@@ -116,8 +116,8 @@ def check_teacher(uri: str) -> None:
     """Raise ValueError if a teacher's URI is incomplete or contains a secret."""
     kind, name = teacher(uri)
     parts = urlsplit(name)
-    if kind == "openai" and (parts.username or parts.password or parts.query):
-        raise ValueError("manifests would contain this URL's key; set OPENAI_API_KEY instead")
+    if kind == "openai" and (parts.username or parts.password or "?" in name):
+        raise ValueError("remove the password or ?query from this URL: manifests would contain it")
     address = parts.scheme in ("http", "https") and parts.hostname and parts.fragment
     known = name and kind in TEACHERS and name in (TEACHERS[kind] or [name])
     if not known or (kind == "openai" and not address):

@@ -173,7 +173,8 @@ class Params(BaseModel):
             return cls(**values)
         except ValidationError as error:
             lines = "\n".join(map(_line, error.errors()))
-            raise ParameterError(re.sub(r"//[^/@\s]*@", "//***@", lines)) from None  # no passwords
+            lines = re.sub(r"//[^/\s]*@", "//***@", lines)  # no passwords
+            raise ParameterError(re.sub(r"(//[^\s?]*\?)[^\s#'\"]*", r"\1***", lines)) from None
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> Params:
@@ -241,13 +242,12 @@ def read_yaml(file: Path) -> dict:
 def _line(item: dict[str, Any]) -> str:
     """Format a pydantic error as one line: parameter, value and what is allowed."""
     name, kind = ".".join(map(str, item["loc"])), item["type"]
-    # Never print a server's settings: they may contain a key.
-    value = "***" if name.startswith("servers.") else item["input"]
+    value = "***" if name.startswith("servers") else item["input"]  # they may contain a key
     if kind == "extra_forbidden":
         fields = Server.model_fields if name.startswith("servers.") else Params.model_fields
         near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"allowed are {', '.join(fields)}"
-        return f"{name}: {value!r}: unknown parameter; {hint}"
+        return f"{name}: unknown parameter; {hint}"
     if kind == "value_error":
         error = item["ctx"]["error"]
         return str(error) if isinstance(error, ParameterError) else f"{name}: {value!r}: {error}"

@@ -58,13 +58,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_manifest(folder: Path) -> dict | None:
     """The folder's manifest, or None if the folder is absent or unfinished."""
-    file = Path(folder) / MANIFEST
-    return _read_json(file) if file.exists() else None
+    return read_json(Path(folder) / MANIFEST)
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """The content of a JSON file, None if there is no file."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     except ValueError as error:  # for example after a power cut
         raise ValueError(f"{paths.shown(file)} is damaged ({error}); delete it") from None
 
@@ -120,7 +120,7 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     try:
         with FileLock(folder / LOCK, timeout=0) if first else nullcontext():
             if begun.exists():
-                refuse_other(folder, _read_json(begun), spec)
+                refuse_other(folder, read_json(begun), spec)
             elif first:
                 write_json(begun, spec)
             start = time.perf_counter()

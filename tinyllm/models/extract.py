@@ -5,9 +5,9 @@
 
 The first of these rules that applies to an answer decides: it is an option's text (`A-` among A+
 and A-); it says `the answer is X`; its first line is an option or a letter; it begins with a letter
-(`(b)`, `B.`, `b`); it mentions exactly one option. Otherwise it names none. Mentions are whole
-words or numbers (neither `1.5` nor `1:30` mentions 1), a longer option takes precedence over a
-shorter one inside it, and an option directly after `not` does not count.
+(`(b)`, `B.`, `b`); it mentions exactly one option (not if the text was cut off). Otherwise it names
+none. Mentions are whole words or numbers (neither `1.5` nor `1:30` mentions 1), a longer option
+takes precedence over a shorter one inside it, and an option directly after `not` does not count.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _BRACKETS = re.compile(
     r"(?m)(?:\\boxed\{(?:\\text\{)?|<answer>|(?:^|(?<=: )|(?<= is ))\[)"
     r"\s*([A-Za-z])\s*(?:[]}]+|</answer>)"
 )
-_NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be)?(?: an?| the)? $")
+_NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be| an?| the| \(?[a-z]\))* $")
 
 
-def answer_named(text: str, options: Sequence[str]) -> int | None:
-    """Index of the option that an answer names, None if it names none or several."""
+def answer_named(text: str, options: Sequence[str], cut: bool = False) -> int | None:
+    """Index of the option that an answer (cut: without its end) names; None: none or several."""
     lines = _BRACKETS.sub(r"(\1)", text.translate(SIGNS).strip())
     text, options, parts = _plain(text), [_plain(option) for option in options], []
     for match in reversed(list(_CLAIM.finditer(lines))):
@@ -55,8 +55,8 @@ def answer_named(text: str, options: Sequence[str]) -> int | None:
     first = _plain(lines.split("\n")[0])  # an option or a letter, followed by reasons
     if re.fullmatch(r"\W*\w\W*", first) or _same(first, options) is not None:
         parts.append(first)
-    parts.append(lines)
     named = [_same(text, options), *(_named(_plain(part), options) for part in parts)]
+    named.append(_named(_plain(lines), options, cut))
     return next((option for option in named if option is not None), None)
 
 
@@ -83,7 +83,7 @@ def _same(text: str, options: Sequence[str]) -> int | None:
     return None
 
 
-def _named(text: str, options: Sequence[str]) -> int | None:
+def _named(text: str, options: Sequence[str], cut: bool = False) -> int | None:
     """Index of the option that a claim is, names by a leading letter, or mentions alone."""
     same = _same(text, options)
     letter = _LETTER.match(text.lstrip("*_`\"' "))
@@ -93,7 +93,7 @@ def _named(text: str, options: Sequence[str]) -> int | None:
         if index < len(options):
             following = _same(letter.string[letter.end() :], options)
             return index if following in (None, index) else None
-    return mentioned(text, options, letters=True) if same is None else same
+    return mentioned(text, options, letters=True) if same is None and not cut else same
 
 
 def _mentions(text: str, options: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -80,8 +80,8 @@ class Job:
                 sampling = ["temperature"] if self.params.temperature and not fixed else []
                 spec |= self.params.spec("teacher_forcing", *sampling)
                 spec |= {"sample": self.sample} if self.sample else {}
-        if server:
-            spec["server"] = server.model_dump(exclude_defaults=True, exclude={"context"})
+        settings = server.model_dump(exclude_defaults=True, exclude={"context"}) if server else {}
+        spec |= {"server": settings} if settings else {}
         if kind in ("micro", "hf"):
             spec["precision"] = self.params.precision
             spec |= models.content(name) if kind == "hf" else {"micro": world.VERSION}
@@ -164,9 +164,8 @@ def ask_all(params: Params, stage: str = "rationales") -> dict[str, Path]:
         micro.prepare(params)
     for uri in dict.fromkeys(job.uri for job in missing):
         teacher = load_teacher(params, uri)
-        for job in missing:
-            if job.uri == uri:
-                job.run(teacher)
+        for job in [job for job in missing if job.uri == uri]:
+            job.run(teacher)
         del teacher  # free its memory before the next one is loaded
     return {job.uri: job.file.parent for job in reversed(wanted)}  # the first job of each teacher
 
@@ -225,7 +224,7 @@ def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
     replies = {record.id: record for record in job.records()}
     for row in data.read(job.params)[job.split]:
         reply = replies[row.id]
-        named = answer_named(reply.text or "", row.options)
+        named = answer_named(reply.text or "", row.options, reply.finish == "length")
         if reply.scores:
             named = reply.scores.index(max(reply.scores))
         yield row, reply, -1 if named is None else named
@@ -235,14 +234,15 @@ def answers(params: Params) -> pd.DataFrame:
     """The teachers' answers on test: one row per teacher, shots and question.
 
     Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none named, or refused),
-    text, correct. Empty if all teachers are recorded ones.
+    text, finish, correct. Empty if all teachers are recorded ones.
     """
     rows = []
     for job in _tests(params):
         names = params.spec("study", "dataset") | {"teacher": job.uri, "shots": job.params.examples}
         for row, reply, choice in _chosen(job):
             answer = {"id": row.id, "options": row.options, "gold": row.answer, "choice": choice}
-            rows.append(names | answer | {"text": reply.text, "correct": choice == row.answer})
+            answer |= {"text": reply.text, "finish": reply.finish, "correct": choice == row.answer}
+            rows.append(names | answer)
     return pd.DataFrame(rows)
 
 

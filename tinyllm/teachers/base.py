@@ -35,14 +35,13 @@ class Completion:
 class Refused:
     """Why a prompt got no text.
 
-    final: the same request would be refused again. lasting: perhaps, since the server replied with
-    an error of its own.
+    final: the same request would be refused again. later: it was not sent, or too early (429).
     """
 
     reason: str
     final: bool
     thinking: str = ""
-    lasting: bool = False
+    later: bool = False
 
 
 _NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)"

@@ -6,8 +6,7 @@
 The key is read from the environment variable OPENAI_API_KEY only (local servers need none). The
 `openai` client retries temporary errors (429, 5xx, timeouts, lost connections) up to RETRIES times,
 and waits for the time in Retry-After if that is at most two minutes. After that the question stays
-unanswered, and a rerun asks it again. Errors that would recur (content filter, prompt too long) are
-final refusals.
+unanswered, and a rerun asks it again. Errors that would recur (content filter, ...) are final.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ TOO_LONG = re.compile(r"(?i)context (size|length|window)|prompt.* too long")  # 
 PROXY = "If HTTP_PROXY is set, NO_PROXY must contain a local host"
 KEY, ADDRESS = "set OPENAI_API_KEY to a key that it accepts", "check the address and model's name"
 THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # first one counts
-CUT = {"max_tokens", "max_output_tokens", "model_length"}  # other names for `length`
-BROKEN = {"error", "abort", "cancelled", "timeout", "insufficient_system_resource"}
-FILTERED = {"content_filter", "safety", "recitation"}
-FOR_ALL = {401: KEY, 402: KEY, 403: KEY, 404: ADDRESS, 405: ADDRESS, 407: PROXY}
+FILTERED = "filter|safety|sensitive|recitation|guardrail|refus"  # words in finish reasons
+CUT = "length|max_|window|incomplete"  # or else
+BROKEN = "error|abort|cancel|timeout|insufficient"  # or else; all other reasons: a whole text
+FOR_ALL = {401: KEY, 402: "add credit to the account", 404: ADDRESS, 405: ADDRESS, 407: PROXY}
 REMEDIES = {  # for connection errors: the first class found among their causes
     ssl.SSLCertVerificationError: "set SSL_CERT_FILE to the file of the server's certificate",
     ssl.SSLError: "if this port uses plain http, write http:// in the teacher's URI",
@@ -60,7 +59,7 @@ class ServerTeacher:
     temperature: used if `server` sets none; above 0, a seed is sent with each request.
     """
 
-    revision = ""  # servers do not report it; the stored text is the record
+    revision = ""  # a server may load another model under this name, which the store cannot see
 
     def __init__(
         self,
@@ -89,9 +88,7 @@ class ServerTeacher:
             ) from None
         server = server or Server()
         if server.system and not self.chat:
-            raise ParameterError(
-                f"servers: system: {self.url}/completions takes no system message; remove it"
-            )
+            raise ParameterError(f"servers: system: {self.url}/completions takes none; remove it")
         if server.context and max_prompt + max_new_tokens > server.context:
             most = server.context - max_new_tokens
             raise ParameterError(
@@ -103,10 +100,8 @@ class ServerTeacher:
         self.seeded = temperature > 0 and server.temperature == 0
         if self.seeded or server.temperature is not None:
             self.settings["temperature"] = temperature if self.seeded else server.temperature
-        if server.extra:
-            self.settings["extra_body"] = server.extra
-        if server.system:
-            self.settings["system"] = server.system
+        further = {"extra_body": server.extra, "system": server.system}
+        self.settings |= {name: value for name, value in further.items() if value}
         self.max_new_tokens, self.batch = max_new_tokens, batch
 
     def rendered(self, prompt: str) -> str:
@@ -138,7 +133,7 @@ class ServerTeacher:
             for future in as_completed(futures):
                 if future.cancelled():
                     reason = "not asked: the server stopped answering"
-                    yield futures[future], Refused(reason, final=False)
+                    yield futures[future], Refused(reason, final=False, later=True)
                     continue
                 try:
                     reply = future.result()
@@ -169,7 +164,9 @@ class ServerTeacher:
         for index, reply in self.write(prompts):
             if isinstance(reply, Completion):
                 parts = re.split(INVENTED if self.chat else "\n\n", reply.text)
-                reply = replace(reply, text=next(filter(None, map(str.strip, parts)), ""))
+                finish = reply.finish if self.chat or len(parts) == 1 else "stop"  # it is whole
+                text = next(filter(None, map(str.strip, parts)), "")
+                reply = replace(reply, text=text, finish=finish)
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:
@@ -184,12 +181,13 @@ class ServerTeacher:
             reply = calls.with_raw_response.create(model=self.model, **asked)
             return self._read(reply.http_response.text)  # invalid bytes are replaced
         except openai.APIStatusError as error:
-            status, line = error.status_code, self._line(error)
-            final = status in FINAL or (status == 500 and TOO_LONG.search(line) is not None)
-            final = final or (status == 403 and FLAGGED.search(line) is not None)
-            if status in FOR_ALL and not final:
+            status, body = error.status_code, error.response.text
+            if status in FOR_ALL:
                 raise self._hopeless(error, FOR_ALL[status]) from None
-            return Refused(line, final, lasting=status == 500)
+            final = status in FINAL or (status == 500 and TOO_LONG.search(body) is not None)
+            final = final or (status == 403 and FLAGGED.search(body) is not None)
+            remedy = f"; {KEY}" if status == 403 and not final else ""
+            return Refused(self._line(error) + remedy, final, later=status == 429)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -208,14 +206,15 @@ class ServerTeacher:
         except (ValueError, RecursionError):
             reply = None
         choice = _at(reply, "choices", 0)
+        early = "429" in [str(_at(part, "error", "code")) for part in (reply, choice)]
         if not isinstance(choice, dict):
-            reason = f"the reply is not a completion: {self._shown(body)!r}"
-            return Refused(reason, final=False, lasting=True)
-        finish = str(choice.get("finish_reason") or "stop").lower()
-        finish = "length" if finish in CUT else finish
-        if finish in BROKEN or choice.get("error"):
+            return Refused(f"no completion: {self._shown(body)!r}", final=False, later=early)
+        finish = self._shown(str(choice.get("finish_reason") or "stop")).lower()
+        filtered = re.search(FILTERED, finish)
+        finish = "length" if re.search(CUT, finish) and not filtered else finish
+        if choice.get("error") or (re.search(BROKEN, finish) and not filtered):
             cause = self._shown(str(choice.get("error") or "it stopped before the end"))
-            return Refused(f"finish reason {finish!r}: {cause}", final=False)
+            return Refused(f"finish reason {finish!r}: {cause}", final=False, later=early)
         message = _at(choice, "message") if self.chat else choice
         text, thinking = texts(_at(message, "content" if self.chat else "text"))
         fields = ["".join(filter(None, texts(_at(message, name)))) for name in THINKING]
@@ -225,10 +224,9 @@ class ServerTeacher:
         if not text and thinking:
             return only_thinking(thinking, finish, self.max_new_tokens)
         if not text and finish == "length":
-            reason = f"no text within max_new_tokens ({self.max_new_tokens}); raise max_new_tokens"
-            return Refused(reason, True)
-        refusal = _at(message, "refusal")
-        if not isinstance(text, str) or finish in FILTERED or (refusal and not text):
+            return Refused(f"no text: raise max_new_tokens ({self.max_new_tokens})", True)
+        refusal = self._shown(str(_at(message, "refusal") or ""))
+        if not isinstance(text, str) or filtered or (refusal and not text):
             refusal = refusal or ("only part of a text" if text else "no text")
             return Refused(f"{refusal} (finish reason {finish!r})", True, thinking)
         tokens = tuple(_at(reply, "usage", f"{name}_tokens") for name in ("prompt", "completion"))
@@ -247,7 +245,8 @@ class ServerTeacher:
     def _shown(self, text: str) -> str:
         """A server's text on one line, shortened, with the key masked (some servers repeat it)."""
         text = " ".join(text.split())
-        return (text.replace(self.key, "***") if self.key != "none" else text)[:300]
+        secret = len(self.key) >= 8  # shorter ones are placeholders, which any text may contain
+        return (text.replace(self.key, "***") if secret else text)[:300]
 
 
 def _at(value: Any, *path: str | int) -> Any:

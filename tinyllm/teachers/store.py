@@ -81,14 +81,19 @@ def fill(
     """Send every request that has no record yet, and append each answer as it arrives.
 
     options: by question id, for the teacher to choose among; else empty.
-    Final refusals are appended last, and only if the teacher has answered at least one question:
-    if it refuses all of them, its settings are probably wrong. A server's own errors (`lasting`)
-    count as final in a rerun of at most `max_refused` of the questions, if it still answers others.
-    Raises Unanswered, TooManyRefused (a share above `max_refused`), or OSError if the disk is full;
-    earlier answers are kept.
+    Refusals are appended last, and only if the teacher still answers another question: else its
+    key, credit or settings are probably the cause. They are the final ones and, in a rerun of at
+    most `max_refused` of the questions, all others except those to ask `later`.
+    Raises Unanswered, TooManyRefused (a share above `max_refused`), OSError if the disk is full,
+    or DataError if the file has records that are not of these requests; earlier answers are kept.
     """
     uri = requests[0].teacher
     known = {record.key: record for record in read(file)}
+    if others := [known[key] for key in known.keys() - {record.key for record in requests}]:
+        raise DataError(
+            f"{paths.shown(file)}: {len(others)} records of other settings, such as question "
+            f"{others[0].id!r} with key {others[0].key}; delete these lines and run notebook 02"
+        )
     todo = [record for record in requests if record.key not in known]
     again = bool(known) and len(todo) <= max_refused * len(requests)  # a rerun of a few
     asked = [record.prompt for record in todo]
@@ -96,24 +101,21 @@ def fill(
         replies = teacher.answer(asked, [options[record.id] for record in todo])
     else:
         replies = teacher.write(asked, [int(record.key[:7], 16) for record in todo])
-    answered = any(record.text is not None for record in known.values())
-    refused, lasting, failed = [], [], []
+    refused, failed = [], []
     with appending(file) as append:
         for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
             if isinstance(reply, Completion):
                 append(replace(todo[index], **vars(reply)))
-                answered = True
-            elif reply.final or (again and reply.lasting):
+            elif reply.final or (again and not reply.later):
                 why = {"refused": reply.reason, "thinking": reply.thinking}
-                record = replace(todo[index], finish="refused", **why)
-                (refused if reply.final else lasting).append(record)
+                refused.append(replace(todo[index], finish="refused", **why))
             else:
                 failed.append((todo[index].id, reply.reason))
-        if lasting and _answers(teacher, known.values()):  # only these questions fail, again
-            refused, lasting = refused + lasting, []
-        for record in refused if answered else []:
+        if refused and not _answers(teacher, read(file)):
+            failed += [(record.id, record.refused) for record in refused]
+            refused = []
+        for record in refused:
             append(record)
-    failed += [(record.id, record.refused) for record in lasting + refused * (not answered)]
     if failed:
         raise Unanswered(
             f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
@@ -125,29 +127,28 @@ def fill(
     if share > max_refused:
         raise TooManyRefused(
             f"{uri}: final refusals for {len(reasons)} of {len(requests)} questions, more than "
-            f"max_refused: {max_refused} allows. Raise it to "
-            f"{math.ceil(1000 * share) / 1000} "
+            f"max_refused: {max_refused} allows. Raise it to {math.ceil(1000 * share) / 1000} "
             "to continue without them. To ask them again, delete their lines in "
             f"{paths.shown(file)}. Reasons:{_listed(reasons)}"
         )
 
 
 def _answers(teacher: Teacher, records: Iterable[Record]) -> bool:
-    """True if a teacher still answers a prompt that it has answered before."""
-    prompt = next((record.prompt for record in records if record.text is not None), None)
-    replies = [] if prompt is None else teacher.write([prompt], [0])
+    """True if a teacher still answers one of three prompts that it has answered before."""
+    prompts = [record.prompt for record in records if record.text is not None][:3]
+    replies = teacher.write(prompts, [0] * len(prompts))
     return any(isinstance(reply, Completion) for _, reply in replies)
 
 
 def reuse(file: Path, requests: Sequence[Record], versions: dict[str, int]) -> None:
-    """Copy texts from finished stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER).
+    """Copy texts from other stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER).
 
     So the correction of one question, which changes HASH, does not ask about all of them again.
     """
     keys = {record.key for record in requests} - {record.key for record in read(file)}
     for other in sorted(file.parent.parent.glob(f"*/{file.name}")) if keys else []:
-        manifest = runs.read_manifest(other.parent)
-        if manifest is None or manifest["spec"]["versions"] != versions:
+        begun = {"spec": runs.read_json(other.parent / runs.BEGUN) or {}}
+        if (runs.read_manifest(other.parent) or begun)["spec"].get("versions") != versions:
             continue
         found = [record for record in read(other) if record.key in keys and record.text is not None]
         keys -= {record.key for record in found}
@@ -215,7 +216,7 @@ def appending(file: Path) -> Iterator[Callable[[Record], None]]:
 
 
 def read(file: Path) -> list[Record]:
-    """All records of a store, one per key (the first), without an incomplete last line.
+    """All records of a store without an incomplete last line, one per key: a text, if any.
 
     Raises ValueError, with file and line, if another line is invalid.
     """
@@ -231,7 +232,8 @@ def read(file: Path) -> list[Record]:
                 f"{paths.shown(file)}, line {number}: not a record ({error}); delete that line and "
                 f"{runs.MANIFEST} in its folder, and run notebook 02 again"
             ) from None
-        records.setdefault(record.key, record)
+        if record.key not in records or records[record.key].text is None:
+            records[record.key] = record
     return list(records.values())
 
 
