@@ -234,8 +234,7 @@ def _option_columns(fields: dict[str, Any]) -> list[str]:
                     raise ValueError(f"no column before {found[0]!r}; add it, or rename this one")
                 sets += [] if sets and names == sets[-1][1:] else [names]  # 0, 1, ... and 1, ...
     if len(sets) > 1:
-        both = " and ".join(f"{names[0]}, {names[1]}" for names in sets)
-        raise ValueError(f"two sets of option columns ({both}); rename or remove one")
+        raise ValueError(f"two sets of option columns: {sets[0]} and {sets[1]}; rename one")
     return sets[0] if sets else []
 
 
