@@ -78,11 +78,11 @@ def test_different_questions_or_prompt_settings_use_different_folders():
     folders = {ask.Job(base, SERVER).file}
     changes = ({"examples": "none"}, {"teacher_forcing": False}, {"max_new_tokens": 9},
                {"max_prompt": 99}, {"cleaning": ["repair"]}, {"alpha": [2.0]},
-               {"temperature": 0.7}, {"servers": {SERVER: Server(context=8192)}})  # fmt: skip
+               {"temperature": 0.7})  # fmt: skip
     for change in changes:
         folders.add(ask.Job(base.model_copy(update=change), SERVER).file)
     folders.add(ask.Job(study(study="seed", data_seed=1), SERVER).file)
-    assert len(folders) == 7, "cleaning, alpha and a server's context change nothing"
+    assert len(folders) == 7, "cleaning and alpha change nothing"
 
 
 def test_store_folder_names_are_stable_across_versions():

@@ -180,6 +180,13 @@ def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
     raters = {"answer1": "A", "answer2": "B"}
     with pytest.raises(ValueError, match="two sets of option columns"):
         one({"question": "q", "A": "ice", "B": "fire", "answer": "A", **raters})
+    mapped = {"A": "ice cream", "B": "camp fire"}  # the user's choice counts
+    row = {"question": "q", "ice cream": "x", "camp fire": "y", "answer": "A", "answer3": "z"}
+    assert files.question_of(row | raters, "1", mapped).options == ["x", "y"]
+    points = {"A": "Answer 1 (0-5 points)", "B": "Answer 2 (0-5 points)"}
+    with pytest.raises(ValueError, match="index from 0 or a column"):
+        row = {"question": "q", points["A"]: "w", points["B"]: "x", "answer": 1}
+        files.question_of(row, "1", points)
     assert one({"article": "Fire.", "question": "q", "A": "ice", "B": "x", "answer": "A"}).context
     with pytest.raises(ValueError, match="no column before 'd'"):
         one({"question": "q", "A": "ice", "B": "fire", "D": "wood", "answer": "A"})

@@ -65,6 +65,11 @@ def test_parameters_cells_have_typed_stage_parameters_with_micro_values(stage):
         ({"samples": 2}, ["samples: 2", "micro:a", "temperature above 0"]),
         ({"samples": 2, "temperature": 1.0, **LLAMA}, ["samples", "['release:llama2']"]),
         ({"samples": 2, "teachers": [SERVER], "servers": {SERVER: {}}}, ["samples", SERVER]),
+        (  # a seed in `extra` replaces the study's
+            {"samples": 2, "temperature": 1.0, "teachers": [SERVER]}
+            | {"servers": {SERVER: {"extra": {"seed": 1}}}},
+            ["samples", SERVER],
+        ),
         ({"servers": {"openai:other": {}}}, ["servers", "openai:other"]),
         (LLAMA | {"dataset": "piqa"}, ["teachers", "release:llama2", "flan-t5"]),
     ],

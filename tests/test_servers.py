@@ -193,12 +193,10 @@ AGAIN = [500, 502, 504, 424, GUIDELINES, BLOCKED, BROKEN, ODD, "error", "hang up
 
 
 @pytest.mark.parametrize("fault", AGAIN)
-def test_one_question_that_fails_in_a_rerun_too_counts_as_refused(monkeypatch, fault):
+def test_one_question_that_fails_twice_counts_as_refused(monkeypatch, fault):
     monkeypatch.setattr(servers, "TIMEOUT", 0.5)
     params, server, bad = one_bad(fault)
     with server:
-        with pytest.raises(store.Unanswered, match="1 of 12"):
-            ask.ask_all(params)
         ask.ask_all(params)
     assert [r.prompt for r in records(params) if r.refused] == [bad]
 
@@ -206,7 +204,7 @@ def test_one_question_that_fails_in_a_rerun_too_counts_as_refused(monkeypatch, f
 LIMIT = {"code": 429, "message": "rate limit"}
 
 
-@pytest.mark.parametrize("fault", [429, (200, json.dumps({"error": LIMIT})), {"error": LIMIT}])
+@pytest.mark.parametrize("fault", [429, 503, (200, json.dumps({"error": LIMIT})), {"error": LIMIT}])
 def test_a_rate_limit_never_counts_as_a_refusal(fault):
     params, server, _ = one_bad(fault)
     with server:
@@ -239,7 +237,7 @@ REASONS = {
                "incomplete"],
     "refused": ["content_filter: SAFETY", "sensitive", "RECITATION", "guardrail_intervened",
                 "refusal"],
-    "unanswered": ["network_error", "abort", "cancelled", "insufficient_system_resource"],
+    "failed": ["network_error", "abort", "cancelled", "insufficient_system_resource"],
 }  # fmt: skip
 
 
@@ -248,12 +246,12 @@ REASONS = {
 )
 def test_finish_reasons_of_different_servers_are_understood_by_their_words(kind, reason):
     params, server, _ = one_bad({"finish_reason": reason, "message": {"content": "So it"}})
-    with server, suppress(store.Unanswered):
+    with server:
         ask.ask_all(params)
-    replies = Counter(r.finish if r.text == "So it" else "refused" * bool(r.refused)
-                      for r in stored(params))  # fmt: skip
-    kinds = {"stop": {str(reason or "stop")}, "unanswered": set()}.get(kind, {kind})
-    assert len(stored(params)) == 12 - (kind == "unanswered") and set(replies) - {""} == kinds
+    [reply] = [r for r in records(params) if r.text in ("So it", None)]
+    wanted = {"stop": str(reason or "stop"), "failed": "refused"}.get(kind, kind)
+    assert reply.finish == wanted
+    assert ("it stopped before the end" in str(reply.refused)) == (kind == "failed")
 
 
 def test_each_sample_has_its_own_seed_and_answers_are_greedy():
@@ -364,7 +362,7 @@ def test_server_settings_are_sent_and_give_a_separate_store():
     ({"extra": {"user": "xai-s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"Ocp-Subscription-Key": "s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"session_token": "s3cret"}}, "OPENAI_API_KEY"),
-    ({"extra": {"hf_token": "s3cret"}}, "OPENAI_API_KEY"), ({"extra": {"seed": 42}}, "'seed'"),
+    ({"extra": {"hf_token": "s3cret"}}, "OPENAI_API_KEY"),
     ({"tokens": "s3cret"}, "tokens"), ({"temperature": "s3cret"}, "temperature"),
     ({"extra": {"messages": ["s3cret"]}}, "messages"), ({"extra": {"x": date.today()}}, "JSON"),
 ])  # fmt: skip

@@ -1,5 +1,6 @@
 """The store: after a kill or on a full disk, no record is lost or requested twice."""
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -121,16 +122,30 @@ def test_an_advised_share_of_refusals_is_high_enough(tmp_path):
     fill(tmp_path / "s", Echo(), 30, max_refused=advised)
 
 
-def test_a_question_that_fails_again_counts_as_refused_if_others_are_answered(tmp_path):
-    failing = Echo(lambda n: Refused("error 500", False) if n == 1 else None)
-    early = Echo(lambda n: Refused("error 429", False, later=True) if n == 1 else None)
-    down = Echo(lambda n: Refused("error 500", False))
-    for teacher in (failing, early, down):
-        with pytest.raises(store.Unanswered, match=r"1 of 40.*such as 'q0'"):
-            fill(tmp_path / "s", teacher, 40, max_refused=0.05)
-    failing.asked.clear()
+ERROR, BUSY = Refused("error 500", False), Refused("error 429", False, later=True)
+
+
+@pytest.mark.parametrize(("fails", "refused"), [((1,), []), ((1, 41), ["q0"])])
+def test_a_question_counts_as_refused_if_it_fails_twice_and_others_are_answered(
+    tmp_path, fails, refused
+):
+    failing = Echo(lambda n: ERROR if n in fails else None)
     fill(tmp_path / "s", failing, 40, max_refused=0.05)
-    assert [r.id for r in store.read(tmp_path / "s") if r.refused] == ["q0"]
+    assert [r.id for r in store.read(tmp_path / "s") if r.refused] == refused
+    assert failing.asked[40] == "prompt 0", "asked a second time, after all others"
+
+
+@pytest.mark.parametrize("before", [0, 20])
+@pytest.mark.parametrize("reply", [ERROR, BUSY])
+def test_failures_are_not_recorded_if_the_server_is_down_or_busy(tmp_path, reply, before):
+    """Also in a rerun: 20 texts are there."""
+    with contextlib.suppress(store.Unanswered):
+        fill(tmp_path / "s", Echo(lambda n: ERROR if n > before else None), 40)
+    last = 38 - before
+    down = Echo(lambda n: reply if n > last else None)
+    with pytest.raises(store.Unanswered, match=r"2 of 40.*such as 'q38'"):
+        fill(tmp_path / "s", down, 40, max_refused=0.05)
+    assert len(store.read(tmp_path / "s")) == 38
 
 
 @pytest.mark.parametrize("before", [0, 38])

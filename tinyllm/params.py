@@ -138,7 +138,8 @@ class Params(BaseModel):
         strangers = [uri for uri in self.servers if uri not in asked]
         drawing = [uri for uri, server in self.servers.items() if server.temperature != 0]
         drawing += self.teachers if self.temperature else []
-        same = [uri for uri in self.teachers if uri in recorded or uri not in drawing]
+        fixed = [uri for uri, server in self.servers.items() if "seed" in server.extra]
+        same = [uri for uri in self.teachers if uri in recorded + fixed or uri not in drawing]
         problems = {
             f"servers: {strangers}: allowed are the URIs of openai: teachers": strangers != [],
             f"alpha: {self.alpha!r}: allowed are one number, or one for each of the "
@@ -146,7 +147,7 @@ class Params(BaseModel):
             f"teachers: {foreign} only know the questions of their own source, but source is "
             f"{source!r}; use hf: or openai: teachers": foreign != [],
             f"samples: {self.samples}: {same} would repeat one text; set temperature above 0, and "
-            "leave out release: teachers": self.samples > 1 and same != [],
+            "leave out release: teachers and seeds in `extra`": self.samples > 1 and same != [],
             "teachers: the release holds no rationale of LLaMA 2 for piqa; use release:flan-t5 "
             "alone, not release:llama2": dataset == "piqa" and "release:llama2" in self.teachers,
             f"dataset: {dataset!r}, but source is {source!r}: {', '.join(DATASETS)} need source: "
@@ -197,8 +198,7 @@ class Params(BaseModel):
     def from_yaml(cls, file: str | Path, **changes: Any) -> Params:
         """Read the parameters of a YAML file as papermill does, and apply `changes`.
 
-        A relative `source: file:PATH` is resolved in the folder of the parameter file, or else in
-        the current folder.
+        A relative `source: file:PATH` is looked up beside that file, then in the current folder.
         """
         file = Path(file)
         values = {str(name): value for name, value in read_yaml(file).items()} | changes

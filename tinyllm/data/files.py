@@ -33,7 +33,7 @@ SPLIT_OF |= dict.fromkeys(("valid", "validation", "dev", "val"), "valid")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 NAMES = {  # accepted column names of each field
     "id": ("id", "qid"),
-    "context": ("context", "passage", "article", "premise", "support"),
+    "context": ("context", "passage", "article", "premise"),
     "question": ("question", "question_stem", "stem"),
     "options": ("options", "choices"),
     "answer": ("answer", "answerKey", "label"),
@@ -166,7 +166,8 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
     fields = _by_field(row, columns)
     if isinstance(fields.get("question"), dict):
         fields |= _by_field(fields.pop("question"), {})
-    option_columns = [] if "options" in fields else _option_columns(fields)
+    renamed = {_plain(f): n for f, n in columns.items() if OPTION_COLUMN.fullmatch(_plain(f))}
+    option_columns = [] if "options" in fields else _option_columns(fields, renamed)
     if option_columns:
         fields["options"] = [fields[column] for column in option_columns]
     for field in ("question", "options", "answer"):
@@ -177,11 +178,9 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
-    renamed = [name for field, name in columns.items() if OPTION_COLUMN.fullmatch(_plain(field))]
-    first = " ".join([*option_columns[:1], *renamed])
-    from_one = option_columns and fields.get("label") != fields["answer"]
-    marks = re.findall(r"(?<!\d)[01](?!\d)", first)
-    numbered = from_one and "1" in marks and "0" not in marks
+    first = [*option_columns[:1], *renamed.values()]
+    numbers = [match[0] for match in map(re.compile(r"\d+").search, first) if match]
+    numbered = fields.get("label") != fields["answer"] and "1" in numbers and "0" not in numbers
     if numbered and re.fullmatch(r"\d+(\.0)?", answer) and answer not in options:
         raise ValueError(f"answer {answer!r}: an index from 0 or a column's number? Use a letter")
     return Question(
@@ -222,7 +221,7 @@ def _text(value: Any, name: str) -> str:
     return str(value).strip()
 
 
-def _option_columns(fields: dict[str, Any]) -> list[str]:
+def _option_columns(fields: Mapping[str, Any], renamed: Mapping[str, str]) -> list[str]:
     """The columns with one option each: A, B, ... or option_0, ... or option_1, ..."""
     sets = []
     for prefix in ("option", "choice", "answer", ""):
@@ -233,6 +232,7 @@ def _option_columns(fields: dict[str, Any]) -> list[str]:
                 if found := [name for name in later if name in fields]:
                     raise ValueError(f"no column before {found[0]!r}; add it, or rename this one")
                 sets += [] if sets and names == sets[-1][1:] else [names]  # 0, 1, ... and 1, ...
+    sets = [names for names in sets if renamed.keys() & names] or sets
     if len(sets) > 1:
         raise ValueError(f"two sets of option columns: {sets[0]} and {sets[1]}; rename one")
     return sets[0] if sets else []

@@ -133,7 +133,8 @@ def arm_name(arm: str) -> str:
 
 def teacher_name(uri: str) -> str:
     """Display name of a teacher, by its URI or the name part of it: the model without its owner."""
-    name = (uri.partition("#")[2] or uri.partition(":")[2] or uri).rpartition("/")[2]
+    name = uri.partition("#")[2] or uri.partition(":")[2] or uri
+    name = name.rstrip("/").rpartition("/")[2]
     return TEACHERS.get(name, name)
 
 

@@ -80,8 +80,8 @@ class Job:
                 sampling = ["temperature"] if self.params.temperature and not fixed else []
                 spec |= self.params.spec("teacher_forcing", *sampling)
                 spec |= {"sample": self.sample} if self.sample else {}
-        settings = server.model_dump(exclude_defaults=True, exclude={"context"}) if server else {}
-        spec |= {"server": settings} if settings else {}
+        if server:
+            spec["server"] = server.model_dump(exclude_defaults=True, exclude={"context"})
         if kind in ("micro", "hf"):
             spec["precision"] = self.params.precision
             spec |= models.content(name) if kind == "hf" else {"micro": world.VERSION}

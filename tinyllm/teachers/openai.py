@@ -6,7 +6,7 @@
 The key is read from the environment variable OPENAI_API_KEY only (local servers need none). The
 `openai` client retries temporary errors (429, 5xx, timeouts, lost connections) up to RETRIES times,
 and waits for the time in Retry-After if that is at most two minutes. After that the question stays
-unanswered, and a rerun asks it again. Errors that would recur (content filter, ...) are final.
+unanswered, and is asked again (`store.fill`). Errors that would recur (content filter) are final.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ TIMEOUT = 300.0  # seconds that a request may take
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
 FIRST = 20  # stop after so many refused questions without any answer
 FINAL = {400, 413, 414, 422, 431, 451}  # statuses that reject one question, not all
+BUSY = {429, 503, 529}  # statuses of a server that is overloaded
 FLAGGED = re.compile(r"(?i)flagged|moderation|content (policy|filter)")  # 403 for one question
 TOO_LONG = re.compile(r"(?i)context (size|length|window)|prompt.* too long")  # llama.cpp: a 500
 PROXY = "If HTTP_PROXY is set, NO_PROXY must contain a local host"
@@ -187,7 +188,7 @@ class ServerTeacher:
             final = status in FINAL or (status == 500 and TOO_LONG.search(body) is not None)
             final = final or (status == 403 and FLAGGED.search(body) is not None)
             remedy = f"; {KEY}" if status == 403 and not final else ""
-            return Refused(self._line(error) + remedy, final, later=status == 429)
+            return Refused(self._line(error) + remedy, final, later=status in BUSY)
         except openai.APIConnectionError as error:
             causes = [error]
             while cause := causes[-1].__cause__ or causes[-1].__context__:

@@ -25,7 +25,7 @@ from tinyllm import paths, runs
 from tinyllm.data import release
 from tinyllm.data.question import DataError
 from tinyllm.prompts import Fitted
-from tinyllm.teachers.base import Completion, Teacher
+from tinyllm.teachers.base import Completion, Replies, Teacher
 
 VERSION = 3
 
@@ -81,9 +81,9 @@ def fill(
     """Send every request that has no record yet, and append each answer as it arrives.
 
     options: by question id, for the teacher to choose among; else empty.
-    Refusals are appended last, and only if the teacher still answers another question: else its
-    key, credit or settings are probably the cause. They are the final ones and, in a rerun of at
-    most `max_refused` of the questions, all others except those to ask `later`.
+    Questions that fail, if at most `max_refused`, are asked a second time. Final refusals and
+    second failures (except those to ask `later`) are appended last, and only if the teacher still
+    answers another question: else its key, credit or settings are probably the cause.
     Raises Unanswered, TooManyRefused (a share above `max_refused`), OSError if the disk is full,
     or DataError if the file has records that are not of these requests; earlier answers are kept.
     """
@@ -95,22 +95,24 @@ def fill(
             f"{others[0].id!r} with key {others[0].key}; delete these lines and run notebook 02"
         )
     todo = [record for record in requests if record.key not in known]
-    again = bool(known) and len(todo) <= max_refused * len(requests)  # a rerun of a few
-    asked = [record.prompt for record in todo]
-    if options:
-        replies = teacher.answer(asked, [options[record.id] for record in todo])
-    else:
-        replies = teacher.write(asked, [int(record.key[:7], 16) for record in todo])
     refused, failed = [], []
     with appending(file) as append:
-        for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
-            if isinstance(reply, Completion):
-                append(replace(todo[index], **vars(reply)))
-            elif reply.final or (again and not reply.later):
-                why = {"refused": reply.reason, "thinking": reply.thinking}
-                refused.append(replace(todo[index], finish="refused", **why))
-            else:
-                failed.append((todo[index].id, reply.reason))
+        for second in (False, True):
+            replies, again = _send(teacher, todo, options), []
+            for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
+                record = todo[index]
+                if isinstance(reply, Completion):
+                    append(replace(record, **vars(reply)))
+                elif reply.final or (second and not reply.later):
+                    why = {"refused": reply.reason, "thinking": reply.thinking}
+                    refused.append(replace(record, finish="refused", **why))
+                else:
+                    failed.append((record.id, reply.reason))
+                    again += [] if reply.later else [record]
+            if not 0 < len(again) <= max_refused * len(requests):
+                break
+            todo = again
+            failed = [(name, why) for name, why in failed if name not in {r.id for r in again}]
         if refused and not _answers(teacher, read(file)):
             failed += [(record.id, record.refused) for record in refused]
             refused = []
@@ -133,6 +135,13 @@ def fill(
         )
 
 
+def _send(teacher: Teacher, asked: Sequence[Record], options: Mapping) -> Replies:
+    prompts = [record.prompt for record in asked]
+    if options:
+        return teacher.answer(prompts, [options[record.id] for record in asked])
+    return teacher.write(prompts, [int(record.key[:7], 16) for record in asked])
+
+
 def _answers(teacher: Teacher, records: Iterable[Record]) -> bool:
     """True if a teacher still answers one of three prompts that it has answered before."""
     prompts = [record.prompt for record in records if record.text is not None][:3]
@@ -141,9 +150,8 @@ def _answers(teacher: Teacher, records: Iterable[Record]) -> bool:
 
 
 def reuse(file: Path, requests: Sequence[Record], versions: dict[str, int]) -> None:
-    """Copy texts from other stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER).
-
-    So the correction of one question, which changes HASH, does not ask about all of them again.
+    """Copy texts from other stores of this teacher and dataset (runs/STAGE/DATASET/TEACHER), so
+    that the correction of one question, which changes HASH, does not ask about all of them again.
     """
     keys = {record.key for record in requests} - {record.key for record in read(file)}
     for other in sorted(file.parent.parent.glob(f"*/{file.name}")) if keys else []:
