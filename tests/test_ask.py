@@ -8,7 +8,6 @@ import pytest
 from test_store import Echo
 
 from tinyllm import paths, prompts, runs
-from tinyllm.arms import Server
 from tinyllm.data import load as data
 from tinyllm.data.question import DataError, Question
 from tinyllm.params import SPLITS, Params
