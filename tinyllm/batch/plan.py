@@ -82,8 +82,8 @@ def _counted(name: str) -> float:
             return float(auto.from_config(config).num_parameters())
     except (OSError, ValueError):
         raise ParameterError(
-            f"model {name!r}: its size is unknown, because its config is not on this machine; add "
-            f"--parameters {name}=3e9"
+            f"model {name!r}: its size is unknown (no folder {file.absolute()}, no config in the "
+            f"hub's cache); correct the path, or add --parameters {name}=3e9"
         ) from None
 
 

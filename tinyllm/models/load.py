@@ -69,7 +69,7 @@ def load(
         raise ValueError(
             f"{origin!r} is not an alias ({', '.join(ALIASES)}), and no model could be read from "
             f"it ({str(error).splitlines()[0]}). Without a network, run `make models` and use an "
-            "alias, or give a folder"
+            f"alias, or give a folder (looked for {local(origin)})"
         ) from error
 
 
