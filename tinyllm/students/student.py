@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import peft
 import torch
 from transformers import PreTrainedModel
 
-from tinyllm import arms, paths, prompts, runs
+from tinyllm import arms, prompts
 from tinyllm.data import load as data
 from tinyllm.data import question
 from tinyllm.models import load, score
@@ -43,28 +42,6 @@ def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel
     if arm.lora:
         model = load.adapt(model, params.student, arm.lora, seed=seed)
     return model, Encoding.of(model, tokenizer, params)
-
-
-def load_student(
-    params: Params, arm_name: str, seed: int
-) -> tuple[PreTrainedModel | peft.PeftModel, Encoding]:
-    """Load a finished student of a study; raises FileNotFoundError, with the remedy, if it is not
-    finished or its weights were not kept."""
-    folder = paths.student(params, arm_name, seed)
-    runs.content(folder)
-    arm, stored = arms.resolve(arm_name, params.teachers), folder / CHECKPOINT
-    if arm.trained and not stored.exists():
-        raise FileNotFoundError(
-            f"{paths.shown(stored)}: the weights of this student were not kept; set "
-            "keep_weights: true and train it again"
-        )
-    if arm.trained and not arm.lora:
-        model, tokenizer = load.load(str(stored))
-    else:
-        model, tokenizer = load.load(params.student, seed=seed)
-        if arm.lora:
-            model = peft.PeftModel.from_pretrained(model, str(stored))
-    return model.to(load.device()).eval(), Encoding.of(model, tokenizer, params)
 
 
 def check(params: Params) -> None:
