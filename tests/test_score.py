@@ -83,11 +83,11 @@ def test_generated_texts_are_greedy_and_do_not_depend_on_the_batch(kind, task_pr
 
 
 def test_a_student_writes_no_more_than_its_positions_allow(rows):
-    for kind, room in (("llama", 512), ("minilm-ed", 512)):
+    for kind in ("llama", "minilm-ed"):  # both have 512
         model, encoding = a_student(kind, "encoder")
         encoding.tokenizer.eos_token = None  # never stop before the limit
         (text,) = score.generate(model, encoding, rows[:1], "predict: ", max_new_tokens=2000)
-        assert 100 < len(encoding.tokens(text)) <= room + 1
+        assert 100 < len(encoding.tokens(text)) <= 513
 
 
 def test_tied_options_are_counted_and_scored_as_chance(rows):

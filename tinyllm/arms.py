@@ -52,7 +52,8 @@ TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "
 OWN = {"model", "messages", "prompt", "stream", "n", "temperature", "max_tokens"}
 OWN |= {"max_completion_tokens", "max_new_tokens"}  # request fields that `extra` may not contain
 SECRET = re.compile(  # names of fields, or starts of values, that look like a key, in JSON
-    r'(?i)"((?!prompt_cache_key)[-\w]*keys?|(\w+[-_])?(api|access|auth|secret|private|bearer|client|session|hf)'
+    r'(?i)"((?!prompt_cache_key)[-\w]*keys?'
+    r"|(\w+[-_])?(api|access|auth|secret|private|bearer|client|session|hf)"
     r"[-_]?(token|secret)s?|(x[-_])?(token|secret|passw(or)?d|auth(orization)?|credentials?"
     r'|bearer))": |"(sk-|gsk_|xai-|hf_\w{9}|bearer )'
 )

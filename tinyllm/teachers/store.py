@@ -95,10 +95,10 @@ def fill(
             f"{others[0].id!r} with key {others[0].key}; delete these lines and run notebook 02"
         )
     todo = [record for record in requests if record.key not in known]
-    refused, failed = [], []
+    refused, failed = [], {}
     with appending(file) as append:
         for second in (False, True):
-            replies, again = _send(teacher, todo, options), []
+            replies, again = _send(teacher, todo, options), {}
             for index, reply in tqdm(replies, total=len(todo), desc=uri, mininterval=5):
                 record = todo[index]
                 if isinstance(reply, Completion):
@@ -107,22 +107,21 @@ def fill(
                     why = {"refused": reply.reason, "thinking": reply.thinking}
                     refused.append(replace(record, finish="refused", **why))
                 else:
-                    failed.append((record.id, reply.reason))
-                    again += [] if reply.later else [record]
+                    (failed if reply.later else again)[record] = reply.reason
             if not 0 < len(again) <= max_refused * len(requests):
                 break
-            todo = again
-            failed = [(name, why) for name, why in failed if name not in {r.id for r in again}]
+            todo = list(again)
+        failed |= again
         if refused and not _answers(teacher, read(file)):
-            failed += [(record.id, record.refused) for record in refused]
+            failed |= {record: record.refused for record in refused}
             refused = []
         for record in refused:
             append(record)
     if failed:
         raise Unanswered(
             f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
-            f"ask only for those, such as {failed[0][0]!r}. "
-            f"Reasons:{_listed([reason for _, reason in failed])}"
+            f"ask only for those, such as {next(iter(failed)).id!r}. "
+            f"Reasons:{_listed(failed.values())}"
         )
     reasons = [record.refused for record in read(file) if record.refused]
     share = len(reasons) / len(requests)
@@ -165,7 +164,7 @@ def reuse(file: Path, requests: Sequence[Record], versions: dict[str, int]) -> N
                 append(record)
 
 
-def _listed(reasons: list[str]) -> str:
+def _listed(reasons: Iterable[str]) -> str:
     """The five most common reasons, one per line, each with its number of questions."""
     return "".join(f"\n  {reason} ({n})" for reason, n in Counter(reasons).most_common(5))
 
