@@ -82,7 +82,7 @@ def section() -> str:
         names = ", ".join(map(style.dataset_name, able))
         lines.append(line(f"mean above the floor ({names})", "laptop", able))
     for dataset in whole:
-        title = f"whole rationales: {style.dataset_name(dataset)}"
+        title = f"128-token targets: {style.dataset_name(dataset)}"
         lines.append(line(title, "laptop-whole", [dataset]))
     lines.append(line("micro study (positive control)", "micro"))
     return "\n\n".join([table("laptop"), "\n".join(lines)])

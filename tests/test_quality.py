@@ -16,7 +16,7 @@ BIRD = Question("q", "", "Which of these flies?", ["a stone", "a wren"], 1)
 
 
 TEXTS = {
-    "whole": [
+    "no fault": [
         "It is a bird.", "Really? (Yes!)", "He said “yes”", "And so on…", "**It flies.**",
         "它是鸟。", "هل تطير؟", "यह पक्षी है।", "Sun warms. Thus, the answer is (d) plants",
         "The answer is 3.", "The question: what flies? A wren.", "Let Q: x be true.",
@@ -69,8 +69,8 @@ def test_texts_that_reach_the_token_limit_count_as_cut_off():
         quality.facts(Record("", "q", "t", "", "A wren flies.", finish), BIRD)
         for finish in ("stop", "length")
     )
-    assert plain["whole"] and (plain["words"], plain["names"]) == (3, "gold")
-    assert cut["cut_off"] and not cut["whole"]
+    assert plain["no fault"] and (plain["words"], plain["names"]) == (3, "gold")
+    assert cut["cut_off"] and not cut["no fault"]
     assert [quality.holds("A wren flies.", BIRD, cut) for cut in (False, True)] == [4, 3]
 
 

@@ -110,6 +110,7 @@ def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders
     refused("12 test questions would be replaced by 3", ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
     first = ROWS[ROWS["seed"] == 0]
     refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
+    refused("training code: 1 in the folder, 2", ROWS, {"code": 2})
     refused("training code: 1 in the folder, 2", first, {"code": 2}, seeds=[0])
     new = predictions({"tinyllm": 0.6}, study="small", n=12, seeds=[2])
     for other in ({"learn_from": "thinking"}, {"samples": 2}):  # with the same teacher

@@ -133,17 +133,19 @@ def _folder(params: Params) -> Path:
 
 
 def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
-    """Raise StaleRun if a stored student would lose questions, or differs in shared parameters."""
+    """Raise StaleRun if a stored student would be replaced by one with fewer questions or from
+    another training code, or differs from the new ones in shared parameters."""
     old = runs.read_manifest(kept)
+    before = _whole(old)
     if kept in made:
-        before, after = (manifest["facts"].get("n", 0) for manifest in (old, made[kept]))
-        if before > after:
+        few, many = made[kept]["facts"].get("n", 0), old["facts"].get("n", 0)
+        if few < many:
             raise runs.StaleRun(
-                f"{paths.shown(kept)}: {before} test questions would be replaced by {after}; "
+                f"{paths.shown(kept)}: {many} test questions would be replaced by {few}; "
                 "give the study another name (parameter `study`) or delete that folder"
             )
-        return
-    before = _whole(old)
+        code = [{"training code": _whole(m).get("training code")} for m in (old, made[kept])]
+        return runs.refuse_other(kept, *code)
     for manifest in made.values():
         spec = _whole(manifest)
         if spec["student"] == before["student"]:

@@ -34,7 +34,7 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
     outcome: `written`, `missing` (the release has none), `refused`, `empty` (only the prompt's
         echo) or `abstained` (the teacher says that it does not know).
     cut_off, repeated, names: see these functions. invented: it continues with another question.
-    whole: written, and not cut_off, invented or repeated.
+    no fault: written, and not cut_off, invented or repeated.
     words: its length without the answer sentence that the release appends. thinking: number of
         words that a reasoning model wrote before it.
     """
@@ -53,7 +53,7 @@ def facts(record: Record, question: Question) -> dict[str, Any]:
     }
     return {
         "outcome": outcome,
-        "whole": written and not any(problems.values()),
+        "no fault": written and not any(problems.values()),
         **problems,
         "words": len(release.CLOSING.sub("", text).split()) if written else 0,
         "thinking": len(record.thinking.split()),
