@@ -31,8 +31,6 @@ paper's arms and the controls, each once (LoRA with fine-tuning only), as far as
 To add an arm, add a line to METHODS or TINYLLM.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
@@ -222,12 +220,12 @@ def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:
     return dict.fromkeys(alphas, fmean(alphas.values())) if arm.routed else alphas
 
 
-def asked(arm: Arm, params: Params) -> Params:
+def asked(arm: Arm, params: "Params") -> "Params":
     """The parameters used to prompt an arm's teachers."""
     return params.model_copy(update=arm.asked)
 
 
-def variants(params: Params) -> list[Params]:
+def variants(params: "Params") -> list["Params"]:
     """The distinct parameters for prompting that a study's arms need, the study's own first."""
     distinct = [params]
     for name in params.arms:
@@ -237,7 +235,7 @@ def variants(params: Params) -> list[Params]:
     return distinct
 
 
-def scored(params: Params) -> list[str]:
+def scored(params: "Params") -> list[str]:
     """The teachers whose option scores a study needs, in the study's order."""
     needed = {uri for name in params.arms for uri in resolve(name, params.teachers).scorers}
     return [uri for uri in params.teachers if uri in needed]

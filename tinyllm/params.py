@@ -4,12 +4,10 @@ The description of a field is also its comment in the notebooks' `parameters` ce
 the parameters that each notebook reads.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -128,7 +126,7 @@ class Params(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _combinations(self) -> Params:
+    def _combinations(self) -> Self:
         """Reject values that are valid alone but not in combination."""
         source, dataset = self.source, self.dataset
         asked = [uri for uri in self.teachers if uri.startswith("openai:")]
@@ -168,7 +166,7 @@ class Params(BaseModel):
         return self
 
     @classmethod
-    def checked(cls, **values: Any) -> Params:
+    def checked(cls, **values: Any) -> Self:
         """`Params(**values)`, but errors have one line per value instead of pydantic's report."""
         try:
             return cls(**values)
@@ -178,7 +176,7 @@ class Params(BaseModel):
             raise ParameterError(re.sub(r"(//[^\s?]*\?)[^\s#'\"]*", r"\1***", lines)) from None
 
     @classmethod
-    def from_notebook(cls, namespace: dict[str, Any]) -> Params:
+    def from_notebook(cls, namespace: dict[str, Any]) -> Self:
         """Read the parameters that a notebook's `parameters` cells defined in its `globals()`.
 
         Every plain value is taken as a parameter, so a misspelt name from papermill is an error.
@@ -195,7 +193,7 @@ class Params(BaseModel):
         return cls.checked(**{"teachers": [], "arms": ["inference"]} | known)
 
     @classmethod
-    def from_yaml(cls, file: str | Path, **changes: Any) -> Params:
+    def from_yaml(cls, file: str | Path, **changes: Any) -> Self:
         """Read the parameters of a YAML file as papermill does, and apply `changes`.
 
         A relative `source: file:PATH` is looked up beside that file, then in the current folder.

@@ -10,8 +10,6 @@ Environment variables that move a folder:
     TINYLLM_RELEASE_DIR  a mirror of the paper's release, read instead of downloading it
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -5,8 +5,6 @@ prefixes). Increase PROMPT_VERSION whenever a rendered prompt changes: stored ra
 by the prompt, and manifests record the version.
 """
 
-from __future__ import annotations
-
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ the `spec`: every parameter and input hash that the content depends on. Work wit
 reused; a different spec is an error that lists the differences.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

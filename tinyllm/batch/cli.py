@@ -1,7 +1,5 @@
 """The command `tinyllm`: run studies and grids of studies from a terminal, in any folder."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -17,8 +17,6 @@ notebook by papermill, with a flat parameter file, so that it can be repeated by
     runs/STUDY/DATASET/notebooks/JOB.log            output of papermill
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -72,7 +70,7 @@ class Job:
     rule: str
     name: str
     params: Params
-    after: tuple[Job, ...] = field(default=(), repr=False)
+    after: tuple["Job", ...] = field(default=(), repr=False)
     whole: bool = True
     asks: tuple[str, ...] = field(default=(), repr=False)
 

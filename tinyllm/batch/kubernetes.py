@@ -4,8 +4,6 @@ Snakemake's own executor for Kubernetes assumes that pods share no files, and co
 through an object store; here, run folders are on a volume that all pods mount.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

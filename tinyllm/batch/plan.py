@@ -4,8 +4,6 @@ Estimates are good to about a factor of two: tokens from the lengths of texts, F
 parameters x tokens, hours from one utilisation per device. `resources` is for the `Snakefile`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ and all jobs that it needs are done. `tinyllm run` runs all others: missing work
 made from other parameters or inputs is refused by its notebook with the remedy (runs.StaleRun).
 """
 
-from __future__ import annotations
-
 import json
 import re
 import textwrap

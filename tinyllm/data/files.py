@@ -10,8 +10,6 @@ texts, {text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or 
 B, ... or option_1, ... A question may be {stem, choices}. `question.gold_index` reads the answer.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -3,8 +3,6 @@
 Tested on rows of the hub's schemas, but never on the hub itself, which was not reachable.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A study's questions: loaded from their source, stored once, read by all later stages."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from dataclasses import asdict

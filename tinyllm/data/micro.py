@@ -12,8 +12,6 @@ kinds of one half of the entities and abstains on the others, which then have no
 (Teachers that guessed a kind instead would contradict each other.)
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from functools import cache

@@ -1,13 +1,12 @@
 """The question record that all sources produce, and statistics that need no model."""
 
-from __future__ import annotations
-
 import random
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import pandas as pd
 
@@ -36,7 +35,7 @@ class Question:
         """Context and question without case, punctuation and spacing, to find equal questions."""
         return re.sub(r"\W+", " ", f"{self.context} {self.question}").strip().casefold()
 
-    def checked(self) -> Question:
+    def checked(self) -> Self:
         """Return this question; raises ValueError, with the reason, if it cannot be used."""
         if not self.question:
             raise ValueError("the question is empty")

@@ -19,8 +19,6 @@ step by step.` follows the options; `nan` marks a rationale that the authors did
 closing sentence of FLAN-T5's part always names the gold option.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

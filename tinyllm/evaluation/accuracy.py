@@ -3,8 +3,6 @@
 Functions take predictions (columns: `students.predictions.SCHEMA`). Accuracies are fractions of 1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint

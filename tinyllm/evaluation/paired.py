@@ -12,8 +12,6 @@ Student's t with Satterthwaite's degrees of freedom. With one seed, they only ap
 run. Accuracies and differences are fractions of 1.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The paper gives one run per cell, without seeds or answers by question. So only 
 choice of test questions can be computed (see notebook 05). Accuracies are fractions of 1.
 """
 
-from __future__ import annotations
-
 from importlib import resources
 
 import pandas as pd

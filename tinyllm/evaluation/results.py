@@ -7,8 +7,6 @@
 README and figures report these results.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from itertools import product

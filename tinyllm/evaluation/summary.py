@@ -1,7 +1,5 @@
 """Short summaries: a table for the terminal, the best single teacher, datasets above the floor."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import product
 

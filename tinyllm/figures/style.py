@@ -4,8 +4,6 @@ Three arms are in colour (Okabe and Ito's palette), the others grey; marker and 
 distinguish arms without colour. The same numbers give the same bytes: no dates, matplotlib's font.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math

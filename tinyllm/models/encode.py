@@ -6,11 +6,10 @@ students read one sequence: the prefix, the question and the target, or the ques
 the target. If an input is too long, its context is cut, never the question or an option.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,9 +50,7 @@ class Encoding:
         self.separator = [] if self.seq2seq else self.tokens("\n")
 
     @classmethod
-    def of(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: Params
-    ) -> Encoding:
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: Params) -> Self:
         """The encoding for a loaded model, with the settings in `params`."""
         seq2seq = bool(model.config.is_encoder_decoder)
         start = model.config.decoder_start_token_id if seq2seq else -1

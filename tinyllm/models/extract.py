@@ -10,8 +10,6 @@ none. Mentions are whole words or numbers (neither `1.5` nor `1:30` mentions 1),
 takes precedence over a shorter one inside it, and an option directly after `not` does not count.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Weights are read only from safetensors and GGUF files: no pickle, no remote code
 `tinyllm.models.aliases`.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from functools import cache

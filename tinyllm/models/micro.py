@@ -1,7 +1,5 @@
 """Models of the micro world: a word-level tokenizer and small randomly initialised models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

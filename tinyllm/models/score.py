@@ -5,8 +5,6 @@ recorded are the paper's exact match of generated text, and the option that this
 Statistics over the rows are in `tinyllm.evaluation`.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice

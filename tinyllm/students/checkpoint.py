@@ -4,8 +4,6 @@ FOLDER/step-000400.pt     trained weights, optimiser and progress (`State`)
 FOLDER/best-000300.pt     trained weights of the step with the best accuracy on valid
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from dataclasses import asdict, dataclass, field

@@ -5,8 +5,6 @@ prefixes are equal. Each task has its own decoder batch, so that short answers a
 length of rationales.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

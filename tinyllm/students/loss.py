@@ -11,8 +11,6 @@ the optimal weights under homoscedastic uncertainty (Kendall et al. 2018; Kirchd
 arXiv 2408.07985), scaled so that the answer's weight is 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

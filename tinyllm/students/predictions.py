@@ -3,8 +3,6 @@
 Option scores are log-probabilities per token, rounded to DIGITS decimals.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

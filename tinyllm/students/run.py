@@ -3,8 +3,6 @@
 `python -m tinyllm.students.run JOB.json` trains one student; torchrun starts it the same way.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """One student: initial model, training, predictions on test, and the facts in its manifest."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

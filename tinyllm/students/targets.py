@@ -8,8 +8,6 @@ the student's length-normalised option log-probabilities divided by T, and teach
 the teachers' own, so tokenizers need not agree. T^2 keeps the scale of the gradient as T grows.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

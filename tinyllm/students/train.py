@@ -4,8 +4,6 @@ Losses are means over all questions of an optimiser step (`students/loss.py`), s
 on gradient accumulation or on the number of processes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -7,8 +7,6 @@ HASH identifies everything that the texts depend on (the manifest's spec). The f
 (`teachers.store`): append-only, keyed, resumable. `cleaning` is applied when students read them.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ hf:MODEL                          a transformers model: hub id, folder, alias (`
 openai:URL#MODEL                  an OpenAI-compatible server (`teachers.openai`)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ Ties are broken at random. A rationale in which a teacher says that it does not 
 the question then has no rationale to learn from, as in that teacher's own arm.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence

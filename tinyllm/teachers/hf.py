@@ -1,7 +1,5 @@
 """Teachers that run locally: any transformers model, decoded greedily or by sampling."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -4,8 +4,6 @@ Teacher a is T5-like, b Llama-like; each learns its part of the museum (`data.mi
 prompts of the form used later. Studies of the same museum share its teachers in runs/teachers/.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterator

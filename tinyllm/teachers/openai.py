@@ -9,8 +9,6 @@ and waits for the time in Retry-After if that is at most two minutes. After that
 unanswered, and is asked again (`store.fill`). Errors that would recur (content filter) are final.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ facts(record, question)       one rationale
 as_read(record, question, ..) a rationale as students read it (`learn_from` and `cleaning`)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

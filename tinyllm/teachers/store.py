@@ -6,8 +6,6 @@ on). Sampling is seeded from the key. A process killed at any point leaves at mo
 last line, which is dropped; `fill` then asks for what is missing.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
