@@ -4,11 +4,9 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-import torch
 
 from tinyllm import prompts
 from tinyllm.data import micro
-from tinyllm.models import load
 from tinyllm.models import micro as models
 from tinyllm.teachers import micro as teachers
 
@@ -74,7 +72,7 @@ def test_teachers_know_disjoint_halves_and_abstain_on_the_other_half():
 
 
 @pytest.mark.parametrize("letter", ["a", "b"])
-def test_teacher_training_uses_only_known_facts_and_no_test_questions(tmp_path, letter):
+def test_teacher_training_uses_only_known_facts_and_no_test_questions(letter):
     test = {(row.question, *sorted(row.options)) for row in micro.questions(0)["test"]}
     corpus = teachers.teacher_corpus(letter, 0, 16, alone=5)
     for prompt, text in chain(*(next(corpus) for _ in range(20))):
@@ -86,8 +84,3 @@ def test_teacher_training_uses_only_known_facts_and_no_test_questions(tmp_path, 
             assert known and text in options
         else:
             assert text.startswith("It is") if known else text == micro.ABSTAINS
-    losses = teachers.train_teacher(letter, tmp_path, 0, steps=12)
-    assert len(losses) == 12 and losses[-1] < losses[0]
-    model, words = load.load(str(tmp_path))
-    ids = torch.tensor([words("Question: Which", add_special_tokens=False).input_ids])
-    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] > 1

@@ -8,7 +8,6 @@ import torch
 from tinyllm import prompts
 from tinyllm.data import micro as world
 from tinyllm.models import micro as models
-from tinyllm.models import score
 from tinyllm.params import ParameterError, Params
 from tinyllm.teachers import micro, store
 from tinyllm.teachers.hf import Draw, HFTeacher
@@ -66,14 +65,6 @@ def test_sampled_token_frequencies_match_the_temperature():
     draw = Draw([0, 0], 1, 1.0)
     draw.draws = iter([torch.tensor([0.0, 1 - 1e-6])])  # extremes: no token with p = 0
     assert draw(None, logits[:2].roll(1, -1)).argmax(-1).tolist() == [1, 3]
-
-
-def test_a_resumed_run_forms_the_same_remaining_batches():
-    rows = [[1] * (3 + i % 7) + [i] for i in range(30)]
-    whole = [[rows[i] for i in at] for at in score.batches(rows, 4)]
-    assert [len(batch) for batch in whole] == [2] + [4] * 7
-    left = [row for batch in whole[3:] for row in batch]
-    assert [[left[i] for i in at] for at in score.batches(left, 4)] == whole[3:]
 
 
 def test_option_scores_equal_separately_computed_log_probabilities(folder, asked):
