@@ -200,32 +200,19 @@ def test_teacher_answers_come_from_option_scores_or_generated_text(use):
         settings = {"max_new_tokens": 9}  # noqa: RUF012
 
         def answer(self, prompts, options):
-            for index, _ in enumerate(options):
-                yield index, Completion("(b)" if index % 2 else "Either.", "stop")
+            for index, texts in enumerate(options):
+                cut = f"Let us look at {texts[3]}. It"  # a mere mention is no choice
+                text, finish = [("(b)", "stop"), ("Either.", "stop"), (cut, "length")][index % 3]
+                yield index, Completion(text, finish)
 
     served = study(arms=["kd"], max_new_tokens=9)
     use(Server())
     ask.answer_all(served)
-    assert set(ask.answers(served).choice) == {-1, 1}
+    frame = ask.answers(served)
+    assert set(frame.choice) == {-1, 1} and set(frame.finish) == {"stop", "length"}
     scores = [tuple(row) for row in ask.option_scores(served, SERVER).values()]
     off = float("-inf")
     assert set(scores) == {(0.0,) * 4, (off, 0.0, off, off)}
-
-
-@pytest.mark.parametrize(("text", "choice"), [
-    ("Let us look at {}. It", -1), ("The answer is {}. It", 3), ("{}", 3),
-])  # fmt: skip
-def test_a_mention_in_an_answer_that_was_cut_off_is_no_choice(use, text, choice):
-    class Cut(Echo):
-        def answer(self, prompts, options):
-            for index, texts in enumerate(options):
-                yield index, Completion(text.format(texts[3]), "length")
-
-    use(Cut())
-    params = study()
-    ask.answer_all(params)
-    rows = ask.answers(params)
-    assert set(rows.choice) == {choice} and set(rows.finish) == {"length"}
 
 
 def test_a_manually_edited_store_is_rejected_and_can_be_repaired(use):
@@ -249,26 +236,3 @@ def test_missing_recorded_rationales_are_stored_as_none(release_mirror):
     ask.ask_all(params)
     assert len(ask.records(params, llama)) == 3510 == len(ask.rationales(params, llama)) + 21
     assert ask.answers(params).empty, "recorded teachers are not asked"
-
-
-def test_stores_written_before_sampling_existed_are_still_read(use):
-    """The folder and keys are written here in their old form."""
-    teacher, params = Echo(), study()
-    spec = {"stage": "rationales", "versions": {"store": 3, "prompt": prompts.PROMPT_VERSION}}
-    spec |= {"teacher": SERVER, "data": runs.content(paths.data(params)), "split": "train"}
-    spec |= params.spec("data_seed", "examples", "max_prompt", "max_new_tokens", "teacher_forcing")
-    folder = paths.runs() / "rationales" / "micro" / paths.slug(SERVER) / runs.digest(spec)[:12]
-    rows = ask.Job(params, SERVER).requests(teacher)
-    with runs.recording(folder, spec) as facts:
-        with store.appending(folder / "rationales.jsonl") as append:
-            for row in rows:
-                key = runs.digest([row.id, SERVER, "1", row.prompt, teacher.settings, None])
-                append(replace(row, key=key, text="So it was.", finish="stop"))
-        facts |= store.facts(store.read(folder / "rationales.jsonl"))
-    use(teacher)
-    ask.ask_all(params)
-    assert not teacher.asked
-    assert ask.rationales(params, SERVER) == {row.id: "So it was." for row in rows}
-    (folder / runs.MANIFEST).unlink()
-    ask.ask_all(params)
-    assert not teacher.asked, "its keys are those of today"

@@ -28,12 +28,6 @@ def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, argume
     assert text.startswith("tinyllm: ") and message in text and "Traceback" not in text
 
 
-def test_plan_accepts_parameter_files_in_any_folder(moved, capsys):
-    write_yaml(moved / "my study.yaml", student="some/model")
-    assert cli.main(["plan", "my study.yaml", "--parameters", "some/model=3e9"]) == 0
-    assert "total" in capsys.readouterr().out
-
-
 def test_a_study_cannot_be_run_twice_at_the_same_time(moved, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)

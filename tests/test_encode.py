@@ -80,16 +80,6 @@ def test_an_option_too_long_for_a_decoder_only_student_is_rejected():
         encoding.check([row], PREFIXES)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("minilm", 2000), ("llama", 485)])
-def test_questions_too_long_for_any_max_input_need_another_student(minilm, kind, words):
-    """485 words fit the model's positions, but leave no room for a target."""
-    model, tokenizer = minilm if kind == "minilm" else make("llama")[:2]
-    row = replace(questions()[0], question="robin " * words + "?")
-    with pytest.raises(ParameterError, match="another student"):
-        encoding = Encoding.of(model, tokenizer, Params.checked(task_prefix="decoder"))
-        encoding.check([row], PREFIXES)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_paper_settings_fit_every_question_of_the_release(dataset, minilm, release_mirror):
