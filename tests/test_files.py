@@ -65,9 +65,9 @@ def test_csv_with_semicolons_byte_order_mark_and_windows_line_ends_is_read(tmp_p
     [
         ("m.jsonl", b"\n{broken\n", "line 2 cannot be read"),
         ("m.jsonl", b"7\n", "line 1: expected one named value"),
+        ("m.jsonl", b'{"answer": "a", "Answer ": "b"}\n', "two columns are read as 'answer'"),
         ("m.json", b'[{"question": "q"},\n oops]', "line 2 column 2"),
         ("m.json", b'{"question": {"0": "q"}}', "no question: expected a column"),  # from pandas
-        ("m.json", b'{\n"data": []\n}', "line 1 cannot.*; expected an array of objects"),
         ("m.csv", b"question,answer\nok,a\ncaf\xe9,b\n", "UTF-8"),
         ("m.csv", "question;answer\n".encode("utf-16"), "UTF-8"),
         ("m.csv", b"question,A,B,answer\nHot, q,a,b,a\n", "line 2: expected"),
@@ -114,20 +114,23 @@ def test_splits_are_drawn_by_seed_if_no_row_names_one_and_must_not_be_empty(tmp_
             files.questions(write(tmp_path / "mine.jsonl", content), 0)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"options": ["ice", "fire", "wood"]},
-        {"options": '["ice", "fire", "wood"]'},
-        {"choices": {"text": ["ice", "fire", "wood"], "label": ["A", "B", "C"]}},
-        {"choices": [{"text": text} for text in ("ice", "fire", "wood")]},
-        {"option_a": "ice", "option_b": "fire", "option_c": "wood", "option_d": ""},
-        {"choice1": "ice", "choice2": "fire", "choice3": "wood"},
-        {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
-    ],
-)
+THREE, LETTERS = ["ice", "fire", "wood"], ["A", "B", "C"]
+LISTED = [{"text": text, "label": a} for text, a in zip(THREE, LETTERS, strict=True)]
+SHAPES = [
+    {"options": THREE},
+    {"options": json.dumps(THREE)},
+    {"choices": {"text": THREE, "label": LETTERS}},
+    {"choices": LISTED},
+    {"choices": [{"text": text} for text in THREE]},
+    {"option_a": "ice", "option_b": "fire", "option_c": "wood", "option_d": ""},
+    {"choice1": "ice", "choice2": "fire", "choice3": "wood"},
+    {"answer0": "ice", "answer1": "fire", "answer2": "wood"},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_all_option_and_answer_formats_are_read(shape):
-    expected = Question("row-1", "", "Hot?", ["ice", "fire", "wood"], 1)
+    expected = Question("row-1", "", "Hot?", THREE, 1)
     for answer in ("fire ", "B", "b", "(b)", "B.", "B)", "b:", "(B) fire"):
         assert one({"question": "Hot?", **shape, "answer": answer}) == expected
 
@@ -137,15 +140,13 @@ def test_all_option_and_answer_formats_are_read(shape):
     [
         ("a", ["c", "a"], 1),  # both a text and a letter: the text takes precedence
         ("A-", ["A+", "A-", "B+"], 1),
-        ("A.", ["A", "A."], 1),
-        (2, ["ice", "fire", "wood"], 2),
+        (2, THREE, 2),
         (1, ["CO", "H2O"], 1),  # a digit within a formula is not a number
         ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # labels first (ARC)
         ("1", {"text": ["ice", "fire"], "labels": ["1", "2"]}, 0),
         ("A dog", ["a cat", "a dog"], None),
         ("(a) fire", ["ice", "fire"], None),  # letter and text disagree
         (2, ["ice", "fire"], None),  # may be counted from 1
-        (2, ["1 cm", "2 cm", "3 cm"], None),
         (1, ["4", "2", "1"], None),  # either the text `1` or the index of `2`, as in MMLU
         (2, ["4", "1", "2"], 2),
         (True, ["ice", "fire"], None),
@@ -160,39 +161,47 @@ def test_answers_resolve_to_an_option_or_are_rejected_if_ambiguous(answer, optio
         assert one(row).answer == index
 
 
-def test_rows_of_known_benchmarks_are_read_and_unclear_numbers_rejected():
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": {"stem": "Hot?", "choices": LISTED}, "answerKey": "B"},
+        {"Question": "Hot?", "Choices": THREE, "Answer Key": "B"},
+        {"question": "Hot?", "choice1": "ice", "choice2": "fire", "choice3": "wood", "label": 1},
+        {"article": "Fire.", "question": "Hot?", "A": "ice", "B": "fire", "answer": "B"},
+    ],
+)
+def test_rows_of_known_benchmarks_are_read(row):
+    read = one(row)
+    assert (read.question, read.gold) == ("Hot?", "fire")
+    assert read.context == row.get("article", "")
+
+
+COUNTED = "an index from 0 or a column's number"
+SWAG = {"A": "ending0", "B": "ending1"}  # the 0 shows where counting starts
+QUIZ = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
+RATERS = {"A": "ice", "B": "fire", "answer": "A", "answer1": "A", "answer2": "B"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "reason"),
+    [
+        ({"ending0": "ice", "ending1": "fire", "answer": 1}, SWAG, None),
+        ({QUIZ["A"]: "ice", QUIZ["B"]: "fire", "answer": 1}, QUIZ, COUNTED),
+        ({"option_1": "ice", "option_2": "fire", "answer": 1.0}, {}, COUNTED),  # from pandas
+        ({"option1": "ice", "option2": "fire", "answer": 1, "label": "biology"}, {}, COUNTED),
+        (RATERS, {}, "two sets of option columns"),
+        ({"x": "ice", "y": "fire"} | RATERS | {"answer": "B"}, {"A": "x", "B": "y"}, None),
+        ({"A": "ice", "B": "fire", "D": "wood", "answer": "A"}, {}, "no column before 'd'"),
+    ],
+)
+def test_numbers_and_columns_with_two_readings_are_rejected(row, columns, reason):
     """A number is read as an index only where that is unambiguous."""
-    listed = [{"text": "ice", "label": "A"}, {"text": "fire", "label": "B"}]
-    for row, gold in (
-        ({"question": {"stem": "Hot?", "choices": listed}, "answerKey": "B"}, "fire"),
-        ({"question": "q", "choice1": "ice", "choice2": "fire", "label": 0}, "ice"),
-        ({"Question": "Hot?", "Choices": ["ice", "fire"], "Answer Key": "B"}, "fire"),
-    ):
-        assert one(row).gold == gold
-    own = {"A": "Answer 1 (75 signs)", "B": "Answer 2 (75 signs)"}  # as a quiz program exports it
-    with pytest.raises(ValueError, match="index from 0 or a column"):
-        files.question_of({"question": "q", own["A"]: "w", own["B"]: "x", "answer": 1}, "1", own)
-    own = {"A": "ending0", "B": "ending1"}  # SWAG: a 0 shows where counting starts
-    swag = {"question": "q", "ending0": "ice", "ending1": "fire", "answer": 1}
-    assert files.question_of(swag, "1", own).gold == "fire"
-    with pytest.raises(ValueError, match="index from 0 or a column"):  # `label` is not the answer
-        one({"question": "q", "option1": "ice", "option2": "fire", "answer": 1, "label": "bio"})
-    raters = {"answer1": "A", "answer2": "B"}
-    with pytest.raises(ValueError, match="two sets of option columns"):
-        one({"question": "q", "A": "ice", "B": "fire", "answer": "A", **raters})
-    mapped = {"A": "ice cream", "B": "camp fire"}  # the user's choice counts
-    row = {"question": "q", "ice cream": "x", "camp fire": "y", "answer": "A", "answer3": "z"}
-    assert files.question_of(row | raters, "1", mapped).options == ["x", "y"]
-    points = {"A": "Answer 1 (0-5 points)", "B": "Answer 2 (0-5 points)"}
-    with pytest.raises(ValueError, match="index from 0 or a column"):
-        row = {"question": "q", points["A"]: "w", points["B"]: "x", "answer": 1}
-        files.question_of(row, "1", points)
-    assert one({"article": "Fire.", "question": "q", "A": "ice", "B": "x", "answer": "A"}).context
-    with pytest.raises(ValueError, match="no column before 'd'"):
-        one({"question": "q", "A": "ice", "B": "fire", "D": "wood", "answer": "A"})
-    for number in (1, 1.0):  # pandas writes floats where a cell is empty
-        with pytest.raises(ValueError, match="index from 0 or a column"):
-            one({"question": "q", "option_1": "ice", "option_2": "fire", "answer": number})
+    row = {"question": "Hot?", **row}
+    if reason is None:
+        assert files.question_of(row, "row-1", columns).gold == "fire"
+    else:
+        with pytest.raises(ValueError, match=reason):
+            files.question_of(row, "row-1", columns)
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -230,9 +239,7 @@ def test_custom_column_names_take_precedence_over_default_names(tmp_path):
         ({"options": ["fire", "fire "]}, "two options are equal"),
         ({"options": ["", "fire"]}, "option 1 is empty"),
         ({"options": "fire or ice"}, "expected a JSON list"),
-        ({"options": {"hot": "fire", "cold": "ice"}}, "options: expected a list"),
         ({"options": ["fire", ["ice"]]}, "option 2 .* is not a text"),
-        ({"options": [{"key": "A", "value": "fire"}]}, "option 1 .*'value'.* is not a text"),
         ({"question": "  "}, "the question is empty"),
         ({"question": "half \ud83d"}, "surrogate"),
         ({"split": "holdout"}, "split 'holdout'"),
@@ -242,16 +249,4 @@ def test_bad_rows_are_reported_with_file_line_and_reason(tmp_path, change, reaso
     good = {**GOOD, "split": "train"}
     path = write(tmp_path / "mine.jsonl", [good, {**good, **change}])
     with pytest.raises(DataError, match=rf"1 bad row[^\n]*\n[^\n]*{path}, line 2: .*{reason}"):
-        files.questions(path, 0)
-
-
-def test_columns_with_the_same_normalized_name_are_rejected(tmp_path):
-    path = write(tmp_path / "mine.jsonl", [GOOD | {"Answer ": "ice"}])
-    with pytest.raises(DataError, match="two columns are read as 'answer'"):
-        files.questions(path, 0)
-
-
-def test_only_the_first_twenty_bad_rows_are_listed(tmp_path):
-    path = write(tmp_path / "mine.jsonl", [{**GOOD, "answer": "steam"}] * 30)
-    with pytest.raises(DataError, match=r"(?s)^30 bad row(.*'steam'){20}.*and 10 more"):
         files.questions(path, 0)
