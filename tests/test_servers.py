@@ -153,8 +153,6 @@ def test_transient_faults_are_retried_without_loss(monkeypatch, fault):
 
 
 BROKEN = {"finish_reason": "error", "message": {"content": "So it"}}
-
-
 LASTING = [500, 498, 499, "half", "empty", "html", "stream", "null", "error", BROKEN]
 
 
@@ -166,9 +164,8 @@ def test_lasting_faults_are_reported_and_a_rerun_requests_only_the_missing(fault
             ask.ask_all(params)
         missing = 12 - len(stored(params))
         assert 0 < missing < 12 and f"{missing} of 12" in str(error.value)
-        assert BODIES.get(str(fault), " ")[-1].strip()[:20] in str(error.value), (
-            "what the server said"
-        )
+        said = BODIES.get(str(fault), " ")[-1].strip()
+        assert said[:20] in str(error.value)
         server.faults = lambda question, tries: None
         server.tries.clear()
         ask.ask_all(params)
@@ -278,7 +275,6 @@ THINKING = {
     "parts": {"content": [{"type": "thinking", "thinking": "Hm."}, TEXT]},
     "nested": {"content": [{"type": "thinking", "thinking": [TEXT | {"text": "Hm."}]}, TEXT]},
     "reasoning part": {"content": [{"type": "reasoning", "text": "Hm."}, TEXT]},
-    "part of another name": {"content": [{"type": "reasoning_text", "text": "Hm."}, TEXT]},
     "field of parts": {"content": "OK.", "reasoning": {"content": [TEXT | {"text": "Hm."}]}},
     "details": {"content": TEXT, "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
     "twice": {"content": "OK.", "reasoning": "Hm.", "thinking": "Hm."},
@@ -358,13 +354,8 @@ def test_server_settings_are_sent_and_give_a_separate_store():
 
 @pytest.mark.parametrize(("settings", "named"), [
     ({"extra": {"X-API-Key": "s3cret"}}, "OPENAI_API_KEY"),
-    ({"extra": {"credentials": "s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"headers": {"Authorization": "s3cret"}}}, "OPENAI_API_KEY"),
     ({"extra": {"x": ["sk-s3cret"]}}, "OPENAI_API_KEY"),
-    ({"extra": {"x": "gsk_s3cret"}}, "OPENAI_API_KEY"),
-    ({"extra": {"user": "xai-s3cret"}}, "OPENAI_API_KEY"),
-    ({"extra": {"Ocp-Subscription-Key": "s3cret"}}, "OPENAI_API_KEY"),
-    ({"extra": {"session_token": "s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"hf_token": "s3cret"}}, "OPENAI_API_KEY"),
     ({"tokens": "s3cret"}, "tokens"), ({"temperature": "s3cret"}, "temperature"),
     ({"extra": {"messages": ["s3cret"]}}, "messages"), ({"extra": {"x": date.today()}}, "JSON"),
@@ -384,15 +375,17 @@ def test_a_server_context_must_fit_prompt_and_completion():
 
 LENGTH = {"finish_reason": "length", "message": {"content": None, "reasoning_content": "Hm."}}
 CUT = {"finish_reason": "length", "message": {"content": "<think>Hm."}}
-REFUSAL = {"message": {"content": None, "refusal": "I cannot."}}
-FILTER = {"finish_reason": "content_filter", "message": {"content": "So it"}}
-FINAL = [(400, "BadRequestError"), (REFUSAL, "I cannot."), (FILTER, "content_filter")]
-FINAL += [({"message": {"content": "", "refusal": "I cannot."}}, "I cannot.")]
-FINAL += [((403, '{"error": {"message": "your input was flagged"}}'), "flagged")]
-FINAL += [((500, '{"error": {"message": "Context size exceeded"}}'), "Context size")]
-FINAL += [((400, '{"error": "no model"}'), "no model"), ((422, '{"detail": "seed?"}'), "seed?")]
-FINAL += [({"finish_reason": "MAX_TOKENS", "message": {"content": ""}}, "raise max_new_tokens")]
-FINAL += [(LENGTH, "raise max_new_tokens"), (CUT, "raise max_new_tokens")]
+FINAL = [
+    (400, "BadRequestError"),
+    ((422, '{"detail": "seed?"}'), "seed?"),
+    ((403, '{"error": {"message": "your input was flagged"}}'), "flagged"),
+    ((500, '{"error": {"message": "Context size exceeded"}}'), "Context size"),
+    ({"message": {"content": None, "refusal": "I cannot."}}, "I cannot."),
+    ({"finish_reason": "content_filter", "message": {"content": "So it"}}, "content_filter"),
+    ({"finish_reason": "MAX_TOKENS", "message": {"content": ""}}, "raise max_new_tokens"),
+    (LENGTH, "raise max_new_tokens"),
+    (CUT, "raise max_new_tokens"),
+]
 
 
 @pytest.mark.parametrize(("fault", "reason"), FINAL)
@@ -501,11 +494,13 @@ def test_connection_errors_mention_a_configured_proxy(monkeypatch):
 
 @pytest.mark.parametrize(("variable", "value"), [
     ("SSL_CERT_FILE", "no.pem"), ("http_proxy", "no://x"),
+    ("OPENAI_API_KEY", "“sk-secret”"), ("OPENAI_API_KEY", "sk-secret\nsk-other"),
 ])  # fmt: skip
-def test_unusable_environment_variables_are_named_in_the_error(monkeypatch, variable, value):
+def test_unusable_environment_variables_are_named_without_a_key(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=variable.upper()):
+    with pytest.raises(ValueError, match=variable.upper()) as error:
         ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -516,14 +511,6 @@ def test_key_credit_and_model_errors_end_at_once_with_the_remedy(status, remedy)
         with pytest.raises(RuntimeError, match=remedy):
             ask.ask_all(small(f"openai:{server.url}#m"))
         assert max(server.tries.values()) == 1
-
-
-@pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\nsk-other"])
-def test_malformed_api_keys_are_rejected_without_printing_them(monkeypatch, key):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
-        ask.ask_all(small("openai:http://127.0.0.1:9/v1#m"))
-    assert "secret" not in str(error.value)
 
 
 def test_the_api_key_is_sent_but_never_written_to_files_or_messages(monkeypatch, tmp_path):
@@ -538,18 +525,6 @@ def test_the_api_key_is_sent_but_never_written_to_files_or_messages(monkeypatch,
     assert "***" in str(refused.value) and key not in str(refused.value)
     for file in (tmp_path / "runs").rglob("*"):
         assert not file.is_file() or key.encode() not in file.read_bytes(), file
-
-
-@pytest.mark.parametrize(("key", "shown"), [("Moderation", "a ***"), ("flagged", "a flagged")])
-def test_reasons_of_refusals_show_no_key_except_short_placeholders(monkeypatch, key, shown):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    faults = [{"message": {"content": "", "refusal": f"a {key}"}}, (403, f"a {key}")]
-    for number, fault in enumerate([*faults, {"finish_reason": f"refusal of a {key}"}]):
-        params, server, _ = one_bad(fault, study=f"s{number}")
-        with server:
-            ask.ask_all(params)
-        [reason] = [r.refused for r in records(params) if r.refused]
-        assert shown in reason and (key in reason) == (key in shown)
 
 
 def test_a_text_completion_that_was_cut_at_a_blank_line_is_whole(monkeypatch):
