@@ -106,20 +106,14 @@ def test_record_keys_depend_on_teacher_revision_prompt_settings_and_sample(tmp_p
 
 
 def test_refusals_are_recorded_while_others_are_answered_and_their_share_is_limited(tmp_path):
-    refusing = Echo(lambda n: Refused("filter", True) if n in (1, 2) else None)
-    with pytest.raises(store.TooManyRefused, match=r"2 of 10.*0.2 (?s:.*)filter \(2"):
-        fill(tmp_path / "s", refusing, 10, max_refused=0.1)
-    fill(tmp_path / "s", refusing, 10, max_refused=0.2)
-    assert refusing.asked[10:] == ["prompt 2"], "the check that it still answers"
-    assert [r.id for r in store.read(tmp_path / "s") if r.refused == "filter"] == ["q0", "q1"]
-
-
-def test_an_advised_share_of_refusals_is_high_enough(tmp_path):
-    with pytest.raises(store.TooManyRefused) as error:
-        refusing = Echo(lambda n: Refused("filter", True) if n < 5 else None)
-        fill(tmp_path / "s", refusing, 30, max_refused=0.1)  # 0.1333...: to be rounded up
-    advised = float(re.search(r"Raise it to ([\d.]+)", str(error.value))[1])
-    fill(tmp_path / "s", Echo(), 30, max_refused=advised)
+    refusing = Echo(lambda n: Refused("filter", True) if n < 5 else None)
+    with pytest.raises(store.TooManyRefused, match=r"4 of 30(?s:.*)filter \(4") as error:
+        fill(tmp_path / "s", refusing, 30, max_refused=0.1)
+    advised = float(re.search(r"Raise it to ([\d.]+)", str(error.value))[1])  # 0.1333... rounded up
+    fill(tmp_path / "s", refusing, 30, max_refused=advised)
+    assert refusing.asked[30:] == ["prompt 4"], "the check that it still answers"
+    refused = [r.id for r in store.read(tmp_path / "s") if r.refused == "filter"]
+    assert refused == ["q0", "q1", "q2", "q3"]
 
 
 ERROR, BUSY = Refused("error 500", False), Refused("error 429", False, later=True)
@@ -173,16 +167,6 @@ def test_records_of_other_settings_are_reported_before_anything_is_asked(tmp_pat
     with pytest.raises(DataError, match=r"s: 4 records of other .*'q\d'.*delete these lines"):
         fill(tmp_path / "s", again, 5)
     assert not again.asked
-
-
-def test_a_text_replaces_a_refusal_where_two_copies_of_a_store_are_merged(tmp_path):
-    fill(tmp_path / "s", Echo(lambda n: Refused("filter", True) if n == 1 else None), 3)
-    fill(tmp_path / "t", Echo(), 3)
-    refused, texts = ((tmp_path / name).read_bytes() for name in "st")
-    for merged in (refused + texts, texts + refused):
-        (tmp_path / "s").write_bytes(merged)
-        fill(tmp_path / "s", Echo(), 3)
-        assert [bool(row.text) for row in store.read(tmp_path / "s")] == [True] * 3
 
 
 @pytest.mark.parametrize("broken", ['{"key": "x', "[1]", '{"key": "x", "more": 1}'])
