@@ -8,26 +8,28 @@ from tinyllm.models.extract import answer_named
 
 CLOTH = ["cotton", "felt", "wool felt", "an iron bar"]
 ANSWERS = [  # options, and for each text the index of the option that it names
-    (CLOTH, {
-        "(b)": 1, "b": 1, "B.": 1, "(b) felt": 1, "B: felt": 1, "**B. felt**": 1, "**B**": 1,
-        "**B:** felt": 1, "**Answer:** B": 1, "The answer is **B**.": 1, "option d": 3,
-        "Answer: C": 2, "The answer is (b) felt": 1, "b. It is warm.": 1, "(b) is correct": 1,
-        "The answer is: \nb. felt": 1, "the answer is d because it is": 3, "Felt.": 1,
-        "the felt": 1, "“felt”": 1, "iron bar": 3, "an\niron  bar": 3, "I think it's (c).": 2,
-        "The answer is wool felt, since cotton burns.": 2, "Not felt but cotton.": 0,
-        "The answer to the question is (a).": 0, "(a) felt": None, "B. cotton": None,
-        "Cotton is weak and felt burns. So the answer is (d).": 3, "(x)": None, "": None,
-        "The answer is cotton. No: the answer is felt.": 1, "(a) or (b)": None, "Not (a).": None,
-        "The answer is (a) or (b).": None, "The answer is not felt": None, "feltham": None,
-        "cotton and felt": None, "a is a letter": None,
-        "B\n\nExplanation: cotton burns.": 1, "Answer: B\nCotton burns.": 1,
-        "Felt\n\nBecause cotton burns.": 1, "The answer is an\niron bar": 3, "answer:B": 1,
-        "The correct option is B because cotton burns": 1, 'The answer is "B".': 1,
-        "The best option is not felt.": None, "The answer would be (c).": 2,
-        "\\boxed{B}": 1, "$\\boxed{\\text{B}}$": 1, "<answer>B</answer>": 1, "[b] felt": 1,
-        "Is it [a] or [b]?": None, "(a) cotton or (b) felt": None, "(A), (B)": None,
-        "The answer is not (b) felt.": None, "The answer is not b) felt": None,
+    (CLOTH, {  # by a letter, alone or in a sentence
+        "(b)": 1, "b": 1, "B.": 1, "**B**": 1, "(b) felt": 1, "[b] felt": 1, "option d": 3,
+        "(b) is correct": 1, "b. It is warm.": 1, "Answer: C": 2, "**Answer:** B": 1,
+        "The answer is **B**.": 1, 'The answer is "B".': 1, "The answer is: \nb. felt": 1,
+        "the answer is d because it is": 3, "The answer would be (c).": 2,
+        "B\n\nExplanation: cotton burns.": 1, "\\boxed{B}": 1, "<answer>B</answer>": 1,
+        "(x)": None, "a is a letter": None,
+    }),
+    (CLOTH, {  # by an option's text
+        "Felt.": 1, "the felt": 1, "“felt”": 1, "an\niron  bar": 3, "feltham": None, "": None,
+        "Felt\n\nBecause cotton burns.": 1, "The answer is an\niron bar": 3,
+        "The answer is wool felt, since cotton burns.": 2,
+    }),
+    (CLOTH, {  # several claims or mentions, and negations
+        "The answer is cotton. No: the answer is felt.": 1,
+        "Cotton is weak and felt burns. So the answer is (d).": 3,
+        "The answer to the question is (a).": 0, "Not felt but cotton.": 0,
         "The correct answer is (a). So the answer is not (b) felt.": 0,
+        "(a) felt": None, "(a) or (b)": None, "(A), (B)": None, "cotton and felt": None,
+        "The answer is (a) or (b).": None, "(a) cotton or (b) felt": None,
+        "Is it [a] or [b]?": None, "Not (a).": None, "The best option is not felt.": None,
+        "The answer is not b) felt": None,
     }),
     # Exact matches come first; numbers and signs are not split.
     (["A+", "A-", "B+", "0+"], {"A-": 1, "a-": 1, "It is A-.": 1, "A": 0, "AB-": None}),
