@@ -42,7 +42,7 @@ def test_prompt_jobs_contain_only_the_settings_of_their_own_server(make):
     one = make(teachers=[a, b], servers=servers)
     for job in one.jobs:
         job.write()
-        assert Params.from_yaml(job.path("yaml")).study == job.params.study
+        assert Params.from_yaml(job.path("yaml")) == job.params
     asking = {job.params.teachers[0]: job for job in by_rule(one, "prompt")}
     assert [list(job.params.servers) for job in asking.values()] == [[a], [b]]
     other = make(teachers=[a, b], servers=servers | {b: {"system": "Else."}})
@@ -93,13 +93,12 @@ def test_a_single_parameter_file_gives_the_five_notebooks():
     micro = grid.load(paths.ROOT / "params" / "micro.yaml")
     assert [job.done.name for job in micro.jobs] == [f"{n}.ipynb" for n in grid.RULES.values()]
     assert all(job.whole for job in micro.jobs)
-    assert micro.jobs[2].params == micro.studies[0]
-    for job in grid.load("paper").jobs[:40]:
-        job.write()
-        assert Params.from_yaml(job.path("yaml")) == job.params
-    before = job.path("yaml").stat().st_mtime_ns
+    job = micro.jobs[2]
+    assert job.params == micro.studies[0]
     job.write()
-    assert job.path("yaml").stat().st_mtime_ns == before  # an unchanged file is not rewritten
+    before = job.path("yaml").stat().st_mtime_ns
+    job.write()  # an unchanged file is not rewritten: Snakemake compares dates
+    assert job.path("yaml").stat().st_mtime_ns == before
 
 
 def test_student_jobs_wait_only_for_their_own_teachers(make):
@@ -138,7 +137,6 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     ("values", "message"),
     [
         ({"params": []}, "params"),
-        ({"students_a_job": "two"}, "students_a_job: 'two'"),
         ({"params": ["mikro.yaml"]}, "no parameter file {folder}/mikro.yaml"),
         ({"points": [{"alfa": [1.0]}]}, "did you mean `alpha`"),
         ({"points": [{}, {"lr": 0.1}]}, "'micro-t5' twice"),

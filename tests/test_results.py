@@ -73,9 +73,6 @@ def test_store_and_restore_preserve_collected_results_without_weights(folders, m
     assert results.restore(PARAMS) == [begun]
     for mine, again in zip((rows, curves), results.collect(PARAMS), strict=True):
         pd.testing.assert_frame_equal(mine, again)
-    monkeypatch.setenv("TINYLLM_RUNS", str(folders / "third"))
-    with pytest.raises(runs.StaleRun, match="lr"):
-        results.restore(with_(lr=3.0))
 
 
 def test_a_retrained_student_replaces_only_its_own_stored_results(folders):
@@ -88,8 +85,6 @@ def test_a_retrained_student_replaces_only_its_own_stored_results(folders):
     again = predictions(ARMS, study="small", n=12, seeds=[0, 1], rng=5)
     shutil.rmtree(paths.student(PARAMS, "tinyllm", 1))
     train(PARAMS, again[(again["arm"] == "tinyllm") & (again["seed"] == 1)])
-    with pytest.raises(ValueError, match="not all students have the question"):
-        results.collect(with_(arms=["tinyllm"]))  # the gold answers differ
     results.store(with_(arms=["tinyllm"], seeds=[1]))
     for seed in (0, 1):
         new, run = (place(PARAMS, "tinyllm", seed) for place in (paths.stored, paths.student))
