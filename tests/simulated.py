@@ -72,18 +72,6 @@ def answers(right: Mapping[str, Sequence[Sequence[int]]], dataset: str = "obqa")
     return pd.concat(frames, ignore_index=True)
 
 
-def teachers(rows: pd.DataFrame, chances: Mapping[str, float]) -> pd.DataFrame:
-    """The teachers' answers to the same questions; chances: teacher -> accuracy."""
-    draw, frames = np.random.default_rng(1), []
-    questions = rows.drop_duplicates(["study", "dataset", "id"])
-    for teacher, chance in chances.items():
-        right = draw.random(len(questions)) < chance
-        frame = questions[["study", "dataset", "id", "options", "gold"]].copy()
-        frame["choice"] = np.where(right, frame["gold"], -1)
-        frames.append(frame.assign(teacher=teacher, shots="random:2", correct=right))
-    return pd.concat(frames, ignore_index=True)
-
-
 def history(arms: Sequence[str] = ("finetune", "tinyllm"), seeds: Sequence[int] = (0, 1)):
     """Learning curves with the columns of history.csv, plus arm and seed."""
     draw = np.random.default_rng(0)

@@ -28,33 +28,23 @@ def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, argume
     assert text.startswith("tinyllm: ") and message in text and "Traceback" not in text
 
 
-def test_a_study_cannot_be_run_twice_at_the_same_time(moved, monkeypatch, capsys):
-    calls = []
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
-    write_yaml(moved / "one.yaml", study="one")
-    folder = moved / "runs" / "one" / "micro" / "notebooks"
-    folder.mkdir(parents=True)
-    with FileLock(folder / "run.lock"):
-        for more in ([], ["--dry-run"]):
-            assert cli.main(["run", "one.yaml", *more]) == 1 and not calls
-    assert "one/micro: another `tinyllm run` is active" in capsys.readouterr().err
-    assert cli.main(["run", "one.yaml", "--", "--until", "prepare"]) == 0
-    # Arguments after `--` are passed to snakemake.
-    assert len(calls) == 1 and calls[0][-2:] == ["--until", "prepare"]
-    assert str(paths.ROOT / "profiles" / "local") in calls[0]
-
-
-def test_jobs_without_results_are_forced_together_with_those_the_user_forces(moved, monkeypatch):
+def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
     write_yaml(moved / "one.yaml", study="one")
     done = moved / "runs" / "one" / "micro" / "notebooks" / "01_data_prep.ipynb"
     done.parent.mkdir(parents=True)
     done.write_text("{}", encoding="utf-8")  # an executed notebook whose results are missing
-    for options in ([], ["--", "-R", "figures"]):
-        assert cli.main(["run", "one.yaml", "--dry-run", *options]) == 0
+    with FileLock(done.with_name("run.lock")):
+        for more in ([], ["--dry-run"]):
+            assert cli.main(["run", "one.yaml", *more]) == 1 and not calls
+    assert "one/micro: another `tinyllm run` is active" in capsys.readouterr().err
+    # Arguments after `--` are passed to snakemake, together with the jobs to force.
+    for options in (["--until", "prepare"], ["-R", "figures"]):
+        assert cli.main(["run", "one.yaml", "--", *options]) == 0
+    assert str(paths.ROOT / "profiles" / "local") in calls[0]
     assert calls[0][calls[0].index("--forcerun") + 1] == str(done)
-    assert calls[1][-3:] == ["-R", str(done), "figures"]
+    assert calls[0][-2:] == ["--until", "prepare"] and calls[1][-3:] == ["-R", str(done), "figures"]
 
 
 def test_results_and_restore_read_stored_results_or_report_none(moved, capsys, committed_results):

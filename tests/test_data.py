@@ -1,6 +1,7 @@
 """Questions: the record, loading and storing, and rows from the hub."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import datasets
 import pandas as pd
@@ -149,10 +150,7 @@ def test_hub_validation_is_split_into_valid_and_test_if_test_has_no_labels(monke
 def test_hub_errors_suggest_the_release_as_the_source(monkeypatch):
     with pytest.raises(DataError, match=r"bioasq is not on the hub.*source: release"):
         load.load(params("hub", dataset="bioasq"))
-
-    def unreached(*args, **kwargs):
-        raise ConnectionError("no route")
-
+    unreached = Mock(side_effect=ConnectionError("no route"))
     monkeypatch.setattr(datasets, "load_dataset", unreached)
     with pytest.raises(DataError, match=r"openbookqa: no route.*source: release"):
         load.load(params("hub", dataset="obqa"))

@@ -62,13 +62,11 @@ def test_points_show_differences_in_percent_filled_if_better_or_worse():
 def test_arms_have_readable_names_a_fixed_order_and_distinct_markers():
     for arm in ("finetune:x3", "dss:hf:google/flan-t5-xl", "tinyllm+lora:4"):
         assert ":" not in style.arm_name(arm)
-    assert style.arm_name("something new") == "something new"
     tagged = "dss:openai:http://127.0.0.1:8000/v1#qwen/qwen3:8b"  # several models of one tag
     assert style.arm_name(tagged) == "qwen3:8b rationales only"
     arms = ["inference", "finetune", "finetune:x3", "dss:a", "dss:b", "tinyllm", "tinyllm:shuffled"]
     assert len({style.arm_name(arm) for arm in arms}) == len(arms)
     assert style.in_order(arms[::-1]) == arms
-    assert style.datasets_in_order(["micro", "mine", "obqa"]) == ["obqa", "micro", "mine"]
     looks = [style.look(arm, "dss:a") for arm in ("finetune", "tinyllm", "dss:a", "dss:b")]
     for feature in ("color", "marker"):
         assert len({look[feature] for look in looks}) == 4

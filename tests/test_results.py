@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pandas as pd
 import pytest
-from simulated import history, predictions, teachers
+from simulated import history, predictions
 
 from tinyllm import paths, runs
 from tinyllm.data.question import Question
@@ -173,14 +173,13 @@ def test_facts_record_training_settings_and_whole_keeps_only_complete_studies(fo
 
 
 def test_storing_teacher_answers_keeps_those_of_other_teachers(folders):
-    asked = teachers(ROWS, {"hf:one": 0.7, "hf:two": 0.4}).assign(scores=None)
-    again = teachers(ROWS, {"hf:one": 1.0})
-    for answers in (asked, again):
-        results.store_teachers(PARAMS, answers)
+    rows = ROWS[(ROWS["arm"] == "finetune") & (ROWS["seed"] == 0)].assign(shots="random:2")
+    for teacher, right in (("hf:one", False), ("hf:two", False), ("hf:one", True)):
+        results.store_teachers(PARAMS, rows.assign(teacher=teacher, correct=right))
     rows = results.stored_teachers("small", "obqa")
     assert list(rows) == results.ANSWERS
     assert rows.groupby("teacher").size().to_dict() == {"hf:one": 12, "hf:two": 12}
-    assert rows.loc[rows["teacher"] == "hf:one", "correct"].all()
+    assert rows.groupby("teacher")["correct"].all().to_dict() == {"hf:one": True, "hf:two": False}
 
 
 def test_stored_studies_are_complete(committed_results):
