@@ -254,17 +254,6 @@ def test_finish_reasons_of_different_servers_are_understood_by_their_words(kind,
     assert ("it stopped before the end" in str(reply.refused)) == (kind == "failed")
 
 
-def test_each_sample_has_its_own_seed_and_answers_are_greedy():
-    with Faulty() as server:
-        params = small(f"openai:{server.url}#m", samples=3, temperature=0.7)
-        ask.ask_all(params)
-        assert {body["temperature"] for body in server.bodies} == {0.7}
-        assert len({body["seed"] for body in server.bodies}) == 36
-        server.bodies.clear()
-        ask.answer_all(params)
-        assert {(body["temperature"], body.get("seed")) for body in server.bodies} == {(0, None)}
-
-
 TEXT = {"type": "text", "text": "OK."}
 THINKING = {
     "tags": {"content": "<think>\nHm.\n</think>\n\nOK."},
@@ -341,9 +330,11 @@ def test_server_settings_are_sent_and_give_a_separate_store():
         uri = f"openai:{server.url}#m"
         for settings in ({}, {uri: {"temperature": 0.3}}, {uri: custom}):
             ask.ask_all(small(uri, servers=settings, temperature=0.7))
-    plain, warm, new = server.bodies[0], server.bodies[12], server.bodies[24]
+        ask.answer_all(small(uri, temperature=0.7))
+    plain, warm, new, answer = (server.bodies[12 * i] for i in range(4))
     assert (plain["max_tokens"], plain["temperature"], warm["temperature"]) == (16, 0.7, 0.3)
-    assert "seed" in plain and "seed" not in warm | new
+    assert len({body.get("seed") for body in server.bodies[:12]} - {None}) == 12
+    assert "seed" not in warm | new | answer and answer["temperature"] == 0, "greedy answers"
     assert new["max_completion_tokens"] == 16 and new["reasoning_effort"] == "low"
     assert not {"max_tokens", "temperature", "system"} & set(new)
     assert new["messages"][0] == {"role": "system", "content": "Be brief."}
