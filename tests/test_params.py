@@ -122,8 +122,3 @@ def test_unknown_names_that_papermill_may_have_injected_are_rejected():
     namespace |= {"epoch": 9.0, "__annotations__": {"epoch": float}}  # a parameters cell, edited
     with pytest.raises(ParameterError, match=r"epoch: .*did you mean `epochs`"):
         Params.from_notebook(namespace)
-
-
-def test_a_single_alpha_applies_to_all_teachers():
-    assert Params.checked(alpha=2).weights() == {"micro:a": 2.0, "micro:b": 2.0}
-    assert Params.checked(alpha=[1.0, 0.5]).weights() == {"micro:a": 1.0, "micro:b": 0.5}
