@@ -1,6 +1,5 @@
 """The store: after a kill or on a full disk, no record is lost or requested twice."""
 
-import contextlib
 import multiprocessing
 import os
 import re
@@ -117,6 +116,7 @@ def test_refusals_are_recorded_while_others_are_answered_and_their_share_is_limi
 
 
 ERROR, BUSY = Refused("error 500", False), Refused("error 429", False, later=True)
+CREDIT = Refused("error 400: no credit", True)  # some servers report it as if for one question
 
 
 @pytest.mark.parametrize(("fails", "refused"), [((1,), []), ((1, 41), ["q0"])])
@@ -129,31 +129,19 @@ def test_a_question_counts_as_refused_if_it_fails_twice_and_others_are_answered(
     assert failing.asked[40] == "prompt 0", "asked a second time, after all others"
 
 
-@pytest.mark.parametrize("before", [0, 20])
-@pytest.mark.parametrize("reply", [ERROR, BUSY])
-def test_failures_are_not_recorded_if_the_server_is_down_or_busy(tmp_path, reply, before):
-    """Also in a rerun: 20 texts are there."""
-    with contextlib.suppress(store.Unanswered):
-        fill(tmp_path / "s", Echo(lambda n: ERROR if n > before else None), 40)
-    last = 38 - before
-    down = Echo(lambda n: reply if n > last else None)
-    with pytest.raises(store.Unanswered, match=r"2 of 40.*such as 'q38'"):
-        fill(tmp_path / "s", down, 40, max_refused=0.05)
-    assert len(store.read(tmp_path / "s")) == 38
-
-
-@pytest.mark.parametrize("before", [0, 38])
-def test_final_refusals_are_not_recorded_once_nothing_is_answered(tmp_path, before):
-    """As when the credit ends, which some servers report as an error 400, as for one question."""
-    ends = Echo(lambda n: Refused("error 400: no credit", True) if n > 38 - before else None)
-    if before:  # in a rerun, after texts of another run
-        fill(tmp_path / "s", Echo(), 40)
-        lines = (tmp_path / "s").read_bytes().splitlines(keepends=True)
-        (tmp_path / "s").write_bytes(b"".join(lines[:before]))
-    with pytest.raises(store.Unanswered, match=r"2 of 40(?s:.*)no credit \(2"):
-        fill(tmp_path / "s", ends, 40, max_refused=0.05)
-    assert len(store.read(tmp_path / "s")) == 38
-    fill(tmp_path / "s", Echo(), 40)
+@pytest.mark.parametrize("before", [0, 20, 38])
+@pytest.mark.parametrize("reply", [ERROR, BUSY, CREDIT])
+def test_failures_are_not_recorded_once_nothing_is_answered(tmp_path, reply, before):
+    """As when the server is down or busy, or the credit ends; before: texts of an earlier run."""
+    file = tmp_path / "s"
+    fill(file, Echo(), 40)
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:before]))
+    ends = Echo(lambda n: reply if n > 38 - before else None)
+    with pytest.raises(store.Unanswered, match=rf"2 of 40.*'q38'(?s:.*){reply.reason} \(2"):
+        fill(file, ends, 40, max_refused=0.05)
+    assert len(store.read(file)) == 38
+    fill(file, Echo(), 40)
 
 
 def test_records_of_other_settings_are_reported_before_anything_is_asked(tmp_path):
