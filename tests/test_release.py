@@ -11,17 +11,9 @@ import pytest
 from tinyllm import paths
 from tinyllm.data import question, release
 from tinyllm.data.question import DataError
+from tinyllm.evaluation import published
 from tinyllm.params import DATASETS, SPLITS
 
-# Rows of train, valid and test, then options per question, from the release's provenance note.
-COUNTS = {
-    "obqa": (4957, 500, 500, 4),
-    "arc": (1117, 295, 1165, 4),
-    "piqa": (16113, 919, 919, 2),
-    "riddle": (3510, 511, 510, 5),
-    "pubmedqa": (500, 100, 400, 3),
-    "bioasq": (976, 109, 123, 2),
-}
 # Missing rationales (`nan`, or for LLaMA no such part), counted without this package.
 MISSING = {
     "obqa": {"flan-t5": (2, 0, 0), "llama2": (29, 2, 2)},
@@ -32,16 +24,16 @@ MISSING = {
     "bioasq": {"flan-t5": (1, 0, 0), "llama2": (18, 2, 0)},
 }
 IN_TRAIN = {"obqa": 23, "arc": 7, "piqa": 92, "riddle": 6}  # test questions also in train
-MAJORITY = {"pubmedqa": 55.25, "bioasq": 66.67}  # percent of the test set, as published
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_questions_and_records_have_the_known_counts_and_clean_texts(release_mirror, dataset):
     splits = {split: release.questions(dataset, split) for split in SPLITS}
-    *counts, options = COUNTS[dataset]
-    assert [len(splits[split]) for split in SPLITS] == counts
+    known = published.read("datasets").set_index("dataset").loc[dataset]
+    options = int(known["options"])
     for place, (split, rows) in enumerate(splits.items()):
         records = list(release.records(dataset, split))
+        assert len(rows) == int(known[split])
         for row, record in zip(rows, records, strict=True):
             assert len(row.options) == options and row.options.count(row.gold) == 1
             assert all(text and text == text.strip() for text in (row.question, *row.options))
@@ -59,9 +51,10 @@ def test_questions_and_records_have_the_known_counts_and_clean_texts(release_mir
         assert sum(r.flan is None for r in records) == MISSING[dataset]["flan-t5"][place]
         assert sum(r.llama is None for r in records) == MISSING[dataset]["llama2"][place]
     assert len(question.in_train(splits)) == IN_TRAIN.get(dataset, 0)
-    if dataset in MAJORITY:
-        table = question.baselines(splits).set_index("split")
-        assert round(100 * table.loc["test", "majority"], 2) == MAJORITY[dataset]
+    if known["label"] == "yes":
+        test = question.baselines(splits).set_index("split").loc["test"]
+        assert test["always"] == "yes"
+        assert test["majority"] * int(known["test"]) == pytest.approx(int(known["majority"]))
 
 
 def test_records_are_parsed_into_question_options_answer_and_rationales():
