@@ -1,10 +1,8 @@
-"""Arms: each name has the meaning given in the module's table; invalid names are rejected."""
-
-import pytest
+"""Arms: each name has the meaning given in the module's table (test_params: invalid names)."""
 
 from tinyllm import arms
 from tinyllm.arms import Arm
-from tinyllm.params import ParameterError, Params
+from tinyllm.params import Params
 
 A, B = "micro:a", "micro:b"
 BOTH = {"teachers": (A, B)}
@@ -35,38 +33,12 @@ def test_arm_names_resolve_to_the_expected_fields():
         assert arm == Arm(name, **fields) and arm.settings() == fields
 
 
-@pytest.mark.parametrize(
-    ("name", "allowed"),
-    [
-        ("fintune", "tinyllm-TEACHER"),
-        ("finetune:x0", ":xN"),
-        ("inference:x2", "no :xN"),
-        ("kd:hot", "kd:TEMPERATURE"),
-        ("lora:0", "lora:RANK"),
-        ("dss:gpt", "micro:a, micro:b"),
-    ],
-)
-def test_unknown_arm_names_are_rejected_with_the_allowed_form(name, allowed):
-    with pytest.raises(ParameterError, match=rf"arms: '{name}'.*{allowed}"):
-        Params.checked(arms=[name])
-
-
-def test_recorded_teachers_cannot_be_prompted_or_score_options():
-    recorded = {"source": "release", "dataset": "obqa", "teachers": ["release:llama2"]}
-    for name in ("tinyllm:no-examples", "kd:2+lora"):
-        with pytest.raises(ParameterError, match=r"recorded ones cannot, use hf:MODEL"):
-            Params.checked(**recorded, arms=["finetune", name])
-    Params.checked(**recorded, arms=["finetune", "tinyllm", "tinyllm:gibberish+lora"])
-    for teachers, name in (([A], "tinyllm-a"), ([], "kd"), ([], "tinyllm:shuffled")):
-        with pytest.raises(ParameterError, match="needs a teacher"):
-            Params.checked(teachers=teachers, arms=[name])
-
-
 def test_all_expands_to_every_arm_the_teachers_support():
     asked = set(Params.checked(teachers=[A, B], arms=["all"]).arms)
     assert {"inference", "kd", "dss:a", "dss:b", "tinyllm", "tinyllm:no-examples"} < asked
     recorded = arms.everything(["release:flan-t5", "release:llama2"])
-    assert "tinyllm:shuffled" in recorded and "kd" not in recorded
+    assert "tinyllm:shuffled" in recorded
+    assert not {"kd", "tinyllm:no-examples"} & set(recorded)  # they cannot be prompted
     assert arms.everything([]) == ["inference", "finetune", "lora"]
     names = arms.everything(["hf:llama2", "release:llama2", "hf:other"])  # equal short names
     assert {"dss:hf:llama2", "dss:release:llama2", "dss:other", "tinyllm-hf:llama2"} <= set(names)
