@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import parameter_cells
 import pytest
+import yaml
 
 from tinyllm import paths
 from tinyllm.batch import cli
@@ -33,6 +34,23 @@ TARGETS = set(" ".join(re.findall(r"^([a-z][a-z -]*):", RULES, re.MULTILINE)).sp
 def test_lock_files_contain_only_pinned_versions(name):
     lines = (ROOT / name).read_text(encoding="utf-8").split()
     assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!-]+", line) for line in lines)
+
+
+def test_the_lock_covers_all_dependencies_and_conda_uses_it():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lock}
+    assert {re.split(r"[<>=]", line)[0] for line in wanted} <= pinned
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["dependencies"][-1]["pip"] == ["-r requirements.lock", "-e ."]
+
+
+def test_all_subpackages_and_data_files_are_packaged():
+    folders = {file.parent for file in (ROOT / "tinyllm").rglob("*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders)
+    kinds = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
+    files = [f for f in (ROOT / "tinyllm").rglob("*.*") if f.suffix not in (".py", ".pyc")]
+    assert files and all(any(file.match(kind) for kind in kinds) for file in files)
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
