@@ -10,6 +10,17 @@ from tinyllm import arms
 from tinyllm.evaluation import paired, published
 from tinyllm.params import DATASETS
 
+OURS, BASELINE = published.OURS, published.BASELINE
+
+
+def gains(size: str, method=OURS, baseline_size=None, baseline=BASELINE) -> pd.DataFrame:
+    rows = published.row(size, method), published.row(baseline_size or size, baseline)
+    return notebook("05")["gain"](*rows).eval("z = gain / se")
+
+
+def mean_gain(*rows: str):
+    return notebook("05")["mean_gain"](gains(*rows))
+
 
 def test_table_1_cells_match_release_counts_and_means_match_the_cells():
     table = published.table1()
@@ -29,14 +40,13 @@ def test_table_1_cells_match_release_counts_and_means_match_the_cells():
 
 
 def test_z_scores_of_the_780m_gains_match_a_manual_calculation():
-    rows = (published.row("780M", method) for method in (published.OURS, published.BASELINE))
-    table = notebook("05")["gain"](*rows).eval("z = gain / se")
+    table = gains("780M")
     z = {"obqa": 1.14, "arc": 0.69, "piqa": 4.23, "riddle": 0.75, "pubmedqa": 0.86, "bioasq": 0.69}
     assert table["z"].round(2).to_dict() == z
     p, q = 624 / 919, 537 / 919  # 87 more correct answers
     by_hand = (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / 919)
     assert table.loc["piqa", "z"] == pytest.approx(by_hand)
-    mean = notebook("05")["mean_gain"](table)  # mean of six independent gains
+    mean = mean_gain("780M")  # mean of six independent gains
     by_hand = table["gain"].mean(), (table["se"] ** 2).sum() / 36
     assert (mean.value, mean.variance) == pytest.approx(by_hand)
 
