@@ -7,11 +7,12 @@ import pytest
 from tiny import KINDS, make, questions
 from transformers import AutoTokenizer
 
-from tinyllm import prompts
+from tinyllm import paths, prompts
+from tinyllm.data import release
 from tinyllm.data.question import Question
 from tinyllm.models import load
 from tinyllm.models.encode import Encoding
-from tinyllm.params import ParameterError, Params
+from tinyllm.params import DATASETS, SPLITS, ParameterError, Params
 
 PREFIXES = ["predict: ", "rationale: "]
 
@@ -77,3 +78,12 @@ def test_an_option_too_long_for_a_decoder_only_student_is_rejected():
     row = replace(questions()[0], options=["red", "blue " * 300])
     with pytest.raises(ParameterError, match=r"max_input . the longest option: 6"):
         encoding.check([row], PREFIXES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_paper_settings_fit_every_question_of_the_release(dataset, minilm, release_mirror):
+    params = Params.from_yaml(paths.ROOT / "params" / "paper" / f"{dataset}.yaml")
+    encoding = Encoding(minilm[1], True, 0, "encoder", params.max_input, params.max_target)
+    for split in SPLITS:
+        encoding.check(release.questions(dataset, split), PREFIXES)

@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 import parameter_cells
 import pytest
+import readme
 import yaml
 
 from tinyllm import paths
@@ -51,6 +53,20 @@ def test_all_subpackages_and_data_files_are_packaged():
     kinds = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     files = [f for f in (ROOT / "tinyllm").rglob("*.*") if f.suffix not in (".py", ".pyc")]
     assert files and all(any(file.match(kind) for kind in kinds) for file in files)
+
+
+def test_cli_plans_statistics_and_figures_do_not_import_torch():
+    code = (
+        "import sys; from tinyllm.batch import cli, grid, plan; from tinyllm.figures import style; "
+        "from tinyllm.evaluation import published, results, summary; results.stored(); "
+        "plan.report(grid.load('paper')); "
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.check_call([sys.executable, "-c", code])
+
+
+def test_the_results_in_the_readme_are_those_of_the_stored_studies():
+    assert readme.section() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)

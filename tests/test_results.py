@@ -105,11 +105,17 @@ def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders
     refused("12 test questions would be replaced by 3", ROWS[ROWS["id"].isin(["q0", "q1", "q2"])])
     first = ROWS[ROWS["seed"] == 0]
     refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
-    refused("training code: 1 in the folder, 2", ROWS, {"code": 2})
     refused("training code: 1 in the folder, 2", first, {"code": 2}, seeds=[0])
     new = predictions({"tinyllm": 0.6}, study="small", n=12, seeds=[2])
     for other in ({"learn_from": "thinking"}, {"samples": 2}):  # with the same teacher
         refused(next(iter(other)), new, other, seeds=[2], **other)
+    shutil.rmtree(folders / "runs")
+    with pytest.raises(runs.StaleRun, match="lr"):
+        results.restore(with_(lr=3.0))
+    results.restore(PARAMS)  # then one more seed, by newer code
+    train(PARAMS, predictions({"tinyllm": 0.6}, study="small", n=12, seeds=[2]), code=2)
+    with pytest.raises(runs.StaleRun, match="training code"):
+        results.store(with_(seeds=[0, 1, 2]))
     assert set(results.facts()["lr"]) == {0.002} and len(results.stored()) == len(ROWS)
 
 

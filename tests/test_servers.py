@@ -341,6 +341,10 @@ def test_server_settings_are_sent_and_give_a_separate_store():
 
 
 @pytest.mark.parametrize(("settings", "named"), [
+    ({"extra": {"credentials": "s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"x": "gsk_s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"user": "xai-s3cret"}}, "OPENAI_API_KEY"),
+    ({"extra": {"session_token": "s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"X-API-Key": "s3cret"}}, "OPENAI_API_KEY"),
     ({"extra": {"headers": {"Authorization": "s3cret"}}}, "OPENAI_API_KEY"),
     ({"extra": {"x": ["sk-s3cret"]}}, "OPENAI_API_KEY"),
@@ -581,3 +585,15 @@ def test_a_real_server_and_hf_give_the_same_completion_and_chat_texts(tmp_path):
         same = [[(r.id, r.text, r.finish, r.tokens) for r in records(p)] for p in (direct, served)]
         assert sorted(same[0]) == sorted(same[1])
         assert len({record.text for record in records(direct)}) > 3
+
+
+@pytest.mark.parametrize(("key", "shown"), [("Moderation", "a ***"), ("flagged", "a flagged")])
+def test_reasons_of_refusals_show_no_key_except_short_placeholders(monkeypatch, key, shown):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    faults = [{"message": {"content": "", "refusal": f"a {key}"}}, (403, f"a {key}")]
+    for number, fault in enumerate([*faults, {"finish_reason": f"refusal of a {key}"}]):
+        params, server, _ = one_bad(fault, study=f"s{number}")
+        with server:
+            ask.ask_all(params)
+        [reason] = [r.refused for r in records(params) if r.refused]
+        assert shown in reason and (key in reason) == (key in shown)

@@ -13,6 +13,8 @@ import torch
 from tiny import KINDS, TASKS, Stop, make, questions, rationales
 from tiny import trained as run
 
+from tinyllm.models import load
+from tinyllm.models.encode import Encoding
 from tinyllm.params import Params
 from tinyllm.students import train
 from tinyllm.students.collate import Collator, steps_of_epoch, training_rows
@@ -302,3 +304,19 @@ def test_epochs_contain_each_question_once_in_an_order_set_by_seed_and_epoch():
     assert alike < 0.8 * lengths.std(0).mean()  # similar lengths, so little padding
     tokens = [lengths[group].sum() for group in groups]
     assert tokens[0] == max(tokens)  # the largest step comes first: out of memory shows at once
+
+
+def test_plain_attention_gives_the_same_loss_and_gradient(minilm_file):
+    outcomes = []
+    for kind in ("sdpa", "eager"):
+        model, tokenizer = load.load("minilm-ed")
+        if kind == "eager":
+            load.plain_attention(model, 256)
+        parts = model.encoder, model.decoder
+        assert {part.config._attn_implementation for part in parts} == {kind}
+        encoding = Encoding.of(model.eval(), tokenizer, Params.checked(task_prefix="encoder"))
+        batch = Collator(encoding, TASKS)(training_rows(QUESTIONS[:4], TEXTS, TASKS, encoding))
+        loss = weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], torch.ones(3))
+        loss.backward()
+        outcomes.append((loss.detach(), gradients(model)))
+    torch.testing.assert_close(*outcomes, rtol=1e-3, atol=1e-4)

@@ -103,15 +103,15 @@ def store(params: Params) -> list[Path]:
     """Copy each finished student that `params` ask for to results/; returns their folders there.
 
     Also stores the baselines, if runs/ has the questions. Other students are kept. Raises StaleRun
-    if their parameters differ (averages would mix them), or if fewer questions would replace more.
+    if parameters or training code differ (averages would mix them), or if questions would be lost.
     """
     made = {}  # the manifests, by folder in results/
     for arm, seed in product(params.arms, params.seeds):
         run = paths.student(params, arm, seed)
         if finished(run, params):
             made[paths.stored(params, arm, seed)] = runs.read_manifest(run)
-    for kept in _students(params.study, params.dataset):
-        _refuse_less(kept, made)
+    for folder in {*_students(params.study, params.dataset), *made}:
+        _refuse_less(folder, made)
     for target, manifest in made.items():
         if runs.read_manifest(target) != manifest:
             _copy(paths.runs() / target.relative_to(paths.results()), target)
@@ -131,19 +131,16 @@ def _folder(params: Params) -> Path:
 
 
 def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
-    """Raise StaleRun if a stored student would be replaced by one with fewer questions or from
-    another training code, or differs from the new ones in shared parameters."""
+    """Raise StaleRun if a student would lose questions, or differs in shared parameters."""
     old = runs.read_manifest(kept)
-    before = _whole(old)
-    if kept in made:
-        few, many = made[kept]["facts"].get("n", 0), old["facts"].get("n", 0)
-        if few < many:
-            raise runs.StaleRun(
-                f"{paths.shown(kept)}: {many} test questions would be replaced by {few}; "
-                "give the study another name (parameter `study`) or delete that folder"
-            )
-        code = [{"training code": _whole(m).get("training code")} for m in (old, made[kept])]
-        return runs.refuse_other(kept, *code)
+    new = made.get(kept, old)
+    before, after = ((manifest or new)["facts"].get("n", 0) for manifest in (old, new))
+    if before > after:
+        raise runs.StaleRun(
+            f"{paths.shown(kept)}: {before} test questions would be replaced by {after}; "
+            "give the study another name (parameter `study`) or delete that folder"
+        )
+    before = _whole(new)
     for manifest in made.values():
         spec = _whole(manifest)
         if spec["student"] == before["student"]:
