@@ -65,7 +65,7 @@ def test_cli_plans_statistics_and_figures_do_not_import_torch():
     subprocess.check_call([sys.executable, "-c", code])
 
 
-def test_the_results_in_the_readme_are_those_of_the_stored_studies():
+def test_the_results_in_the_readme_are_those_of_the_stored_studies(committed_results):
     assert readme.section() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
