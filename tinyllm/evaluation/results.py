@@ -110,7 +110,7 @@ def store(params: Params) -> list[Path]:
         run = paths.student(params, arm, seed)
         if finished(run, params):
             made[paths.stored(params, arm, seed)] = runs.read_manifest(run)
-    for folder in {*_students(params.study, params.dataset), *made}:
+    for folder in sorted({*_students(params.study, params.dataset), *made}):
         _refuse_less(folder, made)
     for target, manifest in made.items():
         if runs.read_manifest(target) != manifest:
@@ -134,19 +134,20 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
     """Raise StaleRun if a student would lose questions, or differs in shared parameters."""
     old = runs.read_manifest(kept)
     new = made.get(kept, old)
-    before, after = ((manifest or new)["facts"].get("n", 0) for manifest in (old, new))
+    before, after = (old or new)["facts"].get("n", 0), new["facts"].get("n", 0)
     if before > after:
         raise runs.StaleRun(
             f"{paths.shown(kept)}: {before} test questions would be replaced by {after}; "
             "give the study another name (parameter `study`) or delete that folder"
         )
     before = _whole(new)
+    of_new = paths.runs() / kept.relative_to(paths.results()) if kept in made else kept
     for manifest in made.values():
         spec = _whole(manifest)
         if spec["student"] == before["student"]:
             names = (spec.keys() & before.keys()) - {"seed"}
             names -= OF_ARM if spec["arm"] != before["arm"] else set()
-            runs.refuse_other(kept, {n: before[n] for n in names}, {n: spec[n] for n in names})
+            runs.refuse_other(of_new, {n: before[n] for n in names}, {n: spec[n] for n in names})
 
 
 def restore(params: Params) -> list[Path]:
