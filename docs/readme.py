@@ -51,20 +51,21 @@ def table(study: str) -> str:
 def line(name: str, study: str, datasets: Sequence[str] = ()) -> str:
     """TinyLLM minus the arms of AGAINST, as a row of a Markdown table: differences and verdicts.
 
-    datasets: only these, if any are named; the mean if there are several. A cell stays empty if
-    an arm is missing.
+    datasets: only these, if any are named; the mean if there are several. A cell says so if fewer
+    datasets have both arms, and stays empty if none has.
     """
     rows = results.whole()
     rows = rows[(rows["study"] == study) & (rows["dataset"].isin(datasets) | (not datasets))]
-    several, cells = rows["dataset"].nunique() > 1, [name]
+    count, cells = rows["dataset"].nunique(), [name]
     tables = {column: paired.compare(rows, column) for column in ("correct", "exact")}
     for arm, column in AGAINST.values():
         compared = tables[column]
         pair = paired.OURS, summary.best_single(study) if arm == "single" else arm
         own = compared[(compared["arm"] == pair[0]) & (compared["baseline"] == pair[1])]
-        own = own[(own["dataset"] == "mean") == several].to_dict("records")
+        own = own[(own["dataset"] == "mean") == (count > 1)].to_dict("records")
         shown = [f"{summary.interval(row, 'difference')} **{row['verdict']}**" for row in own]
-        cells.append("".join(shown))
+        fewer = [f" (of {row['datasets']})" for row in own if row["datasets"] < count]
+        cells.append("".join(shown + fewer))
     return f"| {' | '.join(cells)} |"
 
 

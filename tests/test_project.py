@@ -134,6 +134,7 @@ JUDGED = {
     "docs/preregistration.md": LAPTOP,
     "docs/preregistration_choosing.md": ["choosing", "micro-choosing"],
     "docs/preregistration_further.md": FURTHER,
+    "docs/preregistration_bioasq.md": ["laptop/bioasq/students/finetune"],
 }
 BEFORE = [f":!results/laptop/pubmedqa/students/{arm}" for arm in ("inference", "dss-flan-t5")]
 
