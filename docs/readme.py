@@ -16,7 +16,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ARMS = {  # rows of the table
     "finetune": "Fine-tuning",
     "finetune:x3": "Fine-tuning, 3x epochs",
-    "single": "{} (best single teacher)",
+    "single": "{} (best on valid)",
     "tinyllm": "TinyLLM",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }
@@ -41,7 +41,10 @@ def table(study: str) -> str:
     for arm, name in ARMS.items():
         arm = summary.best_single(study) if arm == "single" else arm
         if arm in accuracies:
-            parts[name.format(style.arm_name(arm))] = accuracies[arm]
+            label = name.format(style.arm_name(arm))
+            parts[label[0].upper() + label[1:]] = accuracies[arm]
+    exact = paired.accuracies(rows[rows["arm"] == paired.BASELINE], "exact")
+    parts["Fine-tuning, by exact match"] = exact.set_index("dataset")["estimate"]
     for name, values in parts.items():
         cells = [f"{100 * values[d]:.1f}" if d in values else "" for d in datasets]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tinyllm.evaluation.accuracy import matrix, wilson
+from tinyllm.evaluation.accuracy import credit, matrix, wilson
 
 MARGIN = 0.025  # of the equivalence test; chosen after the first three datasets of laptop
 LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
@@ -187,7 +187,9 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     mean (dataset "mean") is over the datasets that have both arms, if there are several. Holm's
     family is all comparisons on one dataset, or on the mean.
     """
-    tables = []
+    tables, kept = [], ["study", "dataset", "split", "arm", "student", "seed", "id"]
+    # Few columns: they are filtered many times.
+    predictions = predictions[kept].assign(**{column: credit(predictions, column)})
     for (study, student), rows in predictions.groupby(["study", "student"], sort=False):
         for dataset, part in [*rows.groupby("dataset", sort=False), ("mean", rows)]:
             names, lines = {"study": study, "student": student, "dataset": dataset}, []
