@@ -65,7 +65,8 @@ for stage, notebook in grid.RULES.items():
         message:
             "{params.job}"
         shell:
-            f"TINYLLM_FIGURES={{params.figures:q}} {PYTHON} -m papermill --no-progress-bar"
+            "TINYLLM_GPUS={resources.gpu} TINYLLM_FIGURES={params.figures:q}"
+            f" {PYTHON} -m papermill --no-progress-bar"
             " -f {input.parameters:q} {input.notebook:q} {params.failed:q} > {log:q} 2>&1"
             f" || {{{{ code=$?; echo {status.ENDED} $code >> {{log:q}}; exit $code; }}}};"
             " mv {params.failed:q} {output:q}"

@@ -30,7 +30,7 @@ def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, argume
 
 def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
+    monkeypatch.setattr(subprocess, "call", lambda command, env: calls.append(command) or 0)
     write_yaml(moved / "one.yaml", study="one")
     done = moved / "runs" / "one" / "micro" / "notebooks" / "01_data_prep.ipynb"
     done.parent.mkdir(parents=True)

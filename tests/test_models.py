@@ -133,6 +133,16 @@ def test_an_untied_output_layer_stays_untied_after_loading_and_saving(tmp_path):
         torch.testing.assert_close(logits(other, tokenizer), logits(model, tokenizer))
 
 
+def test_a_job_with_fewer_gpus_than_it_asked_for_fails_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("TINYLLM_GPUS", "1")
+    assert load.device().type == "cuda"
+    monkeypatch.setenv("TINYLLM_GPUS", "2")
+    with pytest.raises(RuntimeError, match=r"asked for 2 GPUs, .* sees 1: .*TINYLLM_DEVICE=cpu"):
+        load.device()
+
+
 @pytest.mark.slow
 def test_smollm2_loads_from_gguf_generates_and_saves(tmp_path, smollm2_file):
     model, tokenizer = load.load("smollm2")

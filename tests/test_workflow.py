@@ -139,7 +139,7 @@ def test_failed_jobs_are_listed_with_reason_and_notebook(done):
 def test_every_grid_and_profile_passes_a_dry_run(moved, monkeypatch, capfd, profile):
     from snakemake.cli import main
 
-    def in_this_process(command):
+    def in_this_process(command, env):
         with pytest.raises(SystemExit) as ended:
             main(command[3:])
         return ended.value.code

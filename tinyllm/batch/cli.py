@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
             args.options[place:place] = again
         command += ["--forcerun", *again] if again else []
         command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # \u is not decoded
-        code = subprocess.call([*command, *args.options])
+        gpu = args.profile != "local" or any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
+        env = os.environ if gpu else {"TINYLLM_DEVICE": "cpu"} | os.environ  # ask for no GPU
+        code = subprocess.call([*command, *args.options], env=env)
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")
     return int(code != 0) if code or args.dry_run or args.options else results(args)

@@ -5,6 +5,7 @@ Weights are read only from safetensors and GGUF files: no pickle, no remote code
 """
 
 import copy
+import os
 import warnings
 from functools import cache
 from pathlib import Path
@@ -231,7 +232,16 @@ def precision(wanted: str) -> torch.dtype:
 
 
 def device() -> torch.device:
-    """The device that models run on."""
+    """The device that models run on; raises RuntimeError if a batch job has fewer GPUs than asked.
+
+    Without the error it would train on the CPU, for many hours and perhaps in another precision.
+    """
+    asked, seen = int(os.environ.get("TINYLLM_GPUS") or 0), torch.cuda.device_count()
+    if seen < asked:
+        raise RuntimeError(
+            f"the job asked for {asked} GPUs, but PyTorch sees {seen}: check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES; to run on a CPU, start the study with TINYLLM_DEVICE=cpu"
+        )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -75,7 +75,7 @@ def train(
     AcceleratorState._reset_state()  # a process may train several students, one after another
     bf16 = load.precision(params.precision) == torch.bfloat16
     mixed = "bf16" if bf16 else "no"
-    accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=mixed, cpu=load.device().type == "cpu")
     torch.backends.cuda.matmul.fp32_precision = "tf32" if params.precision == "tf32" else "ieee"
     model.to(accelerator.device)
     if bf16 and accelerator.device.type == "cpu":
