@@ -27,6 +27,7 @@ SERVED = 5000  # tokens per second that an openai: server reads
 START = 20.0  # seconds that a job spends on its kernel and imports
 SMALL = 60e6  # models with fewer parameters need no GPU
 BYTES = 20  # of memory per trained parameter: weights, gradients, AdamW (fp32), and a quarter more
+CUDA = 4000  # MB of host memory for the libraries and buffers of a job on GPUs
 GPU_BYTES = 64e9  # of memory per GPU that a teacher's weights (bf16) may take
 SAFETY = 3  # runtime requested from a cluster, as a multiple of the estimate
 MODELS = {  # parameters; other models are counted from their config
@@ -211,5 +212,5 @@ def resources(job: Job) -> dict[str, int]:
     seconds = spent["flops"] / DEVICES[name if gpu else "cpu"] / max(1, gpu * trains)
     minutes = math.ceil(SAFETY * (spent["seconds"] + seconds) / 60)
     at_once = job.threads if trains else 1
-    memory = 1500 + at_once * (500 + (BYTES if trains else 4) * size / 1e6)
+    memory = 1500 + CUDA * (gpu > 0) + at_once * (500 + (BYTES if trains else 4) * size / 1e6)
     return {"gpu": gpu, "mem_mb": max(2000, math.ceil(memory)), "runtime": max(10, minutes)}

@@ -87,7 +87,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     """Load the last intact checkpoint into model and optimiser; returns None if there is none."""
     for file in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            # mmap: read from the file as needed, not a second copy in memory.
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             state = State(**content["state"])
             best = folder / f"best-{state.best_step:06d}.pt"  # needed at the end of training
             torch.load(best, map_location="cpu", weights_only=True, mmap=True)
@@ -105,5 +106,5 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
 def load_best(folder: Path, state: State, model: nn.Module) -> None:
     """Load the weights with the best accuracy on valid into the model."""
     file = folder / f"best-{state.best_step:06d}.pt"
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     model.load_state_dict(content["weights"], strict=False)
