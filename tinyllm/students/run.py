@@ -93,9 +93,9 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
                 if not (cpu or isinstance(error, torch.OutOfMemoryError)):
                     raise
                 raise MemoryError(
-                    f"out of memory: lower batch_size (now {params.batch_size}) and raise "
-                    f"accumulation (now {params.accumulation}) by the same factor, or set "
-                    "checkpointing: true"
+                    f"out of memory: set checkpointing: true (now {params.checkpointing}), which "
+                    f"changes no results; or lower batch_size (now {params.batch_size}) and raise "
+                    f"accumulation (now {params.accumulation}) by the same factor, which may"
                 ) from error
     if first:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
