@@ -25,6 +25,11 @@ def of(done, value):
     return lambda wildcards: value(JOBS[done.format(**wildcards)])
 
 
+def minutes(done):
+    """A function of wildcards and attempt: the runtime of a job, longer at each attempt."""
+    return lambda wildcards, attempt: attempt * of(done, plan.resources)(wildcards)["runtime"]
+
+
 wildcard_constraints:
     folder=rf"{re.escape(str(paths.runs()))}/[^/]+/[^/]+/notebooks",
     part=r"(_[^/]+)?(?<!\.failed)",
@@ -61,7 +66,8 @@ for stage, notebook in grid.RULES.items():
         resources:
             gpu=of(DONE, lambda job: plan.resources(job)["gpu"]),
             mem_mb=of(DONE, lambda job: plan.resources(job)["mem_mb"]),
-            runtime=of(DONE, lambda job: plan.resources(job)["runtime"]),
+            runtime=minutes(DONE),
+            nodes=1,  # otherwise Slurm may spread the GPUs of a job
         message:
             "{params.job}"
         shell:

@@ -63,6 +63,10 @@ def test_training_flops_are_6nd_or_4nd_with_adapters():
     assert full["flops"] == pytest.approx(6 * 77e6 * full["tokens"])
     assert adapters["flops"] == pytest.approx(4 * 77e6 * full["tokens"])
     assert plan.student(t5, "inference")["flops"] == 0
+    one = released(student=T5)  # random words are one more rationale
+    arms = ("finetune", "tinyllm", "tinyllm:gibberish")
+    none, real, random = (plan.student(one, arm)["tokens"] for arm in arms)
+    assert random - real == pytest.approx(real - none)
 
     def reads(**changes):  # tokens per question for one teacher task with targets of 20 tokens
         params = released(max_new_tokens=20, **changes)
@@ -132,4 +136,5 @@ def test_resources_request_gpus_according_to_model_size(tmp_path, monkeypatch):
     assert {number for stage, number in gpus if stage == "03"} == {4}
     for asked in needs.values():
         assert all(isinstance(value, int) for value in asked.values())
-        assert asked["mem_mb"] >= 2000 and asked["runtime"] >= 10
+        gpu = asked["gpu"] > 0
+        assert asked["mem_mb"] >= 2000 + 4000 * gpu and asked["runtime"] >= 10 + 20 * gpu

@@ -132,6 +132,8 @@ def student(params: Params, name: str) -> Counter:
     learned = [rationales(params, uri) for uri in arm.teachers]
     if arm.routed:  # one of them per question
         learned = [tuple(map(fmean, zip(*learned, strict=True)))]
+    if arm.gibberish:  # a text for every question, as long as the teachers' rationales
+        learned.append((1.0, fmean(length for _, length in learned)))
     targets = [(1.0, answer), *learned]
     targets += [(train["options"], answer)] if arm.scorers else []
     # An encoder reads a question once, or once per prefix; a decoder-only student once per target.
@@ -213,4 +215,5 @@ def resources(job: Job) -> dict[str, int]:
     minutes = math.ceil(SAFETY * (spent["seconds"] + seconds) / 60)
     at_once = job.threads if trains else 1
     memory = 1500 + CUDA * (gpu > 0) + at_once * (500 + (BYTES if trains else 4) * size / 1e6)
-    return {"gpu": gpu, "mem_mb": max(2000, math.ceil(memory)), "runtime": max(10, minutes)}
+    minutes = max(30 if gpu else 10, minutes)
+    return {"gpu": gpu, "mem_mb": max(2000, math.ceil(memory)), "runtime": minutes}
