@@ -120,6 +120,7 @@ def test_lora_on_minilm_ed_fully_trains_and_saves_its_new_modules(tmp_path, mini
 def test_an_untied_output_layer_stays_untied_after_loading_and_saving(tmp_path):
     """As FLAN-T5's configuration says; transformers 5 ties the embeddings of T5 by default."""
     model, tokenizer = micro.untrained("t5", 0), micro.tokenizer()
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     micro.save(model, "t5", tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
@@ -129,6 +130,7 @@ def test_an_untied_output_layer_stays_untied_after_loading_and_saving(tmp_path):
     load.save(again, tokenizer, tmp_path / "trained")
     for other in (again, load.load(str(tmp_path / "trained"))[0]):
         assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+        assert not torch.equal(other.lm_head.weight, other.shared.weight)
         assert torch.equal(other.encoder.embed_tokens.weight, model.shared.weight)
         torch.testing.assert_close(logits(other, tokenizer), logits(model, tokenizer))
 

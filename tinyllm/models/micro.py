@@ -63,8 +63,8 @@ def untrained(kind: str, seed: int, layers: int = 1) -> PreTrainedModel:
             shape |= {"relative_attention_num_buckets": 48, "relative_attention_max_distance": 60}
             model = T5ForConditionalGeneration(T5Config(**shape, **ids))
             with torch.no_grad():
-                # T5 initialises both with standard deviation 1: the output layer would be almost
-                # certain of random words, and words too far apart to be learned by kind.
+                # transformers ties T5's output layer to the embeddings, so both factors scale one
+                # matrix. Its standard deviation of 1 would make it almost certain of random words.
                 model.shared.weight.mul_(0.7 if layers == 1 else 0.5)
                 model.lm_head.weight.mul_(0.05)
             return model
