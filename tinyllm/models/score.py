@@ -195,6 +195,7 @@ def log_probabilities(
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
         row_of = wanted.nonzero()[:, 0].cpu()
         sums[rows] += torch.zeros(len(rows)).index_add_(0, row_of, -losses)
+        del known, arguments  # before the next copy of the cache
     means = (total / len(target) for total, target in zip(sums.tolist(), flat, strict=True))
     return [list(islice(means, len(group))) for group in targets]
 
