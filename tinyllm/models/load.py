@@ -209,7 +209,7 @@ def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> No
 
 def precision_name(wanted: str) -> str:
     """The precision used on this machine: `auto` is bf16 on GPUs that support it, else fp32."""
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return ("bf16" if bf16 else "fp32") if wanted == "auto" else wanted
 
 
