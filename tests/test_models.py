@@ -57,6 +57,23 @@ def test_folders_are_identified_by_their_files_and_unknown_names_fail(
         load.load("no/such-model")
 
 
+def test_a_gated_model_fails_with_what_to_do(monkeypatch):
+    def gated(*_, **__):
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access.\nURL")
+
+    monkeypatch.setattr(load, "hf_hub_download", gated)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", gated)
+    with pytest.raises(ValueError, match=r"gated repo\. Make sure to have access\.\).* HF_TOKEN"):
+        load.load("some/gated-model")
+
+
+def test_a_hub_model_of_unknown_commit_is_not_loaded(monkeypatch, offline):
+    config = transformers.T5Config()
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: config)
+    with pytest.raises(ValueError, match="its commit is unknown"):
+        load.load("some/uncached-model")
+
+
 def test_an_encoder_is_rejected_since_it_cannot_write(tmp_path):
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
     transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(tmp_path)

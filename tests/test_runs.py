@@ -54,6 +54,13 @@ def test_work_is_missing_stale_or_finished_and_differences_are_named(tmp_path):
         runs.finished(tmp_path, spec | {"lr": 0.2, "data": {"train": "b"}})
 
 
+def test_a_revision_that_the_hub_does_not_tell_now_is_not_compared(tmp_path):
+    made(tmp_path, {"lr": 0.1, "revision": "abc"})
+    assert runs.finished(tmp_path, {"lr": 0.1})
+    with pytest.raises(runs.StaleRun, match="revision: 'abc' in the folder, 'def' asked for"):
+        runs.finished(tmp_path, {"lr": 0.1, "revision": "def"})
+
+
 def hold(folder, reached):
     with runs.recording(folder, {"x": 1}):
         reached.set()

@@ -84,7 +84,8 @@ def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
     """
     if new is None:
         raise StaleRun(f"{paths.shown(folder)}: its inputs are not finished; run the study")
-    if lines := differences(old, json.loads(json.dumps(new))):
+    unknown = {"revision": old.get("revision")}  # of a hub model, if the hub does not answer
+    if lines := differences(old, unknown | json.loads(json.dumps(new))):
         raise StaleRun(
             f"{paths.shown(folder)} was made with other parameters or inputs ({'; '.join(lines)}). "
             "Give the study another name (parameter `study`) or delete that folder."

@@ -65,10 +65,11 @@ def load(
             return _minilm_encoder_decoder(origin, dtype)
         return _from_pretrained(origin, dtype, device_map)
     except (OSError, ValueError) as error:
+        reason = " ".join(str(error).splitlines()[:2])  # of a gated model: and where to ask
         raise ValueError(
             f"{origin!r} is not an alias ({', '.join(ALIASES)}), and no model could be read from "
-            f"it ({str(error).splitlines()[0]}). Without a network, run `make models` and use an "
-            f"alias, or give a folder (looked for {local(origin)})"
+            f"it ({reason}). For a gated model, set HF_TOKEN. Without a network, run `make models` "
+            f"and use an alias, or give a folder (looked for {local(origin)})"
         ) from error
 
 
@@ -153,6 +154,8 @@ def _from_pretrained(name: str, dtype: torch.dtype, device_map: str | dict | Non
         masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING  # would train without a causal mask
         if masked and not (config.is_encoder_decoder or getattr(config, "is_decoder", False)):
             raise ValueError(f"{config.model_type} is an encoder, which cannot write")
+        if not (revision or path.exists()):
+            raise ValueError("its commit is unknown: the hub does not answer; try again later")
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_pretrained(name, revision=revision, use_safetensors=True, **how)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
@@ -232,10 +235,7 @@ def precision(wanted: str) -> torch.dtype:
 
 
 def device() -> torch.device:
-    """The device that models run on; raises RuntimeError if a batch job has fewer GPUs than asked.
-
-    Without the error it would train on the CPU, for many hours and perhaps in another precision.
-    """
+    """The device for models; raises RuntimeError if a job has fewer GPUs than it asked for."""
     asked, seen = int(os.environ.get("TINYLLM_GPUS") or 0), torch.cuda.device_count()
     if seen < asked:
         raise RuntimeError(
