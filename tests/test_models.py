@@ -152,6 +152,21 @@ def test_an_untied_output_layer_stays_untied_after_loading_and_saving(tmp_path):
         torch.testing.assert_close(logits(other, tokenizer), logits(model, tokenizer))
 
 
+@pytest.mark.parametrize(("free", "expected"), [(10**9, {"": 0}), (10**5, "auto")])
+def test_weights_are_spread_only_if_one_gpu_is_too_small(tmp_path, monkeypatch, free, expected):
+    auto, maps = transformers.AutoModelForSeq2SeqLM, []
+    whole = auto.from_pretrained
+
+    def on_cpu(name, *, device_map, **how):
+        maps.append(device_map)
+        return whole(name, **how)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    monkeypatch.setattr(auto, "from_pretrained", on_cpu)
+    load.load(saved_model(tmp_path, "t5"), device_map="auto")
+    assert maps == [expected]
+
+
 def test_a_job_with_fewer_gpus_than_it_asked_for_fails_with_the_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -52,7 +52,8 @@ def load(
     """Load a model and its tokenizer by alias, folder, GGUF file or hub id.
 
     seed: for weights that are not pretrained (all of `micro-t5`, the layer before the output of
-        `minilm-ed`). device_map: passed to `from_pretrained` (`auto` uses all GPUs).
+        `minilm-ed`). device_map: passed to `from_pretrained` (`auto`: one GPU if the weights
+        fit, else all).
     Raises ValueError, with the remedy, if no model can be read.
     """
     set_seed(seed)
@@ -157,6 +158,11 @@ def _from_pretrained(name: str, dtype: torch.dtype, device_map: str | dict | Non
         if not (revision or path.exists()):
             raise ValueError("its commit is unknown: the hub does not answer; try again later")
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        if device_map == "auto":
+            with torch.device("meta"):
+                size = auto.from_config(config, dtype=dtype).get_memory_footprint()
+            if size < 0.8 * torch.cuda.mem_get_info()[0]:
+                how["device_map"] = {"": 0}
         model = auto.from_pretrained(name, revision=revision, use_safetensors=True, **how)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token is None:

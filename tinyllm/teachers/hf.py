@@ -32,8 +32,8 @@ class Draw(LogitsProcessor):
 
 
 class HFTeacher:
-    """A transformers model, distributed over all GPUs. A model with a chat template reads the
-    prompt as a user's message, others as plain text.
+    """A transformers model, on one GPU or, if its weights do not fit there, on all. A model with a
+    chat template reads the prompt as a user's message, others as plain text.
 
     name: as for `models.load.load`. revision: of its weights. batch: prompts per forward pass.
     max_prompt: tokens of the longest prompt; ParameterError if the model has too few positions.
@@ -51,9 +51,9 @@ class HFTeacher:
         dtype: torch.dtype,
         temperature: float = 0.0,
     ):
-        spread = "auto" if torch.cuda.device_count() > 1 else None
+        device, spread = load.device(), "auto" if torch.cuda.device_count() > 1 else None
         model, self.tokenizer = load.load(name, dtype=dtype, device_map=spread)
-        self.model = (model if spread else model.to(load.device())).eval()
+        self.model = (model if spread else model.to(device)).eval()
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.chat = bool(self.tokenizer.chat_template)
         self.revision = revision or getattr(model.config, "_commit_hash", None) or "main"
