@@ -1,6 +1,7 @@
 """The command `tinyllm`: exit statuses, and messages that name the value and the remedy."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -29,8 +30,16 @@ def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, argume
 
 
 def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch, capsys):
-    calls = []
-    monkeypatch.setattr(subprocess, "call", lambda command, env: calls.append(command) or 0)
+    calls, devices = [], []
+
+    def call(command, env):
+        calls.append(command)
+        devices.append(env["TINYLLM_DEVICE"])
+        return 0
+
+    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no nvidia-smi
+    monkeypatch.delenv("TINYLLM_DEVICE", raising=False)
     write_yaml(moved / "one.yaml", study="one")
     done = moved / "runs" / "one" / "micro" / "notebooks" / "01_data_prep.ipynb"
     done.parent.mkdir(parents=True)
@@ -44,6 +53,7 @@ def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch,
         assert cli.main(["run", "one.yaml", "--", *options]) == 0
     assert str(paths.ROOT / "profiles" / "local") in calls[0]
     assert calls[0][calls[0].index("--forcerun") + 1] == str(done)
+    assert devices == ["cpu", "cpu"]  # no job asks for a GPU
     assert calls[0][-2:] == ["--until", "prepare"] and calls[1][-3:] == ["-R", str(done), "figures"]
 
 
