@@ -1,5 +1,6 @@
 """Training: the paper's loss, independent of batches, padding, accumulation and interruptions."""
 
+import itertools
 import os
 import resource
 import subprocess
@@ -181,7 +182,10 @@ def test_valid_is_scored_evals_times_including_the_last_step(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "lora", "tasks"), [("t5", 0, AUTO), ("t5", 4, TASKS), ("llama", 0, TASKS)]
 )
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, lora, tasks):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    tmp_path, monkeypatch, kind, lora, tasks
+):
+    monkeypatch.setattr(train, "perf_counter", itertools.count().__next__)  # one per evaluation
     options = EIGHT | {"epochs": 4.0, "evals": 4, "lora": lora, "dropout": 0.3, "tasks": tasks}
     whole, state, _ = run(tmp_path / "whole", QUESTIONS, TEXTS, kind, **options)
     for stop in (7, 4):  # in the third epoch, and in the last one
@@ -189,7 +193,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, l
             run(tmp_path / "killed", QUESTIONS, TEXTS, kind, stop_at=stop, **options)
     resumed, again, _ = run(tmp_path / "killed", QUESTIONS, TEXTS, kind, **options)
     same_weights(resumed, whole)
-    assert again == state and state.step == 12
+    assert again == state and (state.step, state.seconds) == (12, 4)
 
 
 def test_epochs_cycle_through_the_samples(tmp_path):
@@ -203,7 +207,8 @@ def test_epochs_cycle_through_the_samples(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["step", "best"])
-def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, kind):
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(train, "perf_counter", itertools.count().__next__)
     options = EIGHT | {"epochs": 3.0, "evals": 3}
     scores = [0.1, 0.2, 0.3, 0.1, 0.2, 0.2, 0.3]  # whole run; before the stop; after it
     options["valid"] = iter(scores).__next__

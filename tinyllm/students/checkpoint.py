@@ -23,13 +23,15 @@ KEPT = 2  # the last checkpoint, and the previous one in case the last is damage
 class State:
     """Progress of a training run.
 
-    step: optimiser steps done. tokens: processed, without padding. valid_accuracy, best_step: of
-    the best evaluation on valid. without_gain: evaluations since. losses: each task's running mean,
-    if weights depend on it. history: learning curves, one row per step, split, task and metric.
+    step: optimiser steps done. tokens: processed, without padding. seconds: spent on them, also
+    before an interruption. valid_accuracy, best_step: of the best evaluation on valid.
+    without_gain: evaluations since. losses: each task's running mean, if weights depend on it.
+    history: learning curves, one row per step, split, task and metric.
     """
 
     step: int = 0
     tokens: int = 0
+    seconds: float = 0.0
     valid_accuracy: float = -1.0
     best_step: int = 0
     without_gain: int = 0

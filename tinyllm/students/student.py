@@ -2,7 +2,6 @@
 
 import resource
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +125,6 @@ def _fit(
         )
     options = targets.arm_options(params, arm)
     samples = [training_rows(questions, sample, tasks, encoding, options) for sample in texts]
-    started = time.perf_counter()
     state = train(
         model,
         tasks,
@@ -138,8 +136,8 @@ def _fit(
         seed=seed,
         say=say,
     )
-    seconds, rows = round(time.perf_counter() - started, 1), samples[0]
-    facts: dict[str, Any] = {"train_seconds": seconds, "train_questions": len(rows)}
+    rows = samples[0]
+    facts: dict[str, Any] = {"train_seconds": state.seconds, "train_questions": len(rows)}
     known = {task.name: [bool(row["targets"][t]) for row in rows] for t, task in enumerate(tasks)}
     facts["targets"] = {name: sum(flags) for name, flags in known.items()}
     if arm.auto_alpha:

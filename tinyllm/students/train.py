@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ def train(
     module = accelerator.prepare(MultiTask(model, tasks))
     update = optimizer(model, params)
     state = checkpoint.restore(folder, model, update) or checkpoint.State()
+    started = perf_counter() - state.seconds
     # Sums since the last evaluation on valid: each task's loss, each task's targets, and tokens.
     totals = torch.zeros(2 * len(tasks) + 1, dtype=torch.float64, device=accelerator.device)
     rows, epoch = samples[0], -1
@@ -135,6 +137,7 @@ def train(
             losses = {task.name: total / count for task, total, count in means if count}
             state.tokens += int(tokens[0])
             better = state.record(round(state.step / per_epoch, 4), score_valid(), losses)
+            state.seconds = round(perf_counter() - started, 1)
             if accelerator.is_main_process:
                 checkpoint.save(folder, state, model, update, better)
         say(state.step / steps)
