@@ -35,8 +35,8 @@ def table(study: str) -> str:
     accuracies = paired.accuracies(rows).set_index(["arm", "dataset"])["estimate"]
     datasets = style.datasets_in_order(rows["dataset"].unique())
     known = results.baselines(study).query("split == 'test'").set_index("dataset")["majority"]
-    lines = [f"| Accuracy, % | {' | '.join(map(style.dataset_name, datasets))} |"]
-    lines.append("|---|" + "---|" * len(datasets))
+    lines = [" | ".join(["Accuracy, %", *map(style.dataset_name, datasets)])]
+    lines.append("|".join(["---"] * (1 + len(datasets))))
     parts = {"Majority training answer": known}
     for arm, name in ARMS.items():
         arm = summary.best_single(study) if arm == "single" else arm
@@ -47,7 +47,7 @@ def table(study: str) -> str:
     parts["Fine-tuning, by exact match"] = exact.set_index("dataset")["estimate"]
     for name, values in parts.items():
         cells = [f"{100 * values[d]:.1f}" if d in values else "" for d in datasets]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(" | ".join([name, *cells]).rstrip())
     return "\n".join(lines)
 
 
@@ -69,7 +69,7 @@ def line(name: str, study: str, datasets: Sequence[str] = ()) -> str:
         shown = [f"{summary.interval(row, 'difference')} **{row['verdict']}**" for row in own]
         fewer = [f" (of {row['datasets']})" for row in own if row["datasets"] < count]
         cells.append("".join(shown + fewer))
-    return f"| {' | '.join(cells)} |"
+    return " | ".join(cells)
 
 
 def section() -> str:
@@ -79,8 +79,8 @@ def section() -> str:
     both = paired.with_arms(rows[rows["study"] == "laptop"], paired.OURS, paired.BASELINE)
     both = both["dataset"].unique()
     able = style.datasets_in_order({*summary.above_floor("laptop", "minilm-ed")} & {*both})
-    lines = [f"| TinyLLM minus ..., points | {' | '.join(AGAINST)} |"]
-    lines.append("|---|" + "---|" * len(AGAINST))
+    lines = [" | ".join(["TinyLLM minus ..., points", *AGAINST])]
+    lines.append("|".join(["---"] * (1 + len(AGAINST))))
     lines.append(line(f"mean of {len(both)} datasets", "laptop", both.tolist()))
     if able:
         names = ", ".join(map(style.dataset_name, able))
