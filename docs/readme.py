@@ -16,7 +16,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ARMS = {  # rows of the table
     "finetune": "Fine-tuning",
     "finetune:x3": "Fine-tuning, 3x epochs",
-    "single": "{} (best on valid)",
+    "single": "{}, best on valid",
     "tinyllm": "TinyLLM",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }
@@ -55,7 +55,7 @@ def line(name: str, study: str, datasets: Sequence[str] = ()) -> str:
     """TinyLLM minus the arms of AGAINST, as a row of a Markdown table: differences and verdicts.
 
     datasets: only these, if any are named; the mean if there are several. A cell says so if fewer
-    datasets have both arms, and stays empty if none has.
+    datasets have both arms, and stays empty if fewer than two have.
     """
     rows = results.whole()
     rows = rows[(rows["study"] == study) & (rows["dataset"].isin(datasets) | (not datasets))]
@@ -69,7 +69,7 @@ def line(name: str, study: str, datasets: Sequence[str] = ()) -> str:
         shown = [f"{summary.interval(row, 'difference')} **{row['verdict']}**" for row in own]
         fewer = [f" (of {row['datasets']})" for row in own if row["datasets"] < count]
         cells.append("".join(shown + fewer))
-    return " | ".join(cells)
+    return " | ".join(cells).rstrip()
 
 
 def section() -> str:

@@ -63,7 +63,7 @@ def test_arms_have_readable_names_a_fixed_order_and_distinct_markers():
     for arm in ("finetune:x3", "dss:hf:google/flan-t5-xl", "tinyllm+lora:4"):
         assert arm not in style.arm_name(arm) and "/" not in style.arm_name(arm)
     tagged = "dss:openai:http://127.0.0.1:8000/v1#qwen/qwen3:8b"  # several models of one tag
-    assert style.arm_name(tagged) == "one teacher: qwen3:8b"
+    assert style.arm_name(tagged) == "one teacher (qwen3:8b)"
     arms = ["inference", "finetune", "finetune:x3", "dss:a", "dss:b", "tinyllm", "tinyllm:shuffled"]
     assert len({style.arm_name(arm) for arm in arms}) == len(arms)
     assert style.in_order(arms[::-1]) == arms

@@ -210,6 +210,12 @@ def test_the_holm_family_is_all_comparisons_of_one_dataset_or_the_mean():
     assert one.set_index("dataset")["datasets"].to_dict() == {"obqa": 1, "arc": 1, "mean": 2}
 
 
+def test_without_results_tables_are_empty_with_their_columns():
+    none = two_arms([[1, 0]], [[0, 1]])[:0]
+    assert paired.compare(none).empty and "study" in paired.compare(none)
+    assert paired.accuracies(none).empty and "dataset" in paired.accuracies(none)
+
+
 def test_a_sole_teacher_replaces_tinyllm_in_comparisons():
     pairs = paired.comparisons(["inference", "finetune", "dss:a", "tinyllm:shuffled"])
     assert pairs[-1] == ("dss:a", "tinyllm:shuffled") and len(pairs) == len(set(pairs)) == 4

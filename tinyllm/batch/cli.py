@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # \u is not decoded
         gpu = args.profile != "local" or any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
         env = os.environ if gpu else {"TINYLLM_DEVICE": "cpu"} | os.environ  # ask for no GPU
+        if os.environ.get("TINYLLM_DEVICE") == "cpu":
+            env = {**env, "CUDA_VISIBLE_DEVICES": ""}  # and use none
         code = subprocess.call([*command, *args.options], env=env)
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")

@@ -103,7 +103,7 @@ def accuracies(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     by = ["study", "dataset", "student", "arm"]
     groups = rows.groupby(by, sort=False, observed=True)
     lines = [dict(zip(by, key, strict=True)) | mean_interval(part, column) for key, part in groups]
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines) if lines else pd.DataFrame(columns=by)
 
 
 def _by_seed(tables: list[pd.DataFrame]) -> list[float]:
@@ -200,7 +200,8 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
                     difference = paired(both, arm, baseline, column)
                     lines.append(names | {"datasets": count} | difference)
             tables += [holm(pd.DataFrame(lines))] if lines else []
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    names = ["study", "student", "dataset", "arm", "baseline", "verdict"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
 
 
 def holm(table: pd.DataFrame) -> pd.DataFrame:

@@ -70,7 +70,7 @@ ARMS = (  # in the order of figures: pattern, name, marker; `:xN` and `+lora` ar
     (r"finetune", "fine-tuning", "s"),
     (r"lora.*", "fine-tuning, LoRA", "v"),
     (r"kd.*", "standard KD", "P"),
-    (r"dss:(.+)", "one teacher: {}", "^"),
+    (r"dss:(.+)", "one teacher ({})", "^"),
     (r"tinyllm", "TinyLLM", "o"),
     (r"tinyllm-(.+)", "TinyLLM without {}", "d"),
     (r"tinyllm:no-examples", "TinyLLM, no examples", "d"),
