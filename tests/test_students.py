@@ -275,5 +275,5 @@ def test_out_of_memory_in_training_names_the_parameters_to_change(params, monkey
     kinds = torch.OutOfMemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")
     for error in kinds:
         monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))
-        with pytest.raises(MemoryError, match=r"batch_size \(now 16\) .*checkpointing: true"):
+        with pytest.raises(MemoryError, match=r"checkpointing: true .*batch_size \(now 16\)"):
             run.train_one(params, "finetune", 9)

@@ -95,7 +95,7 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
                 raise MemoryError(
                     f"out of memory: set checkpointing: true (now {params.checkpointing}), which "
                     f"changes no results; or lower batch_size (now {params.batch_size}) and raise "
-                    f"accumulation (now {params.accumulation}) by the same factor, which may"
+                    f"accumulation (now {params.accumulation}) by the same factor"
                 ) from error
     if first:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
