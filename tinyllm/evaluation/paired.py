@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tinyllm.evaluation.accuracy import credit, matrix, wilson
+from tinyllm.evaluation.accuracy import matrix, wilson
 
 MARGIN = 0.025  # of the equivalence test; chosen after the first three datasets of laptop
 LEVEL, POWER, CONFIDENCE = 0.05, 0.8, 0.95
@@ -123,23 +123,33 @@ def paired(rows: pd.DataFrame, arm: str, baseline: str, column: str = "correct")
     (each seed's difference, if both arms have the same seeds).
     Raises ValueError if an arm is missing, or if they answered different questions.
     """
-    sides = []
-    for name in (arm, baseline):
-        groups = rows[rows["arm"] == name].groupby("dataset", observed=True)
-        sides.append({dataset: matrix(part, column) for dataset, part in groups})
-    ours, theirs = sides
+    tables = _tables(rows[rows["arm"].isin([arm, baseline])], column)
+    ours, theirs = tables.get(arm, {}), tables.get(baseline, {})
     if not ours or ours.keys() != theirs.keys():
         known = {arm: list(ours), baseline: list(theirs)}
         raise ValueError(f"column 'arm': both arms are needed on the same datasets, not {known}")
-    both = list(zip(ours.values(), theirs.values(), strict=True))
+    return {"arm": arm, "baseline": baseline} | _difference(ours, theirs)
+
+
+def _tables(rows: pd.DataFrame, column: str) -> dict[str, dict[str, pd.DataFrame]]:
+    """`matrix` of each arm and dataset, by arm, then by dataset."""
+    tables: dict[str, dict[str, pd.DataFrame]] = {}
+    for (arm, dataset), part in rows.groupby(["arm", "dataset"], observed=True):
+        tables.setdefault(arm, {})[dataset] = matrix(part, column)
+    return tables
+
+
+def _difference(ours: Mapping, theirs: Mapping) -> dict:
+    """The keys of `paired` from n on; tables of two arms on the same datasets, by dataset."""
+    both = [(ours[dataset], theirs[dataset]) for dataset in ours]
     for mine, other in both:
         if len(unpaired := mine.columns.symmetric_difference(other.columns)):
             raise ValueError(f"column 'id': {unpaired[0]!r} is scored for only one of the arms")
     whole = mean([estimate(mine, -other) for mine, other in both])
     gaps = [mine - other for mine, other in both if mine.index.equals(other.index)]
-    means = [np.mean([table.to_numpy().mean() for table in side.values()]) for side in sides]
+    means = [np.mean([t.to_numpy().mean() for t in side.values()]) for side in (ours, theirs)]
     return {
-        **{"arm": arm, "baseline": baseline, "n": whole.n},
+        "n": whole.n,
         "seeds": min(len(table) for pair in both for table in pair),
         **{"accuracy": float(means[0]), "baseline_accuracy": float(means[1])},
         **{"difference": whole.value, **interval(whole)},
@@ -187,18 +197,18 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     mean (dataset "mean") is over the datasets that have both arms, if there are several. Holm's
     family is all comparisons on one dataset, or on the mean.
     """
-    tables, kept = [], ["study", "dataset", "split", "arm", "student", "seed", "id"]
-    # Few columns: they are filtered many times.
-    predictions = predictions[kept].assign(**{column: credit(predictions, column)})
+    tables = []
     for (study, student), rows in predictions.groupby(["study", "student"], sort=False):
+        known = _tables(rows, column)
         for dataset, part in [*rows.groupby("dataset", sort=False), ("mean", rows)]:
             names, lines = {"study": study, "student": student, "dataset": dataset}, []
-            for arm, baseline in comparisons(part["arm"].unique()):
-                both = with_arms(part, arm, baseline)
-                count = both["dataset"].nunique()
-                if count > (dataset == "mean"):  # a mean needs at least two datasets
-                    difference = paired(both, arm, baseline, column)
-                    lines.append(names | {"datasets": count} | difference)
+            present = set(part["dataset"])
+            for pair in comparisons(part["arm"].unique()):
+                both = present.intersection(*(known[arm] for arm in pair))
+                if len(both) > (dataset == "mean"):  # a mean needs at least two datasets
+                    sides = ({d: known[arm][d] for d in sorted(both)} for arm in pair)
+                    line = names | {"datasets": len(both), "arm": pair[0], "baseline": pair[1]}
+                    lines.append(line | _difference(*sides))
             tables += [holm(pd.DataFrame(lines))] if lines else []
     names = ["study", "student", "dataset", "arm", "baseline", "verdict"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
