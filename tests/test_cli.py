@@ -29,6 +29,22 @@ def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, argume
     assert text.startswith("tinyllm: ") and message in text and "Traceback" not in text
 
 
+@pytest.mark.parametrize(("name", "visible"), [("cpu", ""), ("a100", None)])
+def test_a_run_on_the_cpu_hides_the_gpu_from_its_jobs(moved, monkeypatch, name, visible):
+    seen = []
+
+    def call(command, env):
+        seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+        return 1
+
+    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.setenv("TINYLLM_DEVICE", name)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    write_yaml(moved / "one.yaml", study="one")
+    cli.main(["run", "one.yaml"])
+    assert seen == [visible]
+
+
 def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch, capsys):
     calls, devices = [], []
 
