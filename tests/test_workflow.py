@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import yaml
 from tiny import write_yaml
@@ -252,3 +253,20 @@ def test_the_kubernetes_profile_submits_a_job_with_resource_limits(tmp_path, mon
     word = str(profile / values["cluster-generic-cancel-cmd"])
     subprocess.check_call([word, "job.batch/tinyllm-0"])
     assert (tmp_path / "deleted").read_text().startswith("job.batch/tinyllm-0 ")
+
+
+@pytest.mark.slow
+def test_figures_are_redrawn_from_results_with_the_numbers_of_the_repository(tmp_path):
+    env = os.environ | {f"TINYLLM_{name}": str(tmp_path / name) for name in ("RUNS", "FIGURES")}
+    command = [sys.executable, "-m", "tinyllm.batch.cli", "figures"]
+    subprocess.run(command, env=env | {"TINYLLM_RESULTS": ""}, check=True)
+    stored = {file.name: file for file in (paths.ROOT / "figures").glob("*.csv")}
+    drawn = {file.name: file for file in (tmp_path / "FIGURES").glob("*.csv")}
+    assert drawn.keys() == stored.keys() - {"rationale_audit.csv"}  # that is notebook 02's
+    for name, file in drawn.items():
+        pd.testing.assert_frame_equal(pd.read_csv(file), pd.read_csv(stored[name]))
+
+    no_folder = tmp_path / "a file"
+    no_folder.touch()
+    env |= {"TINYLLM_FIGURES": str(no_folder), "TINYLLM_RESULTS": str(tmp_path / "none")}
+    assert subprocess.run(command, env=env).returncode == 1

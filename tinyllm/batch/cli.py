@@ -120,20 +120,23 @@ def figures(args: argparse.Namespace) -> int:
     """Redraw the figures of notebooks 04 and 05 from stored results, without any model."""
     folder = paths.runs() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
+
+    def papermill(notebook: str, name: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "papermill", "--log-level", "ERROR", "--no-progress-bar"]
+        files = (str(paths.ROOT / f"notebooks/{notebook}.ipynb"), str(folder / f"{name}.ipynb"))
+        return subprocess.Popen([*command, *options, *files])
+
     # One file of a study is enough: notebook 04 shows all its stored datasets.
-    files = {"micro": "micro", "laptop": "laptop/obqa", "laptop-whole": "laptop/obqa", "": ""}
+    files = {"micro": "micro", "laptop": "laptop/obqa", "laptop-whole": "laptop/obqa"}
+    jobs = []
     for study, file in files.items():
-        if study and evaluation.stored(study).empty:
-            continue
-        notebook = "04_evaluation" if study else "05_paper_figures"
-        target = folder / f"{notebook}{study and '_'}{study}.ipynb"
-        command = [sys.executable, "-m", "papermill", "--log-level", "ERROR"]
-        if study:
+        if not evaluation.stored(study).empty:
             params = Params.from_yaml(grids.FOLDER / f"{file}.yaml", study=study)
-            command += ["-y", yaml.safe_dump(params.spec(*STAGES["evaluation"].split()))]
-        command += [str(paths.ROOT / f"notebooks/{notebook}.ipynb"), str(target)]
-        if code := subprocess.call(command):
-            return code
+            spec = yaml.safe_dump(params.spec(*STAGES["evaluation"].split()))
+            jobs.append(papermill("04_evaluation", f"04_evaluation_{study}", "-y", spec))
+    failed = [job for job in jobs if job.wait()]  # they run side by side
+    if failed or papermill("05_paper_figures", "05_paper_figures").wait():  # lists their figures
+        return 1
     print(f"figures: {paths.shown(paths.figures())}; notebooks: {paths.shown(folder)}")
     return 0
 
