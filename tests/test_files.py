@@ -237,6 +237,18 @@ def test_the_text_or_label_of_an_option_always_resolves_to_it(options, data):
     assert gold_index(labels[index], options, labels) == index
 
 
+def test_a_letter_that_is_also_an_option_is_rejected_if_other_answers_are_letters(tmp_path):
+    """In a quiz with letters, (c) G is the answer `C`, which is also the text of option (d)."""
+    bases = {"question": "Which pairs with C?", "options": ["A", "T", "G", "C"], "answer": "C"}
+    with pytest.raises(DataError, match=r"2: answer 'C': .*Write \(c\) G or \(d\) C"):
+        files.questions(write(tmp_path / "mine.jsonl", [{**GOOD, "answer": "B"}, bases]), 0)
+    texts = files.questions(write(tmp_path / "mine.jsonl", [GOOD, GOOD, bases]), 0)
+    assert "C" in [row.gold for row in everything(texts)]
+    letters = [{**GOOD, "answer": "B"}] * 2 + [{**bases, "answer": "(c) G"}]
+    letters = files.questions(write(tmp_path / "mine.jsonl", letters), 0)
+    assert "G" in [row.gold for row in everything(letters)]
+
+
 def test_custom_column_names_take_precedence_over_default_names(tmp_path):
     row = {"Frage": "Heiß?", "eins": "Eis", "zwei": "Feuer", "Lösung": "B", "answer": "x"}
     path = write(tmp_path / "fragen.jsonl", [row] * 10)

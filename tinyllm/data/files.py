@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tinyllm.data.question import DataError, Question, Splits, drawn, gold_index, listed
+from tinyllm.data.question import DataError, Question, Splits, doubtful, drawn, gold_index, listed
 from tinyllm.params import SPLITS
 
 SPLIT_OF = {"train": "train", "training": "train", "test": "test", "": ""}
@@ -49,7 +49,7 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
 
     Raises DataError with file, line and reason of each bad row (at most 20, then their number).
     """
-    columns, bad = columns or {}, []
+    columns, bad, read = columns or {}, [], []
     if odd := [f for f in columns if f not in NAMES and not OPTION_COLUMN.fullmatch(_plain(f))]:
         raise DataError(f"columns: {odd[0]!r} is not in {', '.join(NAMES)}, A, B, option_1, ...")
     splits: Splits = {split: [] for split in ("", *SPLITS)}
@@ -67,9 +67,11 @@ def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) ->
             try:
                 question = question_of(row, f"row-{number}", columns)
                 splits[file_split or _split(row, columns)].append(question)
+                answer = _text(_by_field(row, columns)["answer"], "answer")
+                read.append((f"{file}, {place}", answer, question))
             except ValueError as error:
                 bad.append(f"{file}, {place}: {error}")
-    if bad:
+    if bad := bad + doubtful(read):
         raise DataError(f"{listed(bad)}\nCorrect or remove them; nothing was loaded")
     unassigned = splits.pop("")
     if unassigned and any(splits.values()):
@@ -162,8 +164,6 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
     name: id for a row without one. columns: see `questions`.
     """
     fields = _by_field(row, columns)
-    if isinstance(fields.get("question"), dict):
-        fields |= _by_field(fields.pop("question"), {})
     renamed = {_plain(f): n for f, n in columns.items() if OPTION_COLUMN.fullmatch(_plain(f))}
     option_columns = [] if "options" in fields else _option_columns(fields, renamed)
     if option_columns:
@@ -201,6 +201,8 @@ def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         present = [_plain(name) for name in names if _plain(name) in plain]
         if present:
             plain[field] = plain[present[0]]
+    if isinstance(plain.get("question"), dict):
+        plain |= _by_field(plain.pop("question"), {})
     return plain
 
 

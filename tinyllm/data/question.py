@@ -86,6 +86,21 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
     )
 
 
+def doubtful(read: Sequence[tuple[str, str, Question]]) -> list[str]:
+    """Answers (place, answer as written, question) whose reading a file's other answers contradict.
+
+    A letter that is read as an option's text, although other answers are letters.
+    """
+    bad, marks = [], string.ascii_lowercase
+    letters = [a for _, a, row in read if a != row.gold and re.fullmatch(r"\W*[A-Za-z]\W*", a)]
+    for place, answer, row in read if letters else ():
+        index = marks.find(answer.casefold()) if len(answer) == 1 else -1
+        if answer == row.gold and -1 < index < len(row.options) and index != row.answer:
+            both = " or ".join(f"({marks[i]}) {row.options[i]}" for i in (index, row.answer))
+            bad.append(f"{place}: answer {answer!r}: an option's text or a letter? Write {both}")
+    return bad
+
+
 Splits = dict[str, list[Question]]  # train, valid and test
 
 
