@@ -249,6 +249,15 @@ def test_a_letter_that_is_also_an_option_is_rejected_if_other_answers_are_letter
     assert "G" in [row.gold for row in everything(letters)]
 
 
+def test_indices_without_any_zero_are_rejected_since_the_file_may_count_from_1(tmp_path):
+    options = [*THREE, "none of these"]  # the last one is never right, so no index is too large
+    content = [{"question": f"q{n}", "options": options, "answer": n % 3 + 1} for n in range(20)]
+    with pytest.raises(DataError, match="line 1: answer '1': none of 20 indices is 0; use letters"):
+        files.questions(write(tmp_path / "mine.jsonl", content), 0)
+    for rows in (content[1:], [*content, {**content[0], "answer": 0}]):  # too few to tell; a zero
+        assert len(everything(files.questions(write(tmp_path / "m.jsonl", rows), 0))) == len(rows)
+
+
 def test_custom_column_names_take_precedence_over_default_names(tmp_path):
     row = {"Frage": "Heiß?", "eins": "Eis", "zwei": "Feuer", "Lösung": "B", "answer": "x"}
     path = write(tmp_path / "fragen.jsonl", [row] * 10)

@@ -89,7 +89,8 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
 def doubtful(read: Sequence[tuple[str, str, Question]]) -> list[str]:
     """Answers (place, answer as written, question) whose reading a file's other answers contradict.
 
-    A letter that is read as an option's text, although other answers are letters.
+    A letter that is read as an option's text, although other answers are letters; indices without
+    any 0, where about five or more are expected, so that the file probably counts from 1.
     """
     bad, marks = [], string.ascii_lowercase
     letters = [a for _, a, row in read if a != row.gold and re.fullmatch(r"\W*[A-Za-z]\W*", a)]
@@ -98,6 +99,10 @@ def doubtful(read: Sequence[tuple[str, str, Question]]) -> list[str]:
         if answer == row.gold and -1 < index < len(row.options) and index != row.answer:
             both = " or ".join(f"({marks[i]}) {row.options[i]}" for i in (index, row.answer))
             bad.append(f"{place}: answer {answer!r}: an option's text or a letter? Write {both}")
+    counts = [(at, q) for at, a, q in read if q.gold != a in (str(q.answer), f"{q.answer}.0")]
+    if all(q.answer for _, q in counts) and sum(1 / len(q.options) for _, q in counts) >= 5:
+        (place, row), why = counts[0], "use letters, if the file counts from 1"
+        bad.append(f"{place}: answer '{row.answer}': none of {len(counts)} indices is 0; {why}")
     return bad
 
 
