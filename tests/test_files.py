@@ -143,6 +143,9 @@ def test_all_option_and_answer_formats_are_read(shape):
         (1, ["CO", "H2O"], 1),  # a digit within a formula is not a number
         ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # labels first (ARC)
         ("1", {"text": ["ice", "fire"], "labels": ["1", "2"]}, 0),
+        (1, [{"id": 1, "text": "ice"}, {"id": 2, "text": "fire"}], 0),  # its id, not an index
+        ("A", [{"key": "B", "text": "ice"}, {"key": "A", "text": "fire"}], 1),
+        ("B", {"text": ["ice", "fire"], "label": 1}, 1),  # one number, not labels
         (2, ["4", "1", "2"], 2),
     ],
 )

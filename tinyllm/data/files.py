@@ -38,6 +38,7 @@ NAMES = {  # accepted column names of each field
     "rationale": ("rationale", "explanation"),
     "split": ("split",),
 }
+LABELS = ("label", "labels", "letter", "key", "id")  # of options; the first one present counts
 OPTION_COLUMN = re.compile(r"(option|choice|answer)?([a-z]|\d\d?)")
 NUMBERS = [str(number) for number in range(27)]
 
@@ -198,8 +199,7 @@ def _by_field(row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     plain = {_plain(name): value for name, value in row.items() if name not in columns.values()}
     plain |= {_plain(field): row[name] for field, name in columns.items() if name in row}
     for field, names in NAMES.items():
-        present = [_plain(name) for name in names if _plain(name) in plain]
-        if present:
+        if present := [name for name in map(_plain, names) if name in plain]:
             plain[field] = plain[present[0]]
     if isinstance(plain.get("question"), dict):
         plain |= _by_field(plain.pop("question"), {})
@@ -246,12 +246,12 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
         except ValueError:
             raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
     if isinstance(value, list) and all(isinstance(v, dict) and "text" in v for v in value):
-        value = {key: [item.get(key) for item in value] for key in ("text", "label")}
-    labels = []
-    if isinstance(value, dict):
-        marks = [_text(mark, "label") for mark in value.get("label") or value.get("labels") or []]
-        labels = marks if len({*marks} - {""}) == len(marks) else []  # not [0, 0, 1]
-        value = value.get("text")
+        value = {key: [item.get(key) for item in value] for key in ("text", *LABELS)}
+    given = value if isinstance(value, dict) else {"text": value}
+    lists = [marks for marks in map(given.get, LABELS) if isinstance(marks, list) and any(marks)]
+    marks = [_text(mark, "label") for mark in (lists or [[]])[0]]
+    labels = marks if len({*marks} - {""}) == len(marks) else []  # not [0, 0, 1]
+    value = given.get("text")
     if not isinstance(value, list):
         raise ValueError("options: expected a list of texts or {text: [...], label: [...]}")
     options = [_text(option, f"option {number}") for number, option in enumerate(value, start=1)]
