@@ -9,6 +9,7 @@ from tiny import write_yaml
 
 from tinyllm import params as module
 from tinyllm import paths
+from tinyllm.batch import grid
 from tinyllm.data import files
 from tinyllm.params import STAGES, ParameterError, Params
 
@@ -95,6 +96,13 @@ def test_errors_in_a_parameter_file_name_the_file(tmp_path):
     file.write_text("lr: 0.1\nepochs: 1.0\nlr: 0.2\n")  # YAML would use the last value
     with pytest.raises(ParameterError, match=r"study.yaml: lr: appears twice"):
         Params.from_yaml(file)
+    for text in ("limit: {train: 5, train: 9}\n", "points:\n- {seeds: [0], train: 1, train: 2}\n"):
+        file.write_text(text)
+        with pytest.raises(ParameterError, match=r"study.yaml: train: appears twice"):
+            module.read_yaml(file)
+    file.write_text("params: [micro.yaml]\n1: 2\n")
+    with pytest.raises(ParameterError, match=r"study.yaml: 1: 2: Extra inputs"):
+        grid.load(file)
     file.write_bytes(b"lr: 0.1 # \xfc\n")
     with pytest.raises(ParameterError, match=r"study.yaml: .*utf-8"):
         Params.from_yaml(file)

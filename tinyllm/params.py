@@ -1,7 +1,6 @@
 """The parameters of a study: a pydantic model, filled from a flat YAML file or a notebook cell.
 
-The description of a field is also its comment in the notebooks' `parameters` cells. `STAGES` lists
-the parameters that each notebook reads.
+A field's description is also its comment in the `parameters` cells, whose names `STAGES` lists.
 """
 
 import difflib
@@ -198,8 +197,7 @@ class Params(BaseModel):
 
         A relative `source: file:PATH` is looked up beside that file, then in the current folder.
         """
-        file = Path(file)
-        values = {str(name): value for name, value in read_yaml(file).items()} | changes
+        values = read_yaml(file := Path(file)) | changes
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
             path = Path(path).expanduser()
@@ -228,13 +226,17 @@ def read_yaml(file: Path) -> dict:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise ParameterError(f"no parameter file {file.absolute()}: {error}") from None
-    node = yaml.compose(text, yaml.SafeLoader)
-    if node and not isinstance(node, yaml.MappingNode):
+    nodes = [yaml.compose(text, yaml.SafeLoader)]
+    if nodes[0] and not isinstance(nodes[0], yaml.MappingNode):
         raise ParameterError(f"{file}: expected lines `parameter: value`")
-    names = [key.value for key, _ in node.value] if node else []
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ParameterError(f"{file}: {twice[0]}: appears twice; remove one")
-    return yaml.safe_load(text) or {}
+    for node in nodes:  # grows by the nodes inside
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        names = [key.value for key, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ParameterError(f"{file}: {twice[0]}: appears twice; remove one")
+        inside = node.value if isinstance(node, yaml.SequenceNode) else [v for _, v in pairs]
+        nodes += [value for value in inside if value not in nodes]
+    return {str(name): value for name, value in (yaml.safe_load(text) or {}).items()}
 
 
 def _line(item: dict[str, Any]) -> str:
