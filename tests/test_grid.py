@@ -127,6 +127,9 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     values = {"study": "own", "dataset": "own", "source": "file:my data.jsonl", "teachers": []}
     write_yaml(folder / "my base.yaml", **values, arms=["finetune"])
     write_yaml(folder / "my grid.yaml", params=["my base.yaml", "laptop/obqa.yaml"])
+    write_yaml(folder / "home.yaml", params=["~/my base.yaml"])
+    monkeypatch.setenv("HOME", str(folder))
+    assert grid.load(folder / "home.yaml").studies[0].dataset == "own"
     monkeypatch.chdir(tmp_path)
     first, second = grid.load("my own grids/my grid.yaml").studies
     assert first.source == f"file:{folder / 'my data.jsonl'}" and second.dataset == "obqa"

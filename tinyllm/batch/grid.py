@@ -230,7 +230,8 @@ def load(name: str | Path) -> Grid:
         if "params" not in values:
             return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
         recipe = Recipe(**values)
-        files = [(file.parent / base, FOLDER / base) for base in recipe.params]
+        names = [Path(base).expanduser() for base in recipe.params]
+        files = [(file.parent / base, FOLDER / base) for base in names]
         bases = [next(filter(Path.is_file, pair), pair[0]) for pair in files]
         studies = [Params.from_yaml(base, **point) for base in bases for point in recipe.points]
         _refuse_mixed(studies)
