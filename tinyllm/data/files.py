@@ -173,7 +173,7 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
         if field not in fields:
             raise ValueError(
                 f"no {field}: expected a column {' or '.join(NAMES[field])}; the columns are "
-                f"{', '.join(row)}. Name yours with the parameter `columns`: {{question: Frage}}"
+                f"{', '.join(row)}. Name yours in `columns`: {{question: Frage, A: eins, B: zwei}}"
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")
