@@ -139,6 +139,9 @@ def test_all_option_and_answer_formats_are_read(shape):
     [
         ("a", ["c", "a"], 1),  # both a text and a letter: the text takes precedence
         ("A-", ["A+", "A-", "B+"], 1),
+        ("A", ["B) ice", "A) fire"], 1),  # the options' own letters, in another order
+        ("B", ["E. coli", "C. elegans"], 1),  # not letters of options
+        ("(b) A", ["B", "A"], 1),
         (2, THREE, 2),
         (1, ["CO", "H2O"], 1),  # a digit within a formula is not a number
         ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # labels first (ARC)

@@ -58,10 +58,13 @@ def gold_index(answer: str, options: Sequence[str], labels: Sequence[str] = ()) 
     1. the label of an option, if the file gives labels (ARC's `answerKey: "2"`);
     2. the text of an option (with `c`, `a` the answer `a` is the second); ValueError if,
        without labels, it is also the index of another option (`1` with options `4`, `2`, `1`);
-    3. its letter or label as `B`, `b`, `(b)`, `B.`, `B)`, or `(b) text` with the option's text;
+    3. its letter (its own, as in `B) fire`, if each has one) or label as `B`, `b`, `(b)`, `B.`,
+       `B)`, or `(b) text` with the option's text;
     4. a number as index from 0, unless an option is a number or mentions this one.
     """
-    marks = [label.casefold() for label in labels] or list(string.ascii_lowercase[: len(options)])
+    letters = list(string.ascii_lowercase[: len(options)])
+    own = [m[1].casefold() for m in map(LETTER.fullmatch, options) if m and m[2]]  # `B) fire`
+    marks = [label.casefold() for label in labels] or (own if sorted(own) == letters else letters)
     if labels and answer.casefold() in marks:
         return marks.index(answer.casefold())
     if answer in options:
