@@ -260,7 +260,8 @@ def test_indices_without_any_zero_are_rejected_since_the_file_may_count_from_1(t
     content = [{"question": f"q{n}", "options": options, "answer": n % 3 + 1} for n in range(20)]
     with pytest.raises(DataError, match="line 1: answer '1': none of 20 indices is 0; use letters"):
         files.questions(write(tmp_path / "mine.jsonl", content), 0)
-    for rows in (content[1:], [*content, {**content[0], "answer": 0}]):  # too few to tell; a zero
+    same = [{**row, "answer": 1} for row in content]
+    for rows in (content[1:], [*content, {**content[0], "answer": 0}], same):  # too few; a zero
         assert len(everything(files.questions(write(tmp_path / "m.jsonl", rows), 0))) == len(rows)
 
 

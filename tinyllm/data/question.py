@@ -103,7 +103,8 @@ def doubtful(read: Sequence[tuple[str, str, Question]]) -> list[str]:
             both = " or ".join(f"({marks[i]}) {row.options[i]}" for i in (index, row.answer))
             bad.append(f"{place}: answer {answer!r}: an option's text or a letter? Write {both}")
     counts = [(at, q) for at, a, q in read if q.gold != a in (str(q.answer), f"{q.answer}.0")]
-    if all(q.answer for _, q in counts) and sum(1 / len(q.options) for _, q in counts) >= 5:
+    values, zeros = {q.answer for _, q in counts}, sum(1 / len(q.options) for _, q in counts)
+    if 0 not in values and len(values) > 1 and zeros >= 5:  # one value: all may be true, or false
         (place, row), why = counts[0], "use letters, if the file counts from 1"
         bad.append(f"{place}: answer '{row.answer}': none of {len(counts)} indices is 0; {why}")
     return bad
