@@ -527,6 +527,17 @@ def test_a_text_completion_that_was_cut_at_a_blank_line_is_whole(monkeypatch):
     assert replies == [("It is so.", "stop"), ("It is", "length")]
 
 
+@pytest.mark.parametrize(("written", "answer"), [
+    ("Exercise", "Exercise"), ("Question.\n\nIt is asked.", "Question.\n\nIt is asked."),
+    ("So it is:\n\n**Exercise**", "So it is:\n\n**Exercise**"), ("Yes\n\nExercise 2: Why?", "Yes"),
+])  # fmt: skip
+def test_an_answer_is_cut_at_an_invented_question_but_not_at_a_word(monkeypatch, written, answer):
+    teacher = servers.ServerTeacher("http://h/v1#m", max_new_tokens=9, batch=1)
+    completion = base.Completion(written, "stop")
+    monkeypatch.setattr(teacher, "write", lambda prompts: enumerate([completion]))
+    assert [reply.text for _, reply in teacher.answer([""], [])] == [answer]
+
+
 # The estimate of a prompt's tokens ----------------------------------------------------------------
 
 TEXTS = [

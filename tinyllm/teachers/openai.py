@@ -161,11 +161,11 @@ class ServerTeacher:
         question, because its answer may be in the last paragraph.
         """
         for index, reply in self.write(prompts):
-            if isinstance(reply, Completion):
-                parts = re.split(INVENTED if self.chat else "\n\n", reply.text)
-                finish = reply.finish if self.chat or len(parts) == 1 else "stop"  # it is whole
-                text = next(filter(None, map(str.strip, parts)), "")
-                reply = replace(reply, text=text, finish=finish)
+            end = INVENTED if self.chat else re.compile("\n\n")
+            # From 1: at the start, `Question` may be the answer.
+            if isinstance(reply, Completion) and (match := end.search(reply.text, 1)):
+                finish = reply.finish if self.chat else "stop"  # it is whole
+                reply = replace(reply, text=reply.text[: match.start()].strip(), finish=finish)
             yield index, reply
 
     def _ask(self, prompt: str, seed: int) -> Completion | Refused:

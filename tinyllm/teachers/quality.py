@@ -19,7 +19,8 @@ _CLOSERS = "[\"'”’»)\\]}*_」』]*"
 _SENTENCE = rf"(?:[.!?…؟۔।]{_CLOSERS}(?=\s|$)|[。！？]{_CLOSERS})"
 # A line that starts another question: `Question:`, `Q2.`, `### Question 7`, or just `Question`.
 INVENTED = re.compile(
-    r"(?im)^[ \t#*]*(?:example |next |another )?(?:question|ques|exercise|problem|q)"
+    r"(?im)^[ \t#*]*(?:example |next |another )?"
+    r"(?:question|ques|q|(?:exercise|problem)(?= ?#?\d|[ \t*]*:))"  # `Exercise` may be an answer
     r"(?: no\.?)? ?#?\d*(?:[ \t*]*[:.)]|[ \t*#]*$)"
 )
 # One word five times in a row, or two to eight words three times.
