@@ -186,7 +186,8 @@ def one_bad(fault, **changes):
 GUIDELINES = (403, '{"code": "no permission", "error": "Content violates usage guidelines."}')
 BLOCKED = (403, "<html><title>Attention Required! | Cloudflare</title></html>")
 ODD = {"finish_reason": "error", "error": {"code": 403, "message": "flagged"}}
-AGAIN = [500, 502, 504, 424, GUIDELINES, BLOCKED, BROKEN, ODD, "error", "hang up", "slow"]
+PART = (200, '{"error": {"code": 502}, "choices": [{"message": {"content": "So it"}}]}')
+AGAIN = [500, 502, 504, 424, GUIDELINES, BLOCKED, BROKEN, ODD, PART, "error", "hang up", "slow"]
 
 
 @pytest.mark.parametrize("fault", AGAIN)
@@ -199,9 +200,10 @@ def test_one_question_that_fails_twice_counts_as_refused(monkeypatch, fault):
 
 
 LIMIT = {"code": 429, "message": "rate limit"}
+OVERLOAD = (200, '{"error": {"code": 503}}')
 
 
-@pytest.mark.parametrize("fault", [429, 503, (200, json.dumps({"error": LIMIT})), {"error": LIMIT}])
+@pytest.mark.parametrize("fault", [429, 503, OVERLOAD, {"error": LIMIT}])
 def test_a_rate_limit_never_counts_as_a_refusal(fault):
     params, server, _ = one_bad(fault)
     with server:

@@ -205,14 +205,15 @@ class ServerTeacher:
         except (ValueError, RecursionError):
             reply = None
         choice = _at(reply, "choices", 0)
-        early = "429" in [str(_at(part, "error", "code")) for part in (reply, choice)]
+        error = _at(reply, "error") or _at(choice, "error")
+        early = str(_at(error, "code")) in map(str, BUSY)
         if not isinstance(choice, dict):
             return Refused(f"no completion: {self._shown(body)!r}", final=False, later=early)
         finish = self._shown(str(choice.get("finish_reason") or "stop")).lower()
         filtered = re.search(FILTERED, finish)
         finish = "length" if re.search(CUT, finish) and not filtered else finish
-        if choice.get("error") or (re.search(BROKEN, finish) and not filtered):
-            cause = self._shown(str(choice.get("error") or "it stopped before the end"))
+        if error or (re.search(BROKEN, finish) and not filtered):
+            cause = self._shown(str(error or "it stopped before the end"))
             return Refused(f"finish reason {finish!r}: {cause}", final=False, later=early)
         message = _at(choice, "message") if self.chat else choice
         text, thinking = texts(_at(message, "content" if self.chat else "text"))
