@@ -463,6 +463,19 @@ def test_https_to_an_http_port_and_a_closed_port_give_clear_errors():
         ask.ask_all(small(uri, teacher_batch=2))
 
 
+def test_a_host_that_never_accepts_a_connection_is_given_up_soon(monkeypatch):
+    monkeypatch.setattr(servers, "CONNECT", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(4)]
+        for other in waiting:  # the queue is full, so the system ignores further connections
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        with pytest.raises(store.Unanswered, match="check the address"):
+            ask.ask_all(small(f"openai:http://127.0.0.1:{full.getsockname()[1]}/v1#m"))
+        for other in waiting:
+            other.close()
+
+
 def test_requests_in_flight_when_credit_ends_are_stored_and_not_repeated():
     with Faulty() as server:
         last = iter(range(12))

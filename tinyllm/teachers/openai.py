@@ -26,7 +26,7 @@ from tinyllm.params import ParameterError
 from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking, texts
 from tinyllm.teachers.quality import INVENTED
 
-TIMEOUT = 300.0  # seconds that a request may take
+TIMEOUT, CONNECT = 300.0, 20.0  # seconds that a request may take, and its connection
 RETRIES = 6  # about 25 seconds of waiting, unless the server asks for more
 FIRST = 20  # stop after so many refused questions without any answer
 FINAL = {400, 413, 414, 422, 431, 451}  # statuses that reject one question, not all
@@ -45,8 +45,9 @@ REMEDIES = {  # for connection errors: the first class found among their causes
     ssl.SSLError: "if this port uses plain http, write http:// in the teacher's URI",
     ConnectionRefusedError: f"is the server running, on this port? {PROXY}",
     socket.gaierror: "no such host: check the address",
-    openai.APITimeoutError: f"no reply in {TIMEOUT:.0f} s: lower teacher_batch",
-    Exception: "the server closed the connection; if it uses https, write https:// in the URI",
+    openai.APITimeoutError: f"no connection in {CONNECT:.0f} s, or no reply in {TIMEOUT:.0f} s: "
+    "check the address, or lower teacher_batch",
+    Exception: "check the address; if the server uses https, write https:// in the URI",
 }
 
 
@@ -77,9 +78,8 @@ class ServerTeacher:
         if not (self.key.isascii() and self.key.isprintable()):
             raise ParameterError("OPENAI_API_KEY: contains invalid characters; copy it again")
         try:
-            self.client = openai.OpenAI(
-                base_url=self.url, api_key=self.key, max_retries=RETRIES, timeout=TIMEOUT
-            )
+            limits = {"max_retries": RETRIES, "timeout": openai.Timeout(TIMEOUT, connect=CONNECT)}
+            self.client = openai.OpenAI(base_url=self.url, api_key=self.key, **limits)
         except Exception as error:  # invalid port, missing certificate file, no SOCKS package
             raise ParameterError(
                 f"teachers: openai:{name}: {self._line(error)}; check this address and the "
