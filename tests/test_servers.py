@@ -296,6 +296,8 @@ OSS = "<|channel|>"
     ("<think>a <think>b</think> c</think>d", "", ("a\nb\nc", "d")),
     ("a</think>b</think>c <think>e</think>d", "", ("a\nb\ne", "c d")),
     ("◁think▷a◁/think▷b", "", ("a", "b")), ("a◁/think▷b", "", ("a", "b")),
+    ("<|channel>thought\na\n<channel|>b<turn|>", "", ("a", "b")),
+    ("<|channel>thought\na (cut", "", ("a (cut", "")),
     (f"{OSS}analysis<|message|>a<|end|><|start|>assistant{OSS}final<|message|>b", "", ("a", "b")),
     (f"{OSS}analysis<|message|>a (cut", "", ("a (cut", "")),
     ("<|im_start|>assistant\n<think>a</think>b<|im_end|>\nuser\nMore?", "", ("a", "b")),

@@ -44,18 +44,20 @@ class Refused:
 
 _NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)"
 _CHANNEL = r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>"  # gpt-oss
-_OPENS = (  # [THINK]: Mistral's; ◁think▷: Kimi's; START_THINKING: Cohere's
+_OPENS = (  # [THINK]: Mistral's; ◁think▷: Kimi's; START_THINKING: Cohere's; <|channel>: Gemma 4's
     rf"<{_NAMES}\b[^>]*>|\[think\]|◁think▷|<\|start_thinking\|>|<\|begin_of_thought\|>"
+    r"|<\|channel>thought\b"
     rf"|{_CHANNEL}(?:analysis|commentary)<\|message\|>"
     r"|(?-i:\Aanalysis(?=[A-Z]))"  # gpt-oss on a server that leaves special tokens out
 )
 _CLOSES = (
-    rf"</{_NAMES}\s*>|\[/think\]|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>"
+    rf"</{_NAMES}\s*>|\[/think\]|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>|<channel\|>"
     rf"|{_CHANNEL}final<\|message\|>|(?-i:assistantfinal(?!ly|i[sz]))"
 )
 _TAG = re.compile(rf"(?i)({_OPENS})|({_CLOSES})")
 _SPECIAL = (  # tokens of a chat template, which some servers leave in the text
-    r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|\[/?INST\]|\A<s>|(?:</s>\s*)+\Z"
+    r"<\|\w+\|>|<｜[^｜\s]+｜>|<(?:start|end)_of_turn>|<\|turn>|<turn\|>|\[/?INST\]|\A<s>"
+    r"|(?:</s>\s*)+\Z"
 )
 _TURN = rf"(?<![\s\"'`(])(?:{_SPECIAL})|(?:{_SPECIAL})(?=\s*(?:\Z|\n|<))"  # not `the <|x|> token`
 _FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
