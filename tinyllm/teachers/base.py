@@ -65,7 +65,8 @@ _FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
     """Split a text into thinking (`<think>...</think>` blocks) and answer. The answer loses special
-    tokens at its start, and everything from a special token that ends its turn or starts another.
+    tokens at its start, everything from a special token that ends its turn or starts another, and
+    `<answer>...</answer>` around all of it.
 
     Text after an opening tag that is never closed is thinking (it was cut off). So is text before a
         closing tag that was never opened: the chat template may have opened the block, which
@@ -83,7 +84,8 @@ def apart(text: str, prompt: str = "") -> tuple[str, str]:
         (thinking if inside else answer).append(text)
     whole = "".join(answer).strip()
     first = _FIRST.match(whole)
-    turn = re.split(_TURN, whole[first.end() if first else 0 :])[0]
+    turn = re.split(_TURN, whole[first.end() if first else 0 :])[0].strip()
+    turn = re.sub(r"(?is)\A<(answer|response)>((?:(?!</\1>).)*)(?:</\1>)?\Z", r"\2", turn)
     return "\n".join(filter(None, map(str.strip, thinking))), turn.strip()
 
 
