@@ -1,5 +1,7 @@
 """Which option a text names: by its text, by its letter, by a unique mention, or none."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +76,15 @@ def test_answer_named_finds_an_option_by_text_or_letter_or_returns_none(text, op
 def test_a_mere_mention_in_a_text_that_was_cut_off_names_no_option(text, place):
     assert answer_named(text, CLOTH, cut=True) == place
     assert answer_named(text, CLOTH) == 1
+
+
+@pytest.mark.parametrize(
+    "loop", ["The answer is ", "answer: ", "felt ", "not felt ", "Answer: B\n"]
+)
+def test_a_long_text_in_a_loop_is_read_within_seconds(loop):
+    begun = time.process_time()
+    assert answer_named(loop * (20_000 // len(loop)), CLOTH) in (None, 1)
+    assert time.process_time() - begun < 10
 
 
 WORDS = st.text("ab cC.1+-(,)é猫\n", min_size=1, max_size=8)

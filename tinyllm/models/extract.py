@@ -45,7 +45,7 @@ def answer_named(text: str, options: Sequence[str], cut: bool = False) -> int | 
     lines = _BRACKETS.sub(r"(\1)", text.translate(SIGNS).strip())
     text, options, parts = _plain(text), [_plain(option) for option in options], []
     for match in reversed(list(_CLAIM.finditer(lines))):
-        claim = lines[match.end() :].strip()
+        claim = lines[match.end() : match.end() + 1000].strip()
         parts += [
             re.split(r"[.!?]\s|(?<!\bor)(?<!\band)\n", claim)[0],
             _CLAUSE_END.split(_plain(claim))[0],
@@ -53,7 +53,8 @@ def answer_named(text: str, options: Sequence[str], cut: bool = False) -> int | 
     first = _plain(lines.split("\n")[0])  # an option or a letter, followed by reasons
     if re.fullmatch(r"\W*\w\W*", first) or _same(first, options) is not None:
         parts.append(first)
-    named = [_same(text, options), *(_named(_plain(part), options) for part in parts)]
+    parts = dict.fromkeys(map(_plain, parts))  # a text in a loop has thousands of equal ones
+    named = [_same(text, options), *(_named(part, options) for part in parts)]
     named.append(_named(_plain(lines), options, cut))
     return next((option for option in named if option is not None), None)
 
@@ -68,7 +69,7 @@ def mentioned(text: str, options: Sequence[str], letters: bool = False) -> int |
     if letters:
         marks = re.finditer(r"(?i)\(([a-z])\)", text)
         places += [(LETTERS.index(mark[1].lower()), mark.start()) for mark in marks]
-    indices = {index for index, start in places if not _NEGATED.search(text[:start])}
+    indices = {i for i, start in places if not _NEGATED.search(text[max(0, start - 60) : start])}
     return indices.pop() if len(indices) == 1 and max(indices) < len(options) else None
 
 
