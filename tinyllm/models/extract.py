@@ -37,7 +37,9 @@ _BRACKETS = re.compile(
     r"(?m)(?:\\boxed\{(?:\\text\{)?|<answer>|(?:^|(?<=: )|(?<= is ))\[)"
     r"\s*([A-Za-z])\s*(?:[]}]+|</answer>)"
 )
-_NEGATED = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be| an?| the| \(?[a-z]\))* $")
+_NEGATED = re.compile(
+    r"(?i)(?:\bnot|n't|\bnever|\bnor|\bneither)(?: be| an?| the| or| \(?[a-z]\),?)* $"
+)
 
 
 def answer_named(text: str, options: Sequence[str], cut: bool = False) -> int | None:
