@@ -32,7 +32,8 @@ ANSWERS = [  # options, and for each text the index of the option that it names
         "The answer is (a) or (b).": None, "(a) cotton or (b) felt": None,
         "Is it [a] or [b]?": None, "Not (a).": None, "The best option is not felt.": None,
         "The answer is not b) felt": None, "The answer is not (a) or (b).": None,
-        "It is not (a), (b) or (c). So it is (d).": 3,
+        "It is not (a), (b) or (c). So it is (d).": 3, "Answer: felt\n\nWrong answer: cotton": 1,
+        "Let us check each answer choice:\n(a) cotton burns.\n(b) felt is safe.": None,
     }),
     # Exact matches come first; numbers and signs are not split.
     (["A+", "A-", "B+", "0+"], {"A-": 1, "a-": 1, "It is A-.": 1, "A": 0, "AB-": None}),

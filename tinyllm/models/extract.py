@@ -22,7 +22,8 @@ COMMON = "yes no maybe true false none all both neither either one it a i"
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 SIGNS = str.maketrans("’‘“”−", "''\"\"-")
 _CLAIM = re.compile(
-    r"(?i)\b(?:answer|choice|(?:correct|best|right) option)(?: to [^.:]{1,80})?"
+    r"(?i)(?<!each )(?<!each answer )(?<!wrong )(?<!incorrect )"
+    r"\b(?:answer|choice|(?:correct|best|right) option)(?: to [^.:]{1,80})?"
     r"(?:(?: is| must be):?[*_]*\s| ?:[*_]*\s?)"
 )
 _CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] | (?:because|since) ")
