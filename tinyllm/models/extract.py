@@ -26,12 +26,17 @@ _CLAIM = re.compile(
     r"\b(?:answer|choice|(?:correct|best|right) option)(?: to [^.:]{1,80})?"
     r"(?:(?: is| must be):?[*_]*\s| ?:[*_]*\s?)"
 )
-_CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] | (?:because|since) ")
+_CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] (?!(?:or |and )?(?:\(|[A-Z]\b))| (?:because|since) ")
 _LETTER = re.compile(
     r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|"
     r"([a-z])(?=[*_`\"']*(?:[).:](?!\w)|,? (?:because|since) |\Z)))"
-    r"[).:*_`\"']*+ ?+(?!(?:or|and|is not|isn't|is wrong|is incorrect)\b)"
-    r"(?!(?:[^.,;:()]{0,80}\bor|,| and) \([a-z]\))"
+    r"[).:*_`\"']*+ ?+(?!(?:or|and)\b)(?!(?:[^.,;:()]{0,80}\bor|,| and) \([a-z]\))"
+)
+# After a letter and its option: another letter (a list of options), or a rejection.
+_LISTED = re.compile(
+    r"(?i)[\s,;:*_–-]*(?:(?:and )?\(?([a-z])[).:](?!\w)"
+    r"|(?:(?:is|was|seems) )?(?:wrong|incorrect)\b"
+    r"|(?:is|was|does|can) ?not\b|(?:is|was|does|ca)n't\b)"
 )
 # `[b]`, `\boxed{b}`, `\boxed{\text{b}}`, `<answer>b</answer>`: a letter in other brackets.
 _BRACKETS = re.compile(
@@ -93,8 +98,12 @@ def _named(text: str, options: Sequence[str], cut: bool = False) -> int | None:
     if same is None and letter and not begins:
         index = LETTERS.index((letter[1] or letter[2]).lower())
         if index < len(options):
-            following = _same(letter.string[letter.end() :], options)
-            return index if following in (None, index) else None
+            rest = letter.string[letter.end() :]
+            after = re.sub(rf"(?i)\A{re.escape(options[index])}", "", rest)
+            listed = _LISTED.match(after)  # `(b) ... (a)` rather explains what is wrong with (a)
+            if listed and (listed[1] or "z").lower() > LETTERS[index]:
+                return None
+            return index if _same(rest, options) in (None, index) else None
     return mentioned(text, options, letters=True) if same is None and not cut else same
 
 
