@@ -377,6 +377,7 @@ CUT = {"finish_reason": "length", "message": {"content": "<think>Hm."}}
 FINAL = [
     (400, "BadRequestError"),
     ((422, '{"detail": "seed?"}'), "seed?"),
+    ((400, '{"error": {"message": "bad \\ud83d."}}'), "bad ?."),
     ((403, '{"error": {"message": "your input was flagged"}}'), "flagged"),
     ((500, '{"error": {"message": "Context size exceeded"}}'), "Context size"),
     ({"message": {"content": None, "refusal": "I cannot."}}, "I cannot."),

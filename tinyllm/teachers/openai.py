@@ -244,7 +244,7 @@ class ServerTeacher:
 
     def _shown(self, text: str) -> str:
         """A server's text on one line, shortened, with the key masked (some servers repeat it)."""
-        text = " ".join(text.split())
+        text = " ".join(text.encode(errors="replace").decode().split())
         secret = len(self.key) >= 8  # shorter ones are placeholders, which any text may contain
         return (text.replace(self.key, "***") if secret else text)[:300]
 
