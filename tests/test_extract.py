@@ -33,6 +33,8 @@ ANSWERS = [  # options, and for each text the index of the option that it names
         "(a) cotton\n(b) felt\n(c) wool felt": None, "A. cotton, B. felt": None, "(b), (c)": None,
         "(a) cotton: Incorrect. It burns.\n(b) felt: Correct.": None, "(a) cannot be right.": None,
         "(b) felt\n\n(a) is wrong.": 1, "The answer is B, C.": None,
+        "The answer is (a) cotton, (b) is too thin.": 0, "The answer is B; A is thin, so no.": 1,
+        "The answer is (a), (b) is wrong.": 0, "Wrong answer choice: (a). Right: (b)": None,
         "The answer is B, as I said.": 1, "The answer is (a), (b), and (c).": None,
         "Is it [a] or [b]?": None, "Not (a).": None, "The best option is not felt.": None,
         "The answer is not b) felt": None, "The answer is not (a) or (b).": None,

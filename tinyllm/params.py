@@ -1,6 +1,6 @@
 """The parameters of a study: a pydantic model, filled from a flat YAML file or a notebook cell.
 
-A field's description is also its comment in the `parameters` cells, whose names `STAGES` lists.
+A field's description is also its comment in the `parameters` cells; `STAGES` lists each cell's.
 """
 
 import difflib

@@ -121,22 +121,28 @@ def figures(args: argparse.Namespace) -> int:
     folder = paths.runs() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
 
-    def papermill(notebook: str, name: str, *options: str) -> subprocess.Popen[bytes]:
+    def papermill(study: str, spec: str = "{}") -> subprocess.Popen[bytes]:
+        notebook = "04_evaluation" if study else "05_paper_figures"
         command = [sys.executable, "-m", "papermill", "--log-level", "ERROR", "--no-progress-bar"]
-        files = (str(paths.ROOT / f"notebooks/{notebook}.ipynb"), str(folder / f"{name}.ipynb"))
-        return subprocess.Popen([*command, *options, *files])
+        command += ["-y", spec, str(paths.ROOT / f"notebooks/{notebook}.ipynb")]
+        target = f"{notebook}_{study}.ipynb" if study else f"{notebook}.ipynb"
+        return subprocess.Popen([*command, str(folder / target)])
 
     # One file of a study is enough: notebook 04 shows all its stored datasets.
     files = {"micro": "micro", "laptop": "laptop/obqa", "laptop-whole": "laptop/obqa"}
-    jobs = []
+    specs = {}
     for study, file in files.items():
         if not evaluation.stored(study).empty:
             params = Params.from_yaml(grids.FOLDER / f"{file}.yaml", study=study)
-            spec = yaml.safe_dump(params.spec(*STAGES["evaluation"].split()))
-            jobs.append(papermill("04_evaluation", f"04_evaluation_{study}", "-y", spec))
-    failed = [job for job in jobs if job.wait()]  # they run side by side
-    if failed or papermill("05_paper_figures", "05_paper_figures").wait():  # lists their figures
-        return 1
+            specs[study] = yaml.safe_dump(params.spec(*STAGES["evaluation"].split()))
+    jobs = {study: papermill(study, spec) for study, spec in specs.items()}
+    again = [study for study, job in jobs.items() if job.wait()]  # two may have chosen one port
+    failed = [study for study in again if papermill(study, specs[study]).wait()]
+    # Notebook 05 comes last, since it lists the figures of all.
+    if failed or papermill("").wait():
+        raise RuntimeError(
+            f"notebook {'04: ' + ', '.join(failed) if failed else '05'}: see {folder}"
+        )
     print(f"figures: {paths.shown(paths.figures())}; notebooks: {paths.shown(folder)}")
     return 0
 

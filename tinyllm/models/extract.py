@@ -23,10 +23,15 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\ua
 SIGNS = str.maketrans("’‘“”−", "''\"\"-")
 _CLAIM = re.compile(
     r"(?i)(?<!each )(?<!each answer )(?<!wrong )(?<!incorrect )"
+    r"(?<!wrong answer )(?<!incorrect answer )"
     r"\b(?:answer|choice|(?:correct|best|right) option)(?: to [^.:]{1,80})?"
     r"(?:(?: is| must be):?[*_]*\s| ?:[*_]*\s?)"
 )
-_CLAUSE_END = re.compile(r"[.!?](?= |$)|[,;] (?!(?:or |and )?(?:\(|[A-Z]\b))| (?:because|since) ")
+# `B, C.` are two letters; `B, C is too cold.` is B with a reason.
+_CLAUSE_END = re.compile(
+    r"[.!?](?= |$)|[,;] (?!(?:or |and )?(?:\([A-Za-z]\)|[A-Z])(?:[.,;]|$| (?:and|or)\b))"
+    r"| (?:because|since) "
+)
 _LETTER = re.compile(
     r"(?i)(?:(?:option|choice) )?(?:\(([a-z])\)|"
     r"([a-z])(?=[*_`\"']*(?:[).:](?!\w)|,? (?:because|since) |\Z)))"

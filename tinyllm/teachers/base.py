@@ -33,7 +33,7 @@ class Completion:
 class Refused:
     """Why a prompt got no text.
 
-    final: the same request would be refused again. later: it was not sent, or too early (429).
+    final: the same request would be refused again. later: it was not sent, or too early (429, 503).
     """
 
     reason: str
@@ -66,7 +66,7 @@ _FIRST = re.compile(rf"(?:(?:{_SPECIAL})(?:(?:assistant|model)\b)?\s*)+")
 def apart(text: str, prompt: str = "") -> tuple[str, str]:
     """Split a text into thinking (`<think>...</think>` blocks) and answer. The answer loses special
     tokens at its start, everything from a special token that ends its turn or starts another, and
-    `<answer>...</answer>` around all of it.
+    `<answer>...</answer>` (or `<response>`) around all of it.
 
     Text after an opening tag that is never closed is thinking (it was cut off). So is text before a
         closing tag that was never opened: the chat template may have opened the block, which

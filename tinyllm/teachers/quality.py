@@ -20,7 +20,8 @@ _SENTENCE = rf"(?:[.!?…؟۔।]{_CLOSERS}(?=\s|$)|[。！？]{_CLOSERS})"
 # A line that starts another question: `Question:`, `Q2.`, `### Question 7`, or just `Question`.
 INVENTED = re.compile(
     r"(?im)^[ \t#*]*(?:example |next |another )?"
-    r"(?:question|ques|q|(?:exercise|problem)(?= ?#?\d|[ \t*]*:))"  # `Exercise` may be an answer
+    # A bare `Exercise` or `Problem` may be an answer.
+    r"(?:question|ques|q|(?:exercise|problem)(?=(?: no\.?)? ?#?\d|[ \t*]*:))"
     r"(?: no\.?)? ?#?\d*(?:[ \t*]*[:.)]|[ \t*#]*$)"
 )
 # One word five times in a row, or two to eight words three times.
