@@ -15,7 +15,8 @@ import sys
 from tinyllm import paths
 from tinyllm.batch import grid, plan, status
 
-GRID = grid.load(str(config.get("grid", "params/micro.yaml")))
+NAME = config.get("grid", "params/micro.yaml")
+GRID = grid.load(NAME[0] if isinstance(NAME, list) else str(NAME))
 JOBS = {str(job.done): job for job in GRID.jobs}
 PYTHON = shlex.quote(sys.executable)
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 from tiny import write_yaml
 
 from tinyllm import paths
-from tinyllm.batch import cli, kubernetes
+from tinyllm.batch import cli, grid, kubernetes
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,14 @@ from tinyllm.batch import cli, kubernetes
     [
         (["plan", "papers"], "'papers': no file "),
         (["status", "bad.yaml"], "did you mean `lr`"),
+        (["plan", "nameless.yaml"], "nameless.yaml: study: is missing"),
         (["run", "big.yaml"], "'some/model'"),
         (["run", "big.yaml", "--parameters", "some/model=big"], "MODEL=NUMBER"),
     ],
 )
 def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, arguments, message):
     write_yaml(moved / "bad.yaml", study="bad", lrr=0.1)
+    write_yaml(moved / "nameless.yaml", dataset="quiz")  # it would go into the study `micro`
     write_yaml(moved / "big.yaml", study="big", student="some/model")
     assert cli.main(arguments) == 2
     text = capsys.readouterr().err
@@ -33,7 +35,7 @@ def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, argume
 def test_a_run_on_the_cpu_hides_the_gpu_from_its_jobs(moved, monkeypatch, name, visible):
     seen = []
 
-    def call(command, env):
+    def call(command, env, pass_fds):
         seen.append(env.get("CUDA_VISIBLE_DEVICES"))
         return 1
 
@@ -48,7 +50,8 @@ def test_a_run_on_the_cpu_hides_the_gpu_from_its_jobs(moved, monkeypatch, name, 
 def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch, capsys):
     calls, devices = [], []
 
-    def call(command, env):
+    def call(command, env, pass_fds):
+        assert len(pass_fds) == 1
         calls.append(command)
         devices.append(env["TINYLLM_DEVICE"])
         return 0
@@ -71,6 +74,18 @@ def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch,
     assert calls[0][calls[0].index("--forcerun") + 1] == str(done)
     assert devices == ["cpu", "cpu"]  # no job asks for a GPU
     assert calls[0][-2:] == ["--until", "prepare"] and calls[1][-3:] == ["-R", str(done), "figures"]
+
+
+def test_the_lock_of_a_killed_run_is_held_while_its_jobs_go_on(moved):
+    one = grid.load(write_yaml(moved / "one.yaml", study="one"))
+    with cli.locked(one) as locks:
+        job = subprocess.Popen(["sleep", "60"], pass_fds=locks)
+    with pytest.raises(RuntimeError, match="another `tinyllm run` is active"), cli.locked(one):
+        pass
+    job.kill()
+    job.wait()
+    with cli.locked(one):
+        pass
 
 
 def test_results_and_restore_read_stored_results_or_report_none(moved, capsys, committed_results):

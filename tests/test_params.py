@@ -116,7 +116,8 @@ def test_relative_file_sources_are_resolved_from_the_parameter_file(tmp_path, mo
     for folder in (own, elsewhere):
         folder.mkdir()
     monkeypatch.chdir(elsewhere)
-    values = {"dataset": "mine", "teachers": [], "arms": ["finetune"], "source": "file:q.csv"}
+    values = {"study": "own", "dataset": "mine", "source": "file:q.csv"}
+    values |= {"teachers": [], "arms": ["finetune"]}
     write_yaml(own / "a.yaml", **values)
     (elsewhere / "q.csv").touch()
     assert Params.from_yaml("../my studies/a.yaml").source == f"file:{elsewhere}/q.csv"

@@ -92,6 +92,45 @@ def test_a_retrained_student_replaces_only_its_own_stored_results(folders):
     assert sorted(f.name for f in new.parent.iterdir()) == ["seed0", "seed1"]  # no other files
 
 
+def test_missing_or_torn_files_are_stored_again_and_torn_runs_are_not_stored(folders):
+    results.store(PARAMS)
+    kept, run = (place(PARAMS, "finetune", 0) for place in (paths.stored, paths.student))
+    (kept / results.PREDICTIONS).unlink()
+    results.store(PARAMS)
+    (kept / results.PREDICTIONS).write_bytes(b"half a file")
+    with pytest.raises(runs.StaleRun, match="seed0 changed since it was finished; delete it"):
+        results.finished(kept, PARAMS)
+    results.store(PARAMS)
+    (kept / results.HISTORY).unlink()
+    assert not runs.intact(kept)
+    results.store(PARAMS)
+    assert runs.intact(kept)
+    (run / results.PREDICTIONS).write_bytes(b"half a file")
+    with pytest.raises(runs.StaleRun, match="seed0 changed since it was finished; delete it"):
+        results.store(PARAMS)
+    (run / results.PREDICTIONS).unlink()
+    assert len(results.store(PARAMS)) == 3 and runs.intact(kept)
+    (run / runs.MANIFEST).unlink()
+    assert results.restore(PARAMS) == []  # it has weights that the stored student does not have
+    assert (run / "checkpoint" / "model.safetensors").exists()
+
+
+def test_a_damaged_table_and_a_copied_student_are_named_and_a_renamed_study_is_read(folders):
+    results.store(PARAMS)
+    table = paths.results() / "small" / "obqa" / results.BASELINES
+    table.touch()
+    with pytest.raises(ValueError, match=r"baselines\.csv is damaged .*delete it"):
+        results.baselines()
+    table.unlink()
+    kept = paths.stored(PARAMS, "finetune", 0)
+    shutil.copytree(kept, kept.with_name("seed0.bak"))
+    with pytest.raises(ValueError, match=r"seed0 and .*seed0\.bak hold the same student"):
+        results.stored()
+    shutil.rmtree(kept.with_name("seed0.bak"))
+    (paths.results() / "small").rename(paths.results() / "other")
+    assert set(results.stored()["study"]) == set(results.facts()["study"]) == {"other"}
+
+
 def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders):
     results.store(PARAMS)
 

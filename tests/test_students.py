@@ -205,6 +205,21 @@ def test_a_killed_and_resumed_student_equals_an_uninterrupted_one(folder):
     assert not (path / "checkpoints").exists()
 
 
+def test_checkpoints_of_unknown_parameters_are_not_resumed(folder):
+    """`begun.json`, which has the parameters, was deleted after a power cut."""
+    changes = {"limit": {"train": 24, "valid": 8, "test": 8}, "batch_size": 8, "epochs": 4.0}
+    killed = study(folder, study="cut", arms=["tinyllm"], evals=6, **changes)
+    assert in_a_process(killed, killed=True) == -signal.SIGKILL
+    path = paths.student(killed, "tinyllm", 0)
+    (path / runs.BEGUN).unlink()
+    other = killed.model_copy(update={"lr": 0.05})
+    assert in_a_process(other) == 0
+    afresh = other.model_copy(update={"study": "afresh"})
+    data.save(data.load(afresh), afresh)
+    assert in_a_process(afresh) == 0
+    same(outcome(other, "tinyllm"), outcome(afresh, "tinyllm"))
+
+
 def test_a_killed_worker_fails_only_its_own_student(params, monkeypatch):
     """The first of three is killed; the other two finish, and a rerun trains the first."""
     killed = params.model_copy(update={"arms": ["finetune"], "seeds": [1, 2, 3], "workers": 1})
@@ -242,6 +257,14 @@ def test_unknown_tokens_and_indistinguishable_options_are_reported(monkeypatch, 
     monkeypatch.setattr(data, "read", lambda params: dict.fromkeys(SPLITS, faces))
     with pytest.warns(UserWarning, match=r"of 9 questions, 9 have text .* 9 have options"):
         student.check(Params.checked(**MINILM))
+
+
+def test_gold_answers_longer_than_a_limit_are_reported(monkeypatch, minilm_file):
+    long = [Question(f"q{i}", "", "Who?", ["a cat or a dog", "it"], i % 2) for i in range(4)]
+    monkeypatch.setattr(data, "read", lambda params: dict.fromkeys(SPLITS, long))
+    words = r"6 of 12 gold answers are longer \(up to 6 tokens\), so they are never an exact match"
+    with pytest.warns(UserWarning, match=f"max_new_tokens: 5: {words}"):
+        student.check(Params.checked(**MINILM, max_new_tokens=5, max_target=6))
 
 
 def test_decoder_only_training_is_the_same_with_activation_checkpointing(folder):

@@ -224,6 +224,20 @@ def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, mon
     assert again == state
 
 
+def test_new_checkpoints_are_kept_when_later_ones_are_damaged(tmp_path):
+    options = EIGHT | {"epochs": 4.0, "evals": 4}
+    scores = iter([0.1, 0.4, 0.3, 0.2, 0.1]).__next__
+    with pytest.raises(Stop):
+        run(tmp_path, QUESTIONS, TEXTS, stop_at=10, valid=scores, **options)
+    assert {file.name for file in tmp_path.glob("step-*")} == {"step-000006.pt", "step-000009.pt"}
+    best = tmp_path / "best-000006.pt"  # of both
+    best.write_bytes(best.read_bytes()[:999])
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(Stop):
+        run(tmp_path, QUESTIONS, TEXTS, stop_at=4, valid=scores, **options)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"best-000003.pt", "step-000003.pt"}  # the next run resumes from these
+
+
 def test_a_full_disk_leaves_complete_checkpoints_and_names_the_file(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 

@@ -16,6 +16,7 @@ from tiny import write_yaml
 from tinyllm import paths, runs
 from tinyllm.batch import cli, grid, status
 from tinyllm.data import load as data
+from tinyllm.students.predictions import PREDICTIONS
 
 GRIDS = sorted(file.stem for file in (paths.ROOT / "params" / "grid").glob("*.yaml"))
 
@@ -46,9 +47,15 @@ def finish(one):
             data.save(data.load(job.params), job.params)
         if job.rule == "distill":
             for folder, spec in run.work(job.params):
-                runs.write_json(folder / runs.MANIFEST, {"spec": spec, "facts": {}})
+                (folder / PREDICTIONS).parent.mkdir(parents=True)
+                (folder / PREDICTIONS).write_text("of a student")
+                made = {"outputs": {PREDICTIONS: runs.sha256(folder / PREDICTIONS)}}
+                runs.write_json(folder / runs.MANIFEST, {"spec": spec, "facts": {}} | made)
                 target = paths.results() / folder.relative_to(paths.runs())
                 shutil.copytree(folder, target, dirs_exist_ok=True)
+        if job.rule == "figures":
+            job.figures.mkdir()
+            (job.figures / "one.png").touch()
         job.write()
         job.done.write_text("{}", encoding="utf-8")
 
@@ -90,6 +97,30 @@ def test_only_deleted_results_and_their_dependents_are_unfinished(done):
     shutil.rmtree(paths.data(done.studies[1]))
     every = of("two", PREPARE, FIRST, SECOND, EVALUATE)
     assert unfinished(done) == [*of("one", SECOND, EVALUATE), *every, *of("one", FIGURES)]
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+@pytest.mark.parametrize("place", [paths.student, paths.stored])
+def test_a_missing_or_changed_file_of_a_finished_job_is_detected(done, place, damage):
+    file = place(done.studies[0], "finetune", 0) / PREDICTIONS
+    file.unlink() if damage == "missing" else file.write_text("torn")
+    again = [SECOND] * (place == paths.student and damage == "missing")
+    assert unfinished(done) == of("one", *again, EVALUATE, FIGURES)
+
+
+def test_deleted_questions_and_figures_are_made_again(done):
+    shutil.rmtree(next(job.figures for job in done.jobs if job.rule == "figures"))
+    assert unfinished(done) == of("one", FIGURES)
+    (paths.data(done.studies[1]) / "train.parquet").unlink()
+    every = of("two", PREPARE, FIRST, SECOND, EVALUATE)
+    assert unfinished(done) == [*every, *of("one", FIGURES)]
+
+
+def test_restored_students_without_their_inputs_are_not_stale(done, monkeypatch):
+    params = done.studies[0]
+    folders = [paths.student(params, arm, 0) for arm in params.arms]
+    monkeypatch.setattr("tinyllm.students.run.work", lambda _: [(f, None) for f in folders])
+    assert status.Status(done).stale(params) == []
 
 
 def test_changed_question_files_are_detected_by_content(done, moved, capfd):
@@ -140,7 +171,7 @@ def test_failed_jobs_are_listed_with_reason_and_notebook(done):
 def test_every_grid_and_profile_passes_a_dry_run(moved, monkeypatch, capfd, profile):
     from snakemake.cli import main
 
-    def in_this_process(command, env):
+    def in_this_process(command, env, pass_fds):
         with pytest.raises(SystemExit) as ended:
             main(command[3:])
         return ended.value.code
@@ -167,7 +198,7 @@ def run(folder, *arguments, **how):
 
 @pytest.mark.slow
 def test_a_killed_grid_resumes_and_changed_data_are_rejected(tmp_path):
-    folder = tmp_path / "a folder with blanks"
+    folder = tmp_path / 'study #2: "with blanks"'
     folder.mkdir()
     bases = [own_questions(folder, dataset).name for dataset in ("good", "bad")]
     file = write_yaml(folder / "my grid.yaml", params=bases, students_a_job="all").name

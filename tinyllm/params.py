@@ -128,11 +128,10 @@ class Params(BaseModel):
     def _combinations(self) -> Self:
         """Reject values that are valid alone but not in combination."""
         source, dataset = self.source, self.dataset
-        asked = [uri for uri in self.teachers if uri.startswith("openai:")]
         recorded = [uri for uri in self.teachers if uri.startswith("release:")]
         foreign = [uri for uri in self.teachers if uri.startswith("micro:") and source != "micro"]
         foreign += recorded if source != "release" else []
-        strangers = [uri for uri in self.servers if uri not in asked]
+        strangers = [u for u in self.servers if u not in self.teachers or u[:7] != "openai:"]
         drawing = [uri for uri, server in self.servers.items() if server.temperature != 0]
         drawing += self.teachers if self.temperature else []
         fixed = [uri for uri, server in self.servers.items() if "seed" in server.extra]
@@ -198,11 +197,12 @@ class Params(BaseModel):
         A relative `source: file:PATH` is looked up beside that file, then in the current folder.
         """
         values = read_yaml(file := Path(file)) | changes
+        if "study" not in values and values.get("dataset", "micro") != "micro":
+            raise ParameterError(f"{file}: study: is missing; give it a name, study: NAME")
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
-            path = Path(path).expanduser()
-            beside = file.parent.resolve() / path
-            values["source"] = f"file:{beside if beside.exists() else path.absolute()}"
+            places = [f.resolve() / Path(path).expanduser() for f in (file.parent, Path())]
+            values["source"] = f"file:{next((p for p in places if p.exists()), places[1])}"
         defaults = {name: field.default for name, field in cls.model_fields.items()}  # set all
         try:
             return cls.checked(**defaults | values)

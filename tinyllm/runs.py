@@ -93,14 +93,25 @@ def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
 
 
 def finished(folder: Path, spec: dict | None) -> bool:
-    """True if `folder` already holds the results of `spec`; False if it is absent or unfinished.
+    """True if `folder` already holds the results of `spec`; False if it is absent or unfinished, or
+    if one of its files is missing.
 
     Raises StaleRun, listing the differences, if it holds the results of another spec.
     """
     manifest = read_manifest(folder)
-    if manifest is not None:
-        refuse_other(folder, manifest["spec"], spec)
-    return manifest is not None
+    if manifest is None:
+        return False
+    refuse_other(folder, manifest["spec"], spec)
+    return all((folder / name).exists() for name in manifest["outputs"])
+
+
+def intact(folder: Path) -> bool:
+    """True if a finished folder has every file of its manifest, unchanged."""
+    manifest = read_manifest(folder)
+    return manifest is not None and all(
+        (folder / name).exists() and sha256(folder / name) == known
+        for name, known in manifest["outputs"].items()
+    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command `tinyllm`: run studies and grids of studies from a terminal, in any folder."""
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -11,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from tinyllm import paths, runs
 from tinyllm.batch import grid as grids
@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--profile", str(PROFILES / args.profile), "--keep-going", "--rerun-incomplete"]
-    # Manifests replace other triggers. A killed run releases `locked`'s locks, but not snakemake's.
+    # Manifests replace other triggers, and `locked` snakemake's lock, which outlives a killed run.
     command += ["--rerun-triggers", "mtime", "--nolock"]
     command += ["--dry-run"] if args.dry_run else []
-    with locked(grid):
+    with locked(grid) as locks:
         for job in grid.jobs:
             job.write()  # only with the lock: another run of the study may be reading these files
         # Snakemake only compares dates, so jobs that are missing or stale by manifests are forced.
@@ -49,29 +49,36 @@ def run(args: argparse.Namespace) -> int:
             place = args.options.index(flag) + 1
             args.options[place:place] = again
         command += ["--forcerun", *again] if again else []
-        command += ["--config", f"grid={json.dumps(name, ensure_ascii=False)}"]  # \u is not decoded
+        # A list, since snakemake changes a plain text; ensure_ascii, since \u is not decoded.
+        command += ["--config", f"grid={json.dumps([name], ensure_ascii=False)}"]
         gpu = args.profile != "local" or any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
         env = os.environ if gpu else {"TINYLLM_DEVICE": "cpu"} | os.environ  # ask for no GPU
         if os.environ.get("TINYLLM_DEVICE") == "cpu":
             env = {**env, "CUDA_VISIBLE_DEVICES": ""}  # and use none
-        code = subprocess.call([*command, *args.options], env=env)
+        # The child holds the locks, too: it goes on if this process is killed.
+        code = subprocess.call([*command, *args.options], env=env, pass_fds=locks)
     if code and not args.dry_run:
         print("", *progress.failures(grid), sep="\n")
     return int(code != 0) if code or args.dry_run or args.options else results(args)
 
 
 @contextmanager
-def locked(grid: Grid) -> Iterator[None]:
-    """Hold the locks of a grid's studies; raises RuntimeError if another run holds one."""
+def locked(grid: Grid) -> Iterator[list[int]]:
+    """Hold the locks of a grid's studies; raises RuntimeError if another run holds one.
+
+    Yields their file descriptors. A lock is held until all processes that have it end.
+    """
     with ExitStack() as stack:
+        locks = []
         for folder in sorted({paths.notebooks(params) for params in grid.studies}):
             folder.mkdir(parents=True, exist_ok=True)
+            locks.append(stack.enter_context(open(folder / "run.lock", "w")).fileno())
             try:
-                stack.enter_context(FileLock(folder / "run.lock", timeout=0))
-            except Timeout:
+                fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 busy = paths.shown(folder.parent)
                 raise RuntimeError(f"{busy}: another `tinyllm run` is active; wait") from None
-        yield
+        yield locks
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -140,9 +147,8 @@ def figures(args: argparse.Namespace) -> int:
     failed = [study for study in again if papermill(study, specs[study]).wait()]
     # Notebook 05 comes last, since it lists the figures of all.
     if failed or papermill("").wait():
-        raise RuntimeError(
-            f"notebook {'04: ' + ', '.join(failed) if failed else '05'}: see {folder}"
-        )
+        name = f"04 of {', '.join(failed)}" if failed else "05"
+        raise RuntimeError(f"notebook {name} failed: see {folder}")
     print(f"figures: {paths.shown(paths.figures())}; notebooks: {paths.shown(folder)}")
     return 0
 

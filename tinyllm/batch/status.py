@@ -26,17 +26,22 @@ ENDED = "ended with status"  # the Snakefile writes it to the log if papermill f
 
 
 def states(job: Job) -> list[str]:
-    """State of each folder that a job creates (empty for figures).
+    """State of each folder that a job creates (one for all figures).
 
     `finished`, `missing`, `missing: ` or `stale: ` and the reason.
     """
     params, students = job.params, product(job.params.arms, job.params.seeds)
     if job.rule == "figures":
-        return []
+        return [] if any(job.figures.glob("*.png")) else ["missing"]
     if job.rule == "evaluate":
         return [_state(_stored, params, *student) for student in students]
     try:
-        return [_state(runs.finished, *work) for work in _work(job)]
+        return [
+            _state(results.finished, folder, params)
+            if spec is None and job.rule == "distill"  # restored, without its inputs
+            else _state(runs.finished, folder, spec)
+            for folder, spec in _work(job)
+        ]
     except (OSError, ValueError) as error:  # no questions, or unreadable ones
         if job.rule != "distill":
             return [f"missing: {error}" if job.rule == "prepare" else "missing"]
@@ -52,9 +57,10 @@ def _state(finished: Callable[..., bool], *of: Any) -> str:
 
 
 def _stored(params: Params, arm: str, seed: int) -> bool:
-    """True if the student under results/ has the same manifest as its run folder."""
-    stored = runs.read_manifest(paths.stored(params, arm, seed))
-    return stored is not None and stored == runs.read_manifest(paths.student(params, arm, seed))
+    """True if the student under results/ has the same files as its run folder."""
+    stored, run = paths.stored(params, arm, seed), paths.student(params, arm, seed)
+    same = runs.read_manifest(stored) == runs.read_manifest(run)
+    return same and runs.intact(stored) and runs.intact(run)
 
 
 def _work(job: Job) -> list[tuple[Path, dict | None]]:
@@ -86,7 +92,7 @@ def failure(job: Job) -> str | None:
             text = re.sub(r"\x1b\[[\d;]*m", "", f"{output['ename']}: {output['evalue']}")
             return textwrap.shorten(text, 1500, placeholder=" …")
     log = job.path("log")
-    lines = log.read_text(encoding="utf-8").split("\n") if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     return next((line for line in reversed(lines) if line.startswith(ENDED)), None)
 
 

@@ -20,7 +20,7 @@ from tinyllm.data import load as questions
 from tinyllm.data import question
 from tinyllm.params import SPLITS, Params
 from tinyllm.students import predictions
-from tinyllm.students.predictions import HISTORY, PREDICTIONS
+from tinyllm.students.predictions import CHECKPOINT, CHECKPOINTS, HISTORY, PREDICTIONS
 
 TEACHERS, BASELINES = "teachers.parquet", "baselines.csv"
 ANSWERS = ["study", "dataset", "teacher", "shots", "id", "options", "gold", "choice", "correct"]
@@ -47,7 +47,7 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"{len(missing)} of {len(folders)} students are not finished ({'; '.join(missing)}): "
             "run notebook 03_distillation first, or remove them from `arms` or `seeds`"
         )
-    curves = [pd.read_csv(f / HISTORY).assign(arm=a, seed=s) for (a, s), f in folders.items()]
+    curves = [predictions.table(f / HISTORY).assign(arm=a, seed=s) for (a, s), f in folders.items()]
     rows = predictions.read(*(folder / PREDICTIONS for folder in folders.values()))
     return rows, pd.concat(curves, ignore_index=True)
 
@@ -55,12 +55,14 @@ def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
 def finished(folder: Path, params: Params) -> bool:
     """True if a folder in runs/ or results/ holds a finished student.
 
-    Raises StaleRun, listing the differences, if it was made with other parameters. Compared are
-    the parameters set in `params`, the teachers' weights, and the questions (`load.content`).
+    Raises StaleRun if it changed, or (with the differences) if it was made with other parameters.
+    Compared are those set in `params`, the teachers' weights, and the questions (`load.content`).
     """
     manifest = runs.read_manifest(folder)
-    if manifest is None:
+    if manifest is None or not (folder / PREDICTIONS).exists():
         return False
+    if not runs.intact(folder):
+        raise runs.StaleRun(f"{paths.shown(folder)} changed since it was finished; delete it")
     spec, named = _whole(manifest), params.model_fields_set
     names = (set(spec) & named) - {"cleaning"}  # an arm may add to the study's
     old, new = {name: spec[name] for name in names}, params.spec(*names)
@@ -113,7 +115,7 @@ def store(params: Params) -> list[Path]:
     for folder in sorted({*_students(params.study, params.dataset), *made}):
         _refuse_less(folder, made)
     for target, manifest in made.items():
-        if runs.read_manifest(target) != manifest:
+        if runs.read_manifest(target) != manifest or not runs.intact(target):
             _copy(paths.runs() / target.relative_to(paths.results()), target)
     data = paths.data(params)
     if made and runs.read_manifest(data):
@@ -153,13 +155,13 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
 def restore(params: Params) -> list[Path]:
     """Copy stored students (without weights) to runs/; returns their folders there.
 
-    Skips students that are finished or started in runs/. Raises StaleRun like `collect`.
+    Skips students that have a manifest, weights or checkpoints in runs/. Raises like `collect`.
     """
     copied = []
     for arm, seed in product(params.arms, params.seeds):
         run, source = paths.student(params, arm, seed), paths.stored(params, arm, seed)
-        busy = (run / runs.MANIFEST).exists() or (run / runs.BEGUN).exists()
-        if not busy and finished(source, params):
+        busy = runs.MANIFEST, runs.BEGUN, CHECKPOINT, CHECKPOINTS
+        if not any((run / name).exists() for name in busy) and finished(source, params):
             _copy(source, run)
             copied.append(run)
     return copied
@@ -201,14 +203,15 @@ def _files(study: str | None, dataset: str | None, pattern: str) -> list[Path]:
 
 def _students(study: str | None, dataset: str | None) -> list[Path]:
     """Folders of the stored students."""
-    files = _files(study, dataset, f"students/*/*/seed*/{runs.MANIFEST}")
-    return [file.parent for file in files]
+    return [f.parent for f in _files(study, dataset, f"students/*/*/seed*/{runs.MANIFEST}")]
 
 
 def stored(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
     """Predictions of all stored studies (or one); an empty frame if there are none."""
     files = [folder / PREDICTIONS for folder in _students(study, dataset)]
-    return predictions.read(*files) if files else pd.DataFrame(columns=list(predictions.SCHEMA))
+    if not files:
+        return pd.DataFrame(columns=list(predictions.SCHEMA))
+    return predictions.read(*files, by_path=True)
 
 
 def facts(study: str | None = None, dataset: str | None = None) -> pd.DataFrame:
@@ -252,6 +255,6 @@ def baselines(study: str | None = None, dataset: str | None = None) -> pd.DataFr
 def _tables(study: str | None, dataset: str | None, name: str) -> pd.DataFrame:
     frames = []
     for file in _files(study, dataset, name):
-        frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-        frames.append(frame.assign(study=file.parents[1].name, dataset=file.parent.name))
+        place = {"study": file.parents[1].name, "dataset": file.parent.name}
+        frames.append(predictions.table(file).assign(**place))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

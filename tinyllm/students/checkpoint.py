@@ -70,7 +70,9 @@ def save(
     content = {"weights": trained(model), "optimizer": optimizer.state_dict()}
     _write(folder / f"step-{state.step:06d}.pt", content | {"state": asdict(state)})
     for kind in ("step", "best"):
-        for old in sorted(folder.glob(f"{kind}-*.pt"))[:-KEPT]:
+        files = sorted(folder.glob(f"{kind}-*.pt"))
+        kept = [file for file in files if file.name <= f"{kind}-{state.step:06d}.pt"][-KEPT:]
+        for old in {*files}.difference(kept):  # later steps were damaged, see `restore`
             old.unlink()
 
 

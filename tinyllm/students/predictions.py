@@ -14,6 +14,7 @@ from pyarrow import parquet
 from tinyllm import paths
 
 PREDICTIONS, HISTORY = "predictions.parquet", "history.csv"  # in the folder of every student
+CHECKPOINT, CHECKPOINTS = "checkpoint", "checkpoints"  # folders of its weights, and in training
 SCHEMA = (
     *("study", "dataset", "arm", "student", "seed", "split", "id", "options", "gold", "choice"),
     *("scores", "tokens", "correct", "generated", "exact", "named", "extracted", "in_train"),
@@ -36,26 +37,42 @@ def write(frame: pd.DataFrame, file: Path) -> None:
     parquet.write_table(table, file, store_schema=False, **how)
 
 
-def read(*files: Path) -> pd.DataFrame:
+def read(*files: Path, by_path: bool = False) -> pd.DataFrame:
     """Read the predictions in one or several files.
 
-    Raises ValueError if a file is not valid (see `check`), or if students of a study and dataset
-    answered different questions.
+    by_path: take study and dataset from STUDY/DATASET/students/..., as a study may be renamed.
+    Raises ValueError if a file is not valid (see `check`), if two files hold the same student, or
+    if students of a study and dataset answered different questions.
     """
-    frames = [_read(file, file.stat().st_mtime_ns) for file in map(Path, files)]
-    rows = pd.concat(frames, ignore_index=True)
+    frames: dict[tuple, pd.DataFrame] = {}
+    names: dict[tuple, Path] = {}
+    for file in map(Path, files):
+        frame = _read(file, file.stat().st_mtime_ns)
+        if by_path:
+            frame = frame.assign(study=file.parents[5].name, dataset=file.parents[4].name)
+        key = tuple(frame[[*TEST, *STUDENT]].iloc[0])
+        if key in frames:
+            both = f"{paths.shown(names[key].parent)} and {paths.shown(file.parent)}"
+            raise ValueError(f"{both} hold the same student; move the copy to another place")
+        frames[key], names[key] = frame, file
+    rows = pd.concat(frames.values(), ignore_index=True)
     _refuse_other_questions(rows)
     return rows
+
+
+def table(file: Path) -> pd.DataFrame:
+    """Read a CSV or parquet file of the results; raises ValueError, with the remedy, if damaged."""
+    try:
+        return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        remedy = "delete it, or the student's folder, and run notebooks 03 and 04 again"
+        raise ValueError(f"{paths.shown(file)} is damaged ({error}); {remedy}") from None
 
 
 @cache
 def _read(file: Path, written: int) -> pd.DataFrame:
     """Read and check a file, once per process until it changes."""
-    try:
-        frame = pd.read_parquet(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        problem = f"{paths.shown(file)}: not a readable parquet file: {error}"
-        raise ValueError(problem) from None
+    frame = table(file)
     check(frame, file)
     return frame
 

@@ -21,6 +21,7 @@ from tinyllm import arms, paths, runs
 from tinyllm.models import aliases, load
 from tinyllm.params import Params
 from tinyllm.students import student, targets
+from tinyllm.students.predictions import CHECKPOINTS
 from tinyllm.teachers import ask
 
 
@@ -83,6 +84,8 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
     # RANK may also be set on a cluster without torchrun, so check torchrun's run id too.
     first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
     if not runs.finished(folder, wanted):
+        if first and not (folder / runs.BEGUN).exists():  # checkpoints of unknown parameters
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         with runs.recording(folder, wanted, first) as facts:
             resolved = arms.resolve(arm, params.teachers)
             try:
@@ -98,7 +101,7 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
                     f"accumulation (now {params.accumulation}) by the same factor"
                 ) from error
     if first:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return folder
 
 

@@ -20,7 +20,7 @@ from tinyllm.params import ParameterError, Params
 from tinyllm.students import checkpoint, predictions, targets
 from tinyllm.students.collate import Collator, training_rows
 from tinyllm.students.loss import task_weights
-from tinyllm.students.predictions import HISTORY, PREDICTIONS
+from tinyllm.students.predictions import CHECKPOINT, CHECKPOINTS, HISTORY, PREDICTIONS
 from tinyllm.students.train import train
 from tinyllm.teachers import choose
 
@@ -28,7 +28,6 @@ from tinyllm.teachers import choose
 # minilm-ed has no attention dropout.
 TRAIN_VERSION = 3
 Say = Callable[[float], None]  # called with the share of the training that is done
-CHECKPOINT = "checkpoint"  # folder of the weights
 
 
 def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel, Encoding]:
@@ -43,7 +42,8 @@ def untrained(params: Params, arm: arms.Arm, seed: int) -> tuple[PreTrainedModel
 
 def check(params: Params) -> None:
     """Raise ParameterError if the student has too few positions for the study's questions; warn if
-    its tokenizer does not know their text or cannot distinguish their options."""
+    its tokenizer does not know their text or cannot distinguish their options, and if answers are
+    longer than a limit."""
     model, tokenizer = load.load(params.student)
     encoding = Encoding.of(model, tokenizer, params)
     prefixes = [prompts.ANSWER_PREFIX]
@@ -57,6 +57,16 @@ def check(params: Params) -> None:
             "same tokens (a choice among these counts as chance)",
             stacklevel=2,
         )
+    gold = [len(encoding.tokens(row.gold)) + 1 for row in rows]  # with the end token
+    effects = {"max_target": "cut in training", "max_new_tokens": "never an exact match"}
+    for name, effect in effects.items():
+        most = getattr(params, name)
+        if long := sum(length > most for length in gold):
+            warnings.warn(
+                f"{name}: {most}: {long} of {len(gold)} gold answers are longer (up to {max(gold)} "
+                f"tokens), so they are {effect}",
+                stacklevel=2,
+            )
 
 
 def make(
@@ -132,7 +142,7 @@ def _fit(
         params.model_copy(update={"epochs": params.epochs * arm.passes}),
         collator=Collator(encoding, tasks),
         score_valid=valid,
-        folder=folder / "checkpoints",
+        folder=folder / CHECKPOINTS,
         seed=seed,
         say=say,
     )
