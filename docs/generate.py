@@ -57,7 +57,7 @@ def comparisons(rows: pd.DataFrame) -> list[dict]:
 def outcome() -> str:
     """Each stored study with its tables and figures; then the figures that belong to no study."""
     text, drawn, rows = [], [], results.whole()
-    for study in sorted(rows["study"].unique()):
+    for study in sorted(rows["study"].unique(), key=lambda name: ("laptop" not in name, name)):
         text += [f"## Study `{study}`"]
         for student, own in rows[rows["study"] == study].groupby("student", sort=False):
             for dataset in style.datasets_in_order(own["dataset"].unique()):
@@ -70,6 +70,37 @@ def outcome() -> str:
         text += [figure(file) for file in drawn if file.name.startswith(f"{study}_")]
     others = sorted(set(paths.figures().glob("*.png")) - set(drawn))
     return "\n\n".join([*text, "## All studies, and the paper's own numbers", *map(figure, others)])
+
+
+def trained() -> str:
+    """Code, device and training time of the stored students; a shared student counts once."""
+    rows, seen = {}, set()
+    for file in sorted(paths.results().glob("*/*/students/*/*/*/manifest.json"), reverse=True):
+        study, dataset = file.relative_to(paths.results()).parts[:2]
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        facts = manifest["facts"]
+        same = manifest["finished"], facts.get("train_seconds")
+        if same in seen or not facts.get("steps"):
+            continue
+        seen.add(same)
+        device = f"{manifest['device']}, {facts['computed_in']}"
+        row = rows.setdefault((study, device, facts["versions"]["train"]), [set(), set(), []])
+        row[0].add(dataset)
+        row[1].add(manifest["git"])
+        row[2].append(facts["train_seconds"] / 3600)
+    lines = [
+        {
+            "study": study,
+            "datasets": ", ".join(map(style.dataset_name, style.datasets_in_order(datasets))),
+            "students": len(hours),
+            "device": device,
+            "training code": f"version {code}, "
+            + (f"{len(commits)} commits" if len(commits) > 1 else f"`{min(commits)}`"),
+            "hours": f"{sum(hours):.1f}",
+        }
+        for (study, device, code), (datasets, commits, hours) in sorted(rows.items())
+    ]
+    return markdown(pd.DataFrame(lines))
 
 
 def parameters() -> str:
@@ -158,7 +189,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     table = "\n".join(line for line in arms.__doc__.splitlines() if line[:1] == "|")
     parts = {"results": outcome(), "parameters": parameters(), "arms": table, "sizes": sizes()}
-    parts |= {"features": features()}
+    parts |= {"features": features(), "trained": trained()}
     for file in paths.results().glob("*.csv"):
         parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))
     for name, text in parts.items():
