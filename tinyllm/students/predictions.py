@@ -48,9 +48,10 @@ def read(*files: Path, by_path: bool = False) -> pd.DataFrame:
     names: dict[tuple, Path] = {}
     for file in map(Path, files):
         frame = _read(file, file.stat().st_mtime_ns)
-        if by_path:
-            frame = frame.assign(study=file.parents[5].name, dataset=file.parents[4].name)
-        key = tuple(frame[[*TEST, *STUDENT]].iloc[0])
+        place = {"study": file.parents[5].name, "dataset": file.parents[4].name} if by_path else {}
+        if any(frame[name].iat[0] != value for name, value in place.items()):
+            frame = frame.assign(**place)
+        key = tuple(frame[name].iat[0] for name in (*TEST, *STUDENT))
         if key in frames:
             both = f"{paths.shown(names[key].parent)} and {paths.shown(file.parent)}"
             raise ValueError(f"{both} hold the same student; move the copy to another place")
