@@ -1,8 +1,10 @@
 """Arms: each name has the meaning given in the module's table (test_params: invalid names)."""
 
+import pytest
+
 from tinyllm import arms
 from tinyllm.arms import Arm
-from tinyllm.params import Params
+from tinyllm.params import ParameterError, Params
 
 A, B = "micro:a", "micro:b"
 BOTH = {"teachers": (A, B)}
@@ -42,6 +44,15 @@ def test_all_expands_to_every_arm_the_teachers_support():
     assert arms.everything([]) == ["inference", "finetune", "lora"]
     names = arms.everything(["hf:llama2", "release:llama2", "hf:other"])  # equal short names
     assert {"dss:hf:llama2", "dss:release:llama2", "dss:other", "tinyllm-hf:llama2"} <= set(names)
+
+
+def test_two_names_of_the_same_students_are_rejected_and_all_has_one_of_them():
+    alone = arms.everything([A])
+    assert "dss:a" in alone and "tinyllm" not in alone and "tinyllm:shuffled" in alone
+    for names in (["dss:a", "tinyllm"], ["lora", "finetune+lora:8"], ["finetune:x1", "finetune"]):
+        with pytest.raises(ParameterError, match="are the same; keep one"):
+            Params.checked(teachers=[A], arms=names)
+    assert Params.checked(teachers=[A, B], arms=["dss:a", "dss:b", "tinyllm"])
 
 
 def test_model_names_may_end_like_arm_suffixes():

@@ -206,11 +206,22 @@ def everything(teachers: Sequence[str]) -> list[str]:
     names = [*METHODS, "lora", "kd", *(f"dss:{label}" for label in labels), "tinyllm"]
     names += [f"tinyllm-{label}" for label in labels if len(labels) > 2]  # of two: a dss arm
     names += [f"tinyllm:{name}" for name in TINYLLM if name not in BEYOND]
-    possible = []
+    possible: list[str] = []
     for name in names:
         with contextlib.suppress(ValueError):
+            check([*possible, name], teachers)  # with one teacher, `tinyllm` equals its dss arm
             possible.append(resolve(name, teachers).name)
     return possible
+
+
+def check(names: Sequence[str], teachers: Sequence[str]) -> None:
+    """Raise ValueError if an arm does not exist, or if two names mean the same students."""
+    known: list[Arm] = []
+    for arm in (resolve(name, teachers) for name in names):
+        for other in known:
+            if replace(arm, name=other.name) == other:
+                raise ValueError(f"{arm.name!r} and {other.name!r} are the same; keep one of them")
+        known.append(arm)
 
 
 def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:

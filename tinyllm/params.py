@@ -157,8 +157,7 @@ class Params(BaseModel):
             if applies:
                 raise ParameterError(problem)
         try:
-            for name in self.arms:
-                arms.resolve(name, self.teachers)
+            arms.check(self.arms, self.teachers)
         except ValueError as error:
             raise ParameterError(f"arms: {error}") from None
         return self
