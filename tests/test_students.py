@@ -211,6 +211,7 @@ def test_checkpoints_of_unknown_parameters_are_not_resumed(folder):
     killed = study(folder, study="cut", arms=["tinyllm"], evals=6, **changes)
     assert in_a_process(killed, killed=True) == -signal.SIGKILL
     path = paths.student(killed, "tinyllm", 0)
+    assert len(list((path / "checkpoints").glob("step-*.pt"))) == 1
     (path / runs.BEGUN).unlink()
     other = killed.model_copy(update={"lr": 0.05})
     assert in_a_process(other) == 0
@@ -262,9 +263,13 @@ def test_unknown_tokens_and_indistinguishable_options_are_reported(monkeypatch, 
 def test_gold_answers_longer_than_a_limit_are_reported(monkeypatch, minilm_file):
     long = [Question(f"q{i}", "", "Who?", ["a cat or a dog", "it"], i % 2) for i in range(4)]
     monkeypatch.setattr(data, "read", lambda params: dict.fromkeys(SPLITS, long))
-    words = r"6 of 12 gold answers are longer \(up to 6 tokens\), so they are never an exact match"
-    with pytest.warns(UserWarning, match=f"max_new_tokens: 5: {words}"):
-        student.check(Params.checked(**MINILM, max_new_tokens=5, max_target=6))
+    words = (
+        r"4: 6 of 12 gold answers are longer \(up to 5 tokens\), so they are never an exact match"
+    )
+    with pytest.warns(UserWarning, match=f"max_new_tokens: {words}"):
+        student.check(Params.checked(**MINILM, max_new_tokens=4, max_target=6))
+    with pytest.warns(UserWarning, match=r"max_target: 5: 6 of 12 .* so they are cut in training"):
+        student.check(Params.checked(**MINILM, max_new_tokens=5, max_target=5))
 
 
 def test_decoder_only_training_is_the_same_with_activation_checkpointing(folder):

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from tinyllm import paths
 
 MANIFEST, BEGUN, LOCK = "manifest.json", "begun.json", "writer.lock"
+DATA = (".parquet", ".csv", ".jsonl", ".safetensors")  # unlike notes or a deleted job.json
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "papermill")
 
 
@@ -94,7 +95,7 @@ def refuse_other(folder: Path, old: dict, new: dict | None) -> None:
 
 def finished(folder: Path, spec: dict | None) -> bool:
     """True if `folder` already holds the results of `spec`; False if it is absent or unfinished, or
-    if one of its files is missing.
+    if one of its DATA files is missing.
 
     Raises StaleRun, listing the differences, if it holds the results of another spec.
     """
@@ -102,15 +103,16 @@ def finished(folder: Path, spec: dict | None) -> bool:
     if manifest is None:
         return False
     refuse_other(folder, manifest["spec"], spec)
-    return all((folder / name).exists() for name in manifest["outputs"])
+    return all((folder / name).exists() for name in manifest["outputs"] if name.endswith(DATA))
 
 
 def intact(folder: Path) -> bool:
-    """True if a finished folder has every file of its manifest, unchanged."""
+    """True if a finished folder has every DATA file of its manifest, unchanged."""
     manifest = read_manifest(folder)
     return manifest is not None and all(
         (folder / name).exists() and sha256(folder / name) == known
         for name, known in manifest["outputs"].items()
+        if name.endswith(DATA)
     )
 
 

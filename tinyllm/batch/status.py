@@ -35,10 +35,12 @@ def states(job: Job) -> list[str]:
         return [] if any(job.figures.glob("*.png")) else ["missing"]
     if job.rule == "evaluate":
         return [_state(_stored, params, *student) for student in students]
+    # Restored students have no rationales in runs/ to compare with.
+    alone = not (paths.runs() / "rationales" / paths.slug(params.dataset)).exists()
     try:
         return [
             _state(results.finished, folder, params)
-            if spec is None and job.rule == "distill"  # restored, without its inputs
+            if job.rule == "distill" and spec is None and alone
             else _state(runs.finished, folder, spec)
             for folder, spec in _work(job)
         ]

@@ -65,7 +65,9 @@ def table(file: Path) -> pd.DataFrame:
     """Read a CSV or parquet file of the results; raises ValueError, with the remedy, if damaged."""
     try:
         return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        if getattr(error, "errno", None):  # not opened, for example too many open files
+            raise
         remedy = "delete it, or the student's folder, and run notebooks 03 and 04 again"
         raise ValueError(f"{paths.shown(file)} is damaged ({error}); {remedy}") from None
 

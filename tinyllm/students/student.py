@@ -57,14 +57,16 @@ def check(params: Params) -> None:
             "same tokens (a choice among these counts as chance)",
             stacklevel=2,
         )
-    gold = [len(encoding.tokens(row.gold)) + 1 for row in rows]  # with the end token
-    effects = {"max_target": "cut in training", "max_new_tokens": "never an exact match"}
-    for name, effect in effects.items():
-        most = getattr(params, name)
-        if long := sum(length > most for length in gold):
+    gold = [len(encoding.tokens(row.gold)) for row in rows]
+    # An end token follows in training only.
+    for name, end, effect in (
+        ("max_target", 1, "cut in training"),
+        ("max_new_tokens", 0, "never an exact match"),
+    ):
+        if long := sum(length + end > getattr(params, name) for length in gold):
             warnings.warn(
-                f"{name}: {most}: {long} of {len(gold)} gold answers are longer (up to {max(gold)} "
-                f"tokens), so they are {effect}",
+                f"{name}: {getattr(params, name)}: {long} of {len(gold)} gold answers are longer "
+                f"(up to {max(gold) + end} tokens), so they are {effect}",
                 stacklevel=2,
             )
 
