@@ -294,6 +294,7 @@ def test_torchrun_and_one_process_train_on_the_same_tokens_and_steps(folder):
         changes |= {"study": f"processes{nproc}", "limit": {"train": 9, "valid": 8, "test": 8}}
         params = study(folder, arms=["tinyllm"], **changes)
         (path,) = run.train_all(params)
+        assert runs.intact(path) and runs.finished(path, run.spec(params, "tinyllm", 0))
         facts = runs.read_manifest(path)["facts"]
         ends.append([facts[name] for name in ("train_tokens", "steps", "targets")])
     assert ends[0] == ends[1]
