@@ -44,19 +44,18 @@ def read(*files: Path, by_path: bool = False) -> pd.DataFrame:
     Raises ValueError if a file is not valid (see `check`), if two files hold the same student, or
     if students of a study and dataset answered different questions.
     """
-    frames: dict[tuple, pd.DataFrame] = {}
-    names: dict[tuple, Path] = {}
+    frames, seen = [], {}
     for file in map(Path, files):
         frame = _read(file, file.stat().st_mtime_ns)
         place = {"study": file.parents[5].name, "dataset": file.parents[4].name} if by_path else {}
         if any(frame[name].iat[0] != value for name, value in place.items()):
             frame = frame.assign(**place)
         key = tuple(frame[name].iat[0] for name in (*TEST, *STUDENT))
-        if key in frames:
-            both = f"{paths.shown(names[key].parent)} and {paths.shown(file.parent)}"
+        if (other := seen.setdefault(key, file)) != file:
+            both = f"{paths.shown(other.parent)} and {paths.shown(file.parent)}"
             raise ValueError(f"{both} hold the same student; move the copy to another place")
-        frames[key], names[key] = frame, file
-    rows = pd.concat(frames.values(), ignore_index=True)
+        frames.append(frame)
+    rows = pd.concat(frames, ignore_index=True)
     _refuse_other_questions(rows)
     return rows
 
