@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as distributions
 from simulated import answers, notebook, predictions
+from statsmodels.stats.multitest import multipletests
 
 from tinyllm.evaluation import accuracy, paired, results, summary
 
@@ -83,6 +84,9 @@ def test_holm_correction_matches_a_manual_calculation():
     # sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, then made non-decreasing
     assert table["p_holm"].tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert table["verdict"].tolist() == ["better", "inconclusive", "inconclusive", "better"]
+    for p in np.random.default_rng(0).random((20, 7)) ** 4:
+        ours = paired.holm(pd.DataFrame(rows | {"p": p}))["p_holm"]
+        assert ours.tolist() == multipletests(p, method="holm")[1].tolist()
 
 
 def test_one_seed_gives_the_paired_t_test():

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from tinyllm.evaluation.accuracy import matrix, wilson
 
@@ -216,7 +215,8 @@ def compare(predictions: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
 
 def holm(table: pd.DataFrame) -> pd.DataFrame:
     """The table with p_holm (Holm's correction of column p over its rows) and `verdict`."""
-    table = table.assign(p_holm=multipletests(table["p"], method="holm")[1])
+    p = table["p"].sort_values()  # statsmodels' function collects garbage: 0.1 s at each call
+    table = table.assign(p_holm=(p * range(len(p), 0, -1)).cummax().clip(upper=1))
     return table.assign(verdict=[verdict(row) for row in table.to_dict("records")])
 
 
