@@ -96,7 +96,7 @@ def trained() -> str:
             "device": device,
             "training code": f"version {code}, "
             + (f"{len(commits)} commits" if len(commits) > 1 else f"`{min(commits)}`"),
-            "hours": f"{sum(hours):.1f}",
+            "hours": f"{sum(hours):.2f}",
         }
         for (study, device, code), (datasets, commits, hours) in sorted(rows.items())
     ]
