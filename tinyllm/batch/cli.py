@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             place = args.options.index(flag) + 1
             args.options[place:place] = again
         command += ["--forcerun", *again] if again else []
-        # A list, since snakemake changes a plain text; ensure_ascii, since \u is not decoded.
+        # A list, since snakemake changes a plain text; without \u, which it does not decode.
         command += ["--config", f"grid={json.dumps([name], ensure_ascii=False)}"]
         gpu = args.profile != "local" or any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
         env = os.environ if gpu else {"TINYLLM_DEVICE": "cpu"} | os.environ  # ask for no GPU
