@@ -128,11 +128,16 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     write_yaml(folder / "my base.yaml", **values, arms=["finetune"])
     write_yaml(folder / "my grid.yaml", params=["my base.yaml", "laptop/obqa.yaml"])
     write_yaml(folder / "home.yaml", params=["~/my base.yaml"])
+    (folder / "other.jsonl").touch()
+    point = {"study": "other", "dataset": "other", "source": "file:other.jsonl", "teachers": []}
+    write_yaml(folder / "points.yaml", params=["smol.yaml"], points=[{**point, "arms": ["lora"]}])
     monkeypatch.setenv("HOME", str(folder))
     assert grid.load(folder / "home.yaml").studies[0].dataset == "own"
     monkeypatch.chdir(tmp_path)
     first, second = grid.load("my own grids/my grid.yaml").studies
     assert first.source == f"file:{folder / 'my data.jsonl'}" and second.dataset == "obqa"
+    [third] = grid.load("my own grids/points.yaml").studies
+    assert third.source == f"file:{folder / 'other.jsonl'}"
     assert grid.load("params/micro.yaml").name == "micro"  # the repository's file
 
 
@@ -140,7 +145,7 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     ("values", "message"),
     [
         ({"params": []}, "params"),
-        ({"params": ["mikro.yaml"]}, "no parameter file {folder}/mikro.yaml"),
+        ({"params": ["mikro.yaml"]}, "parameter file {folder}/mikro.yaml: [Errno 2] No such file"),
         ({"points": [{"alfa": [1.0]}]}, "did you mean `alpha`"),
         ({"points": [{}, {"lr": 0.1}]}, "'micro-t5' twice"),
         ({"points": [{}, {"student": "x", "alpha": [2.0]}]}, "alpha: [10.0]"),

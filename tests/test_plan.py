@@ -7,7 +7,9 @@ from tiny import write_yaml
 from tinyllm import paths
 from tinyllm.batch import grid, plan
 from tinyllm.data import release
+from tinyllm.models import load
 from tinyllm.models import micro as models
+from tinyllm.models.encode import longest_input
 from tinyllm.params import DATASETS, SPLITS, ParameterError, Params
 
 HF = "hf:google/flan-t5-xl"
@@ -124,6 +126,25 @@ def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeyp
         plan.parameters(large)
     monkeypatch.setenv("TINYLLM_PARAMETERS", "some/other=7e9 meta-llama/Llama-2-70b-hf=7e10")
     assert plan.parameters(large) == 7e10
+
+
+def test_a_student_with_too_few_positions_is_refused_before_any_job(tmp_path, minilm_file):
+    saved = {}
+    for name in ("minilm-ed", "micro-t5", "micro-llama"):
+        model, tokenizer = load.load(name)
+        load.save(model, tokenizer, saved.setdefault(name, tmp_path / name))
+        limit, together = longest_input(model), not model.config.is_encoder_decoder
+        for student in (name, str(saved[name])):  # an alias; a folder
+            fits = released(student=student, max_input=300, max_target=200)
+            plan.check(fits)
+            for parameter in ("max_input", "max_target"):
+                over = fits.model_copy(update={parameter: 513})
+                if limit is None:  # T5's positions are relative
+                    plan.check(over)
+                    continue
+                what = r"max_input \+ max_target: [78]13" if together else f"{parameter}: 513"
+                with pytest.raises(ParameterError, match=f"{what}: .* positions for {limit} "):
+                    plan.check(over)
 
 
 def test_resources_request_gpus_according_to_model_size(tmp_path, monkeypatch):

@@ -190,18 +190,19 @@ class Params(BaseModel):
         return cls.checked(**{"teachers": [], "arms": ["inference"]} | known)
 
     @classmethod
-    def from_yaml(cls, file: str | Path, **changes: Any) -> Self:
+    def from_yaml(cls, file: str | Path, *folders: Path, **changes: Any) -> Self:
         """Read the parameters of a YAML file as papermill does, and apply `changes`.
 
-        A relative `source: file:PATH` is looked up beside that file, then in the current folder.
+        A relative `source: file:PATH` may lie beside it, in `folders` or in the current folder.
         """
         values = read_yaml(file := Path(file)) | changes
         if "study" not in values and values.get("dataset", "micro") != "micro":
             raise ParameterError(f"{file}: study: is missing; give it a name, study: NAME")
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
-            places = [f.resolve() / Path(path).expanduser() for f in (file.parent, Path())]
-            values["source"] = f"file:{next((p for p in places if p.exists()), places[1])}"
+            folders = (file.parent, *folders, Path())
+            places = [folder.resolve() / Path(path).expanduser() for folder in folders]
+            values["source"] = f"file:{next(filter(Path.exists, places), places[-1])}"
         defaults = {name: field.default for name, field in cls.model_fields.items()}  # set all
         try:
             return cls.checked(**defaults | values)
@@ -224,7 +225,7 @@ def read_yaml(file: Path) -> dict:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise ParameterError(f"no parameter file {file.absolute()}: {error}") from None
+        raise ParameterError(f"parameter file {file.absolute()}: {error}") from None
     nodes = [yaml.compose(text, yaml.SafeLoader)]
     if nodes[0] and not isinstance(nodes[0], yaml.MappingNode):
         raise ParameterError(f"{file}: expected lines `parameter: value`")

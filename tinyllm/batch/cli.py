@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     Options for snakemake may follow after --, for example: tinyllm run GRID -- --cores 1
     """
     grid = grids.load(args.grid)
+    for params in grid.studies:
+        costs.check(params)
     for job in grid.jobs:
         costs.resources(job)  # raises an error for a model of unknown size before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
@@ -83,7 +85,10 @@ def locked(grid: Grid) -> Iterator[list[int]]:
 
 def plan(args: argparse.Namespace) -> int:
     """Estimate tokens, FLOPs and hours of GRID before running it."""
-    print(costs.report(grids.load(args.grid), args.device))
+    grid = grids.load(args.grid)
+    for params in grid.studies:
+        costs.check(params)
+    print(costs.report(grid, args.device))
     return 0
 
 

@@ -233,7 +233,8 @@ def load(name: str | Path) -> Grid:
         names = [Path(base).expanduser() for base in recipe.params]
         files = [(file.parent / base, FOLDER / base) for base in names]
         bases = [next(filter(Path.is_file, pair), pair[0]) for pair in files]
-        studies = [Params.from_yaml(base, **point) for base in bases for point in recipe.points]
+        points = recipe.points
+        studies = [Params.from_yaml(b, file.parent, **point) for b in bases for point in points]
         _refuse_mixed(studies)
     except ValidationError as error:
         lines = [f"{e['loc'][0]}: {e['input']!r}: {e['msg']}" for e in error.errors()]

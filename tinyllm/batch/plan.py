@@ -41,6 +41,11 @@ MODELS = {  # parameters; other models are counted from their config
     "smollm2": 135e6,
     **dict.fromkeys(("micro-t5", "micro-llama", "micro:a", "micro:b"), 0.3e6),
 }
+CONFIGS = {  # of aliases; models in folders have a file with theirs
+    "minilm-ed": {"max_position_embeddings": 512, "is_encoder_decoder": True},
+    "smollm2": {"max_position_embeddings": 8192},
+    "micro-llama": {"max_position_embeddings": 512},
+}
 DECODER_ONLY = re.compile(r"llama|gpt|lm\d|qwen|mi[sx]tral|gemma|phi-|pythia|olmo", re.I)
 DEVICES = {  # FLOPs per second: dense peak by data sheet (CPU: two cores, AVX-512) x utilisation
     "a100": 312e12 * 0.2,
@@ -84,6 +89,29 @@ def _counted(name: str) -> float:
             f"model {name!r}: its size is unknown (no folder {file.absolute()}, no config in the "
             f"hub's cache); correct the path, or add --parameters {name}=3e9"
         ) from None
+
+
+def check(params: Params) -> None:
+    """Raise ParameterError if a student has too few positions for `max_input` and `max_target`.
+
+    Called before any job runs, for aliases and folders. Models of the hub, and the questions
+    themselves, are checked before students train.
+    """
+    config, file = (
+        CONFIGS.get(params.student, {}),
+        Path(params.student).expanduser() / "config.json",
+    )
+    if not config and file.is_file():
+        config = json.loads(file.read_text("utf-8"))
+    limit = config.get("encoder", config).get("max_position_embeddings")
+    sizes = params.spec("max_input", "max_target")
+    if not config.get("is_encoder_decoder"):  # one sequence holds both
+        sizes = {" + ".join(sizes): sum(sizes.values())}
+    for name, size in sizes.items():
+        if isinstance(limit, int) and size > limit:
+            raise ParameterError(
+                f"{name}: {size}: {params.student} has positions for {limit} tokens; lower it"
+            )
 
 
 def splits(params: Params) -> dict[str, dict[str, float]]:
