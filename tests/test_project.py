@@ -18,7 +18,7 @@ import yaml
 from tinyllm import paths
 from tinyllm.batch import cli
 from tinyllm.data import files
-from tinyllm.evaluation import paired, results
+from tinyllm.evaluation import paired, results, summary
 from tinyllm.params import Params
 
 ROOT = paths.ROOT
@@ -67,6 +67,32 @@ def test_cli_plans_statistics_and_figures_do_not_import_torch():
 
 def test_the_results_in_the_readme_are_those_of_the_stored_studies(committed_results):
     assert readme.section() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_answer_in_the_readme_agrees_with_the_stored_verdicts(committed_results):
+    [answer] = re.findall(r"\*\*Answer.*", (ROOT / "README.md").read_text(encoding="utf-8"))
+    rows = results.whole()
+    tables = {}
+    for study in ("laptop", "laptop-whole"):
+        for metric in ("correct", "exact"):
+            table = paired.compare(rows[rows["study"] == study], metric)
+            ours = table[table["arm"] == paired.OURS].set_index(["baseline", "dataset"])
+            tables[study, metric] = ours["verdict"].sort_index()
+    laptop, long = tables["laptop", "correct"], tables["laptop-whole", "correct"]
+    datasets = set(laptop[paired.BASELINE].index) - {"mean"}
+    floor = datasets - set(summary.above_floor("laptop", "minilm-ed"))
+    words = ("none", "one", "two", "three", "four", "five", "six")
+    mean = f"{laptop[paired.BASELINE, 'mean']} on the mean of {words[len(datasets)]} datasets"
+    assert f"{mean}; on {words[len(floor)]} of them" in answer
+    assert "TinyLLM beats fine-tuning on OpenBookQA, not on RiddleSense" in answer
+    assert long[paired.BASELINE, "obqa"] == "better" != long[paired.BASELINE, "riddle"]
+    assert "inconclusive by exact match" in answer
+    assert tables["laptop-whole", "exact"][paired.BASELINE, "obqa"] == "inconclusive"
+    assert "TinyLLM is never better than the best single teacher" in answer
+    for (study, _), verdicts in tables.items():
+        assert not verdicts[summary.best_single(study)].eq("better").any()
+    assert "On average it beats shuffled rationales" in answer
+    assert laptop["tinyllm:shuffled", "mean"] == "better"
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda f: f.stem)
