@@ -80,7 +80,7 @@ lint: install  ## check style and the direction of imports
 format: install  ## fix style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-install: $(VENV)/installed
+install: $(VENV)/installed  ## install the package and its requirements into .venv
 $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=...")'

@@ -187,8 +187,8 @@ def sizes() -> str:
 def write(folder: Path) -> None:
     """All parts, as Markdown files that pages include."""
     folder.mkdir(exist_ok=True)
-    table = "\n".join(line for line in arms.__doc__.splitlines() if line[:1] == "|")
-    parts = {"results": outcome(), "parameters": parameters(), "arms": table, "sizes": sizes()}
+    grammar = arms.__doc__.partition("\n\n")[2]
+    parts = {"results": outcome(), "parameters": parameters(), "arms": grammar, "sizes": sizes()}
     parts |= {"features": features(), "trained": trained()}
     for file in paths.results().glob("*.csv"):
         parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))

@@ -47,6 +47,8 @@ def test_a_run_on_the_cpu_hides_the_gpu_from_its_jobs(moved, monkeypatch, name, 
     write_yaml(moved / "one.yaml", study="one")
     cli.main(["run", "one.yaml"])
     assert seen == [visible]
+    monkeypatch.setenv("TINYLLM_DEVICE", "gpu9")
+    assert cli.main(["run", "one.yaml"]) == 2
 
 
 def test_run_locks_the_study_and_forces_jobs_without_results(moved, monkeypatch, capsys):

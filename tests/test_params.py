@@ -106,6 +106,13 @@ def test_errors_in_a_parameter_file_name_the_file(tmp_path):
     file.write_bytes(b"lr: 0.1 # \xfc\n")
     with pytest.raises(ParameterError, match=r"study.yaml: .*utf-8"):
         Params.from_yaml(file)
+    file.write_text("lr: 0.1: 2\n")  # no YAML
+    with pytest.raises(ParameterError, match=r"study.yaml: mapping values"):
+        Params.from_yaml(file)
+    file.write_text("lrr: 0.1\n")
+    with pytest.raises(ParameterError) as error:
+        grid.load(file)
+    assert str(error.value).count("study.yaml") == 1
     with pytest.raises(ParameterError, match=str(tmp_path / "absent.yaml")):
         Params.from_yaml(tmp_path / "absent.yaml")
 

@@ -121,6 +121,9 @@ def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeyp
         models.save(model, kind, folder)
         assert plan.parameters(folder) == model.num_parameters()
     assert plan.parameters("hf:smollm2") == 135e6
+    models.save(models.untrained("t5", 0), "t5", tmp_path / "here")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # models may lie in the repository, too
+    assert plan.parameters("here") == plan.parameters(str(tmp_path / "my t5"))
     large = "hf:meta-llama/Llama-2-70b-hf"
     with pytest.raises(ParameterError, match=r"'meta-llama/Llama-2-70b-hf'.* --parameters"):
         plan.parameters(large)

@@ -23,12 +23,13 @@
 | `tinyllm:gibberish` | control: an additional teacher that writes random words |
 
 `finetune:x3` trains for three times the epochs. LoRA adds a low-rank update to every linear layer
-except the output layer, for every method. TEACHER is a teacher's URI or the name part of it:
-`dss:release:llama2` or `dss:llama2`. RANK defaults to 8 and T to 1.
+except the output layer, for every method: `tinyllm+lora`, `tinyllm+lora:16`. RANK defaults to 8 and
+T to 1. TEACHER is a teacher's URI or the part after its kind: `dss:release:llama2` or `dss:llama2`,
+`dss:hf:google/flan-t5-xl` or `dss:google/flan-t5-xl`.
 
 `shuffled` and `scrambled` keep the words, lengths and cost of `tinyllm`. `arms: [all]` selects the
-paper's arms and the controls, each once (LoRA with fine-tuning only), as far as the teachers allow.
-To add an arm, add a line to METHODS or TINYLLM.
+paper's arms and its controls, each once (LoRA with fine-tuning only), as far as the teachers allow:
+not those beyond the paper, and no `:xN`.
 """
 
 import contextlib

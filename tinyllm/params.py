@@ -65,7 +65,7 @@ class Params(BaseModel):
     source: Source = Field("micro", description="micro, release, hub or file:PATH")
     columns: dict[str, str] = Field({}, description="your file's column names: {question: ...}")
     limit: dict[Split, Count] = Field({}, description="maximum rows per split, sampled at random")
-    data_seed: int = Field(0, ge=0, description="seed of world, subsamples, in-context examples")
+    data_seed: int = Field(0, ge=0, description="seed of world, splits, subsets and examples")
     teachers: list[str] = Field(
         ["micro:a", "micro:b"], description="release:llama2, hf:MODEL, openai:URL#MODEL, ..."
     )
@@ -103,7 +103,7 @@ class Params(BaseModel):
     precision: Precision = Field("auto", description="auto: bf16 where a GPU has it, else fp32")
     checkpointing: bool = Field(False, description="recompute activations to save memory")
     keep_weights: bool = Field(True, description="keep trained weights, not only predictions")
-    curve: bool = Field(False, description="the study is one point of a curve")
+    curve: bool = Field(False, description="one point of a curve: not in the tables of results")
     workers: int = Field(2, ge=1, description="students trained in parallel")
     nproc: int = Field(1, ge=1, description="processes (devices) per student, with torchrun")
 
@@ -224,9 +224,9 @@ def read_yaml(file: Path) -> dict:
     """Read a YAML file; raises ParameterError if it is unreadable or has a duplicate key."""
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        nodes, values = [yaml.compose(text, yaml.SafeLoader)], yaml.safe_load(text)
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise ParameterError(f"parameter file {file.absolute()}: {error}") from None
-    nodes = [yaml.compose(text, yaml.SafeLoader)]
     if nodes[0] and not isinstance(nodes[0], yaml.MappingNode):
         raise ParameterError(f"{file}: expected lines `parameter: value`")
     for node in nodes:  # grows by the nodes inside
@@ -236,7 +236,7 @@ def read_yaml(file: Path) -> dict:
             raise ParameterError(f"{file}: {twice[0]}: appears twice; remove one")
         inside = node.value if isinstance(node, yaml.SequenceNode) else [v for _, v in pairs]
         nodes += [value for value in inside if value not in nodes]
-    return {str(name): value for name, value in (yaml.safe_load(text) or {}).items()}
+    return {str(name): value for name, value in (values or {}).items()}
 
 
 def _line(item: dict[str, Any]) -> str:

@@ -51,6 +51,12 @@ def release_mirror() -> Path | None:
     return _folder("TINYLLM_RELEASE_DIR", None)
 
 
+def model(name: str) -> Path:
+    """The path for a model's name: in the repository if it exists there, else in this folder."""
+    path = Path(name).expanduser()
+    return ROOT / path if (ROOT / path).exists() else path.absolute()
+
+
 def slug(name: str) -> str:
     """Turn a name into a folder name: `hf:google/flan-t5-xl` becomes `hf-google-flan-t5-xl`."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-")

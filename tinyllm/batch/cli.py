@@ -23,7 +23,8 @@ from tinyllm.evaluation import results as evaluation
 from tinyllm.params import STAGES, Params
 
 PROFILES = paths.ROOT / "profiles"
-EXIT = "Exit status: 0 success, 1 a failed job or another active run, 2 bad input, 130 Ctrl-C."
+EXIT = "Exit status: 0 success; 1 a failed job, another active run, or results that are missing or "
+EXIT += "stale; 2 bad input; 130 Ctrl-C."
 
 
 def run(args: argparse.Namespace) -> int:
@@ -193,7 +194,8 @@ def parser() -> argparse.ArgumentParser:
     add["plan"]("--device", choices=costs.DEVICES, help="default: by student size")
     add["kubernetes"]("action", choices=["submit", "status", "cancel"])
     for name in pods.LIMITS:
-        add["kubernetes"](f"--{name}", type=int, default=1, help="limit of a new Job")
+        text = f"limit of a new Job{' in MB' if name == 'mem' else ''}, default 1"
+        add["kubernetes"](f"--{name}", type=int, default=1, help=text)
     add["kubernetes"]("names", nargs="+", metavar="NAME", help="script to submit, or Jobs")
     return whole
 

@@ -225,10 +225,10 @@ def load(name: str | Path) -> Grid:
         raise ParameterError(
             f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; allowed are {known}"
         )
+    values = read_yaml(file)
+    if "params" not in values:
+        return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
     try:
-        values = read_yaml(file)
-        if "params" not in values:
-            return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
         recipe = Recipe(**values)
         names = [Path(base).expanduser() for base in recipe.params]
         files = [(file.parent / base, FOLDER / base) for base in names]
@@ -239,7 +239,7 @@ def load(name: str | Path) -> Grid:
     except ValidationError as error:
         lines = [f"{e['loc'][0]}: {e['input']!r}: {e['msg']}" for e in error.errors()]
         raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
-    except (ParameterError, yaml.YAMLError) as error:
+    except ParameterError as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None
     return Grid(file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job)
 

@@ -15,7 +15,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from tinyllm import arms, prompts
+from tinyllm import arms, paths, prompts
 from tinyllm.batch.grid import RULES, Grid, Job
 from tinyllm.data import load as data
 from tinyllm.data.question import Question
@@ -72,7 +72,7 @@ def parameters(model: str) -> float:
 
 @cache
 def _counted(name: str) -> float:
-    file = Path(name).expanduser()
+    file = paths.model(name)
     if name.endswith(".gguf") and file.is_file():
         return 2.0 * file.stat().st_size  # about 4 bits per parameter
     # Imported only if needed, because that takes seconds.
@@ -80,13 +80,14 @@ def _counted(name: str) -> float:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     try:
-        config = AutoConfig.from_pretrained(str(file), local_files_only=True)
+        known = str(file) if file.exists() else name
+        config = AutoConfig.from_pretrained(known, local_files_only=True)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
             return float(auto.from_config(config).num_parameters())
     except (OSError, ValueError):
         raise ParameterError(
-            f"model {name!r}: its size is unknown (no folder {file.absolute()}, no config in the "
+            f"model {name!r}: its size is unknown (no folder {file}, no config in the "
             f"hub's cache); correct the path, or add --parameters {name}=3e9"
         ) from None
 
@@ -97,10 +98,8 @@ def check(params: Params) -> None:
     Called before any job runs, for aliases and folders. Models of the hub, and the questions
     themselves, are checked before students train.
     """
-    config, file = (
-        CONFIGS.get(params.student, {}),
-        Path(params.student).expanduser() / "config.json",
-    )
+    config = CONFIGS.get(params.student, {})
+    file = paths.model(params.student) / "config.json"
     if not config and file.is_file():
         config = json.loads(file.read_text("utf-8"))
     limit = config.get("encoder", config).get("max_position_embeddings")
@@ -237,6 +236,8 @@ def resources(job: Job) -> dict[str, int]:
     models = {"prompt": local, "distill": [params.student]}.get(job.rule, [])
     size, gpu, spent = max(map(parameters, models), default=0.0), 0, cost(job)
     name = os.environ.get("TINYLLM_DEVICE") or "a100"
+    if name not in DEVICES:
+        raise ParameterError(f"TINYLLM_DEVICE: {name!r}: allowed are {', '.join(DEVICES)}")
     if size >= SMALL and name != "cpu":
         gpu = params.nproc if trains else math.ceil(2 * size / GPU_BYTES)
     seconds = spent["flops"] / DEVICES[name if gpu else "cpu"] / max(1, gpu * trains)

@@ -70,14 +70,8 @@ def load(
         raise ValueError(
             f"{origin!r} is not an alias ({', '.join(ALIASES)}), and no model could be read from "
             f"it ({reason}). For a gated model, set HF_TOKEN. Without a network, run `make models` "
-            f"and use an alias, or give a folder (looked for {local(origin)})"
+            f"and use an alias, or give a folder (looked for {paths.model(origin)})"
         ) from error
-
-
-def local(name: str) -> Path:
-    """The path for a name: in the repository if it exists there, else in the current folder."""
-    path = Path(name).expanduser()
-    return paths.ROOT / path if (paths.ROOT / path).exists() else path.absolute()
 
 
 @cache
@@ -87,7 +81,7 @@ def content(name: str) -> dict[str, str]:
     For a folder or GGUF file the SHA-256; for a hub id the commit, from the local cache if there
     is one. Empty for an alias, or if the commit cannot be found.
     """
-    path = local(name)
+    path = paths.model(name)
     if name in ALIASES:
         return {}
     if path.is_file():
@@ -138,7 +132,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 def _from_pretrained(name: str, dtype: torch.dtype, device_map: str | dict | None) -> Loaded:
     """Load a folder, GGUF file (dequantised, 20 s for SmolLM2-135M on two cores) or hub id."""
-    path, how = local(name), {"dtype": dtype, "device_map": device_map}
+    path, how = paths.model(name), {"dtype": dtype, "device_map": device_map}
     if path.suffix == ".gguf":
         file = {"gguf_file": path.name}
         model = AutoModelForCausalLM.from_pretrained(path.parent, **file, **how)

@@ -1,7 +1,7 @@
 """The training loop of one student: resumable, in one process or several, best weights by valid.
 
-Losses are means over all questions of an optimiser step (`students/loss.py`), so they do not depend
-on gradient accumulation or on the number of processes.
+Losses are means over the target tokens of an optimiser step (`students/loss.py`), so they depend
+neither on gradient accumulation nor on the number of processes.
 """
 
 import math
