@@ -130,7 +130,9 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     write_yaml(folder / "home.yaml", params=["~/my base.yaml"])
     (folder / "other.jsonl").touch()
     point = {"study": "other", "dataset": "other", "source": "file:other.jsonl", "teachers": []}
-    write_yaml(folder / "points.yaml", params=["smol.yaml"], points=[{**point, "arms": ["lora"]}])
+    (tmp_path / "other.jsonl").touch()  # beside the base: the grid's own comes first
+    write_yaml(tmp_path / "base.yaml", **values, arms=["finetune"])
+    write_yaml(folder / "points.yaml", params=["../base.yaml"], points=[point])
     monkeypatch.setenv("HOME", str(folder))
     assert grid.load(folder / "home.yaml").studies[0].dataset == "own"
     monkeypatch.chdir(tmp_path)

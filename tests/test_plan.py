@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from tiny import write_yaml
+from transformers import GPT2Config
 
 from tinyllm import paths
 from tinyllm.batch import grid, plan
@@ -136,7 +137,7 @@ def test_a_student_with_too_few_positions_is_refused_before_any_job(tmp_path, mi
     for name in ("minilm-ed", "micro-t5", "micro-llama"):
         model, tokenizer = load.load(name)
         load.save(model, tokenizer, saved.setdefault(name, tmp_path / name))
-        limit, together = longest_input(model), not model.config.is_encoder_decoder
+        limit, together = longest_input(model.config), not model.config.is_encoder_decoder
         for student in (name, str(saved[name])):  # an alias; a folder
             fits = released(student=student, max_input=300, max_target=200)
             plan.check(fits)
@@ -148,6 +149,12 @@ def test_a_student_with_too_few_positions_is_refused_before_any_job(tmp_path, mi
                 what = r"max_input \+ max_target: [78]13" if together else f"{parameter}: 513"
                 with pytest.raises(ParameterError, match=f"{what}: .* positions for {limit} "):
                     plan.check(over)
+    config = tmp_path / "micro-llama" / "config.json"
+    config.write_text("{")  # not readable: loading the model gives the reason
+    plan.check(released(student=str(config.parent), max_input=513))
+    GPT2Config().save_pretrained(tmp_path / "gpt2")  # its name for positions is another
+    with pytest.raises(ParameterError, match="positions for 1024 tokens"):
+        plan.check(released(student=str(tmp_path / "gpt2"), max_input=1000))
 
 
 def test_resources_request_gpus_according_to_model_size(tmp_path, monkeypatch):

@@ -86,6 +86,14 @@ def test_the_answer_in_the_readme_agrees_with_the_stored_verdicts(committed_resu
     assert f"{mean}; on {words[len(floor)]} of them" in answer
     assert "TinyLLM beats fine-tuning on OpenBookQA, not on RiddleSense" in answer
     assert long[paired.BASELINE, "obqa"] == "better" != long[paired.BASELINE, "riddle"]
+    assert "Without BioASQ, 123 questions: equivalent by option score" in answer
+    part = rows[(rows["study"] == "laptop") & (rows["dataset"] != "bioasq")]
+    table = paired.compare(part).set_index(["arm", "baseline", "dataset"]).sort_index()
+    assert table.loc[(paired.OURS, paired.BASELINE, "mean"), "verdict"] == "equivalent"
+    assert "one teacher or longer training gains as much" in answer
+    part = rows[(rows["study"] == "laptop-whole") & (rows["dataset"] == "obqa")]
+    levels = paired.accuracies(part).set_index("arm")["estimate"]
+    assert min(levels["dss:flan-t5"], levels["finetune:x5"]) >= levels[paired.OURS]
     assert "inconclusive by exact match" in answer
     assert tables["laptop-whole", "exact"][paired.BASELINE, "obqa"] == "inconclusive"
     assert "TinyLLM is never better than the best single teacher" in answer

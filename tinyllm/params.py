@@ -193,15 +193,15 @@ class Params(BaseModel):
     def from_yaml(cls, file: str | Path, *folders: Path, **changes: Any) -> Self:
         """Read the parameters of a YAML file as papermill does, and apply `changes`.
 
-        A relative `source: file:PATH` may lie beside it, in `folders` or in the current folder.
+        A relative `source: file:PATH` may lie beside it (first in `folders`, if changed) or here.
         """
         values = read_yaml(file := Path(file)) | changes
         if "study" not in values and values.get("dataset", "micro") != "micro":
             raise ParameterError(f"{file}: study: is missing; give it a name, study: NAME")
         kind, _, path = str(values.get("source")).partition(":")
         if kind == "file":
-            folders = (file.parent, *folders, Path())
-            places = [folder.resolve() / Path(path).expanduser() for folder in folders]
+            near = (*folders, file.parent) if "source" in changes else (file.parent,)
+            places = [f.resolve() / Path(path).expanduser() for f in (*near, Path())]
             values["source"] = f"file:{next(filter(Path.exists, places), places[-1])}"
         defaults = {name: field.default for name, field in cls.model_fields.items()}  # set all
         try:
@@ -225,7 +225,7 @@ def read_yaml(file: Path) -> dict:
     try:
         text = file.read_text(encoding="utf-8")
         nodes, values = [yaml.compose(text, yaml.SafeLoader)], yaml.safe_load(text)
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ParameterError(f"parameter file {file.absolute()}: {error}") from None
     if nodes[0] and not isinstance(nodes[0], yaml.MappingNode):
         raise ParameterError(f"{file}: expected lines `parameter: value`")

@@ -4,6 +4,7 @@ Estimates are good to about a factor of two: tokens from the lengths of texts, F
 parameters x tokens, hours from one utilisation per device. `resources` is for the `Snakefile`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -41,10 +43,10 @@ MODELS = {  # parameters; other models are counted from their config
     "smollm2": 135e6,
     **dict.fromkeys(("micro-t5", "micro-llama", "micro:a", "micro:b"), 0.3e6),
 }
-CONFIGS = {  # of aliases; models in folders have a file with theirs
-    "minilm-ed": {"max_position_embeddings": 512, "is_encoder_decoder": True},
-    "smollm2": {"max_position_embeddings": 8192},
-    "micro-llama": {"max_position_embeddings": 512},
+POSITIONS = {  # of aliases, and whether the decoder has its own
+    "minilm-ed": (512, True),
+    "smollm2": (8192, False),
+    "micro-llama": (512, False),
 }
 DECODER_ONLY = re.compile(r"llama|gpt|lm\d|qwen|mi[sx]tral|gemma|phi-|pythia|olmo", re.I)
 DEVICES = {  # FLOPs per second: dense peak by data sheet (CPU: two cores, AVX-512) x utilisation
@@ -77,39 +79,48 @@ def _counted(name: str) -> float:
         return 2.0 * file.stat().st_size  # about 4 bits per parameter
     # Imported only if needed, because that takes seconds.
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     try:
-        known = str(file) if file.exists() else name
-        config = AutoConfig.from_pretrained(known, local_files_only=True)
+        config = _config(name)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
             return float(auto.from_config(config).num_parameters())
     except (OSError, ValueError):
         raise ParameterError(
-            f"model {name!r}: its size is unknown (no folder {file}, no config in the "
-            f"hub's cache); correct the path, or add --parameters {name}=3e9"
+            f"model {name!r}: its size is unknown (no folder {file}, no config in the hub's "
+            f"cache); correct the path, or add --parameters {name}=3e9"
         ) from None
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    path = paths.model(name)
+    return AutoConfig.from_pretrained(str(path) if path.exists() else name, local_files_only=True)
 
 
 def check(params: Params) -> None:
     """Raise ParameterError if a student has too few positions for `max_input` and `max_target`.
 
-    Called before any job runs, for aliases and folders. Models of the hub, and the questions
-    themselves, are checked before students train.
+    Called before any job runs, for models whose config is on this machine. Others, and the
+    questions themselves, are checked before students train.
     """
-    config = CONFIGS.get(params.student, {})
-    file = paths.model(params.student) / "config.json"
-    if not config and file.is_file():
-        config = json.loads(file.read_text("utf-8"))
-    limit = config.get("encoder", config).get("max_position_embeddings")
+    name = params.student
+    limit, apart = POSITIONS.get(name, (None, True))
+    if name not in POSITIONS | MODELS:
+        from tinyllm.models.encode import longest_input  # imports torch, which takes seconds
+
+        with contextlib.suppress(OSError, ValueError):
+            config = _config(name)
+            limit, apart = longest_input(config), config.is_encoder_decoder
     sizes = params.spec("max_input", "max_target")
-    if not config.get("is_encoder_decoder"):  # one sequence holds both
-        sizes = {" + ".join(sizes): sum(sizes.values())}
-    for name, size in sizes.items():
-        if isinstance(limit, int) and size > limit:
+    sizes = sizes if apart else {" + ".join(sizes): sum(sizes.values())}
+    for what, size in sizes.items():
+        if limit and size > limit:
             raise ParameterError(
-                f"{name}: {size}: {params.student} has positions for {limit} tokens; lower it"
+                f"{what}: {size}: {name} has positions for {limit} tokens; {what} may be at most "
+                f"{limit}"
             )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tinyllm import prompts
 from tinyllm.data.question import Question
@@ -54,7 +54,7 @@ class Encoding:
         """The encoding for a loaded model, with the settings in `params`."""
         seq2seq = bool(model.config.is_encoder_decoder)
         start = model.config.decoder_start_token_id if seq2seq else -1
-        sizes = params.max_input, params.max_target, longest_input(model)
+        sizes = params.max_input, params.max_target, longest_input(model.config)
         return cls(tokenizer, seq2seq, start, params.task_prefix, *sizes)
 
     def tokens(self, text: str) -> list[int]:
@@ -158,10 +158,10 @@ class Encoding:
         return " ".join(back.split()).casefold()
 
 
-def longest_input(model: PreTrainedModel) -> int | None:
+def longest_input(config: PreTrainedConfig) -> int | None:
     """Number of positions of a model; None if positions are relative."""
-    encoder = getattr(model.config, "encoder", None)
-    limits = [getattr(c, "max_position_embeddings", None) for c in (model.config, encoder)]
+    encoder = getattr(config, "encoder", None)
+    limits = [getattr(c, "max_position_embeddings", None) for c in (config, encoder)]
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 

@@ -58,7 +58,7 @@ class HFTeacher:
         self.chat = bool(self.tokenizer.chat_template)
         self.revision = revision or getattr(model.config, "_commit_hash", None) or "main"
         self.batch = batch
-        limit = longest_input(model)
+        limit = longest_input(model.config)
         need = max_prompt if self.seq2seq else max_prompt + max_new_tokens
         if limit and need > limit:
             raise ParameterError(
