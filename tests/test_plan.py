@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from gguf import GGUFReader
 from tiny import write_yaml
 from transformers import GPT2Config
 
@@ -130,6 +131,11 @@ def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeyp
         plan.parameters(large)
     monkeypatch.setenv("TINYLLM_PARAMETERS", "some/other=7e9 meta-llama/Llama-2-70b-hf=7e10")
     assert plan.parameters(large) == 7e10
+
+
+def test_known_positions_of_smollm2_are_those_of_its_file(smollm2_file):
+    length = GGUFReader(smollm2_file).fields["llama.context_length"].contents()
+    assert plan.POSITIONS["smollm2"] == (length, False)
 
 
 def test_a_student_with_too_few_positions_is_refused_before_any_job(tmp_path, minilm_file):
