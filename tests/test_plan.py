@@ -133,6 +133,10 @@ def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeyp
     assert plan.parameters(large) == 7e10
 
 
+def check(params):
+    plan.check(grid.Grid("one", (params,), "all", "all"))
+
+
 def test_known_positions_of_smollm2_are_those_of_its_file(smollm2_file):
     length = GGUFReader(smollm2_file).fields["llama.context_length"].contents()
     assert plan.POSITIONS["smollm2"] == (length, False)
@@ -146,21 +150,21 @@ def test_a_student_with_too_few_positions_is_refused_before_any_job(tmp_path, mi
         limit, together = longest_input(model.config), not model.config.is_encoder_decoder
         for student in (name, str(saved[name])):  # an alias; a folder
             fits = released(student=student, max_input=300, max_target=200)
-            plan.check(fits)
+            check(fits)
             for parameter in ("max_input", "max_target"):
                 over = fits.model_copy(update={parameter: 513})
                 if limit is None:  # T5's positions are relative
-                    plan.check(over)
+                    check(over)
                     continue
                 what = r"max_input \+ max_target: [78]13" if together else f"{parameter}: 513"
                 with pytest.raises(ParameterError, match=f"{what}: .* positions for {limit} "):
-                    plan.check(over)
+                    check(over)
     config = tmp_path / "micro-llama" / "config.json"
     config.write_text("{")  # not readable: loading the model gives the reason
-    plan.check(released(student=str(config.parent), max_input=513))
+    check(released(student=str(config.parent), max_input=513))
     GPT2Config().save_pretrained(tmp_path / "gpt2")  # its name for positions is another
     with pytest.raises(ParameterError, match="positions for 1024 tokens"):
-        plan.check(released(student=str(tmp_path / "gpt2"), max_input=1000))
+        check(released(student=str(tmp_path / "gpt2"), max_input=1000))
 
 
 def test_resources_request_gpus_according_to_model_size(tmp_path, monkeypatch):

@@ -193,7 +193,7 @@ class Params(BaseModel):
     def from_yaml(cls, file: str | Path, *folders: Path, **changes: Any) -> Self:
         """Read the parameters of a YAML file as papermill does, and apply `changes`.
 
-        A relative `source: file:PATH` may lie beside it (first in `folders`, if changed) or here.
+        `source: file:PATH` is relative to `folders` (if changed), the file's or the current folder.
         """
         values = read_yaml(file := Path(file)) | changes
         if "study" not in values and values.get("dataset", "micro") != "micro":

@@ -52,7 +52,7 @@ def release_mirror() -> Path | None:
 
 
 def model(name: str) -> Path:
-    """The path for a model's name: in the repository if it exists there, else in this folder."""
+    """Path of a model's name: in the repository if it exists there, else in the current folder."""
     path = Path(name).expanduser()
     return ROOT / path if (ROOT / path).exists() else path.absolute()
 

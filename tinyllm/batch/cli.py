@@ -33,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
     Options for snakemake may follow after --, for example: tinyllm run GRID -- --cores 1
     """
     grid = grids.load(args.grid)
-    for params in grid.studies:
-        costs.check(params)
+    costs.check(grid)
     for job in grid.jobs:
         costs.resources(job)  # raises an error for a model of unknown size before anything runs
     name = os.path.abspath(args.grid) if os.path.isfile(args.grid) else args.grid
@@ -87,8 +86,7 @@ def locked(grid: Grid) -> Iterator[list[int]]:
 def plan(args: argparse.Namespace) -> int:
     """Estimate tokens, FLOPs and hours of GRID before running it."""
     grid = grids.load(args.grid)
-    for params in grid.studies:
-        costs.check(params)
+    costs.check(grid)
     print(costs.report(grid, args.device))
     return 0
 

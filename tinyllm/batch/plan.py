@@ -100,28 +100,31 @@ def _config(name: str) -> Any:
     return AutoConfig.from_pretrained(str(path) if path.exists() else name, local_files_only=True)
 
 
-def check(params: Params) -> None:
+def check(grid: Grid) -> None:
     """Raise ParameterError if a student has too few positions for `max_input` and `max_target`.
 
     Called before any job runs, for models whose config is on this machine. Others, and the
     questions themselves, are checked before students train.
     """
-    name = params.student
-    limit, apart = POSITIONS.get(name, (None, True))
-    if name not in POSITIONS | MODELS and not name.endswith(".gguf"):
-        from tinyllm.models.encode import longest_input  # imports torch, which takes seconds
+    for params in grid.studies:
+        limit, apart = _positions(params.student)
+        sizes = params.spec("max_input", "max_target")
+        for what, size in (sizes if apart else {" + ".join(sizes): sum(sizes.values())}).items():
+            if limit and size > limit:
+                raise ParameterError(
+                    f"{what}: {size}: {params.student} has positions for {limit} tokens; {what} "
+                    f"may be at most {limit}"
+                )
 
-        with contextlib.suppress(OSError, ValueError):
+
+def _positions(name: str) -> tuple[int | None, bool]:
+    with contextlib.suppress(OSError, ValueError):
+        if name not in POSITIONS | MODELS and not name.endswith(".gguf"):
+            from tinyllm.models.encode import longest_input  # imports torch, which takes seconds
+
             config = _config(name)
-            limit, apart = longest_input(config), config.is_encoder_decoder
-    sizes = params.spec("max_input", "max_target")
-    sizes = sizes if apart else {" + ".join(sizes): sum(sizes.values())}
-    for what, size in sizes.items():
-        if limit and size > limit:
-            raise ParameterError(
-                f"{what}: {size}: {name} has positions for {limit} tokens; {what} may be at most "
-                f"{limit}"
-            )
+            return longest_input(config), config.is_encoder_decoder
+    return POSITIONS.get(name, (None, True))
 
 
 def splits(params: Params) -> dict[str, dict[str, float]]:
