@@ -43,11 +43,8 @@ MODELS = {  # parameters; other models are counted from their config
     "smollm2": 135e6,
     **dict.fromkeys(("micro-t5", "micro-llama", "micro:a", "micro:b"), 0.3e6),
 }
-POSITIONS = {  # of aliases, and whether the decoder has its own
-    "minilm-ed": (512, True),
-    "smollm2": (8192, False),
-    "micro-llama": (512, False),
-}
+# Of aliases, and whether the decoder has its own.
+POSITIONS = {"minilm-ed": (512, True), "smollm2": (8192, False), "micro-llama": (512, False)}
 DECODER_ONLY = re.compile(r"llama|gpt|lm\d|qwen|mi[sx]tral|gemma|phi-|pythia|olmo", re.I)
 DEVICES = {  # FLOPs per second: dense peak by data sheet (CPU: two cores, AVX-512) x utilisation
     "a100": 312e12 * 0.2,
