@@ -40,6 +40,15 @@ def test_wilson_interval_matches_a_manual_calculation():
     assert (sure["low"], sure["high"]) == accuracy.wilson(10, 10)
 
 
+def test_the_bayesian_interval_is_normal_for_many_questions_and_never_empty():
+    draw = np.random.default_rng(1)
+    gap = draw.choice([-1.0, 0.0, 1.0], p=[0.2, 0.5, 0.3], size=(1, 2000))
+    half = 1.96 * gap.std() / 2000**0.5
+    assert accuracy.bayesian(gap) == pytest.approx((gap.mean() - half, gap.mean() + half), abs=2e-3)
+    low, high = accuracy.bayesian(np.ones((3, 12)))  # a normal interval would have no width
+    assert 0.4 < low < high < 1
+
+
 def test_tied_best_scores_get_chance_credit():
     frame = answers({"finetune": [[1, 0, 0, 1]]}).assign(ties=[2, 2, 2, 1])
     gold = frame["gold"].tolist()

@@ -1,4 +1,4 @@
-"""Correct answers as a table of seeds and questions, and Wilson's interval.
+"""Correct answers as a table of seeds and questions; intervals for few questions.
 
 Functions take predictions (columns: `students.predictions.SCHEMA`). Accuracies are fractions of 1.
 """
@@ -49,3 +49,18 @@ def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for k of n; k may be fractional (a mean count)."""
     low, high = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
     return min(float(low), k / n), max(float(high), k / n)  # despite rounding, contain k / n
+
+
+def bayesian(gap: np.ndarray, draws: int = 20_000) -> tuple[float, float]:
+    """95% credible interval of a mean difference over questions; gap: [seeds, questions].
+
+    Covers questions only, for these trained students. The shares of the values that a question's
+    mean over seeds can take have a Dirichlet posterior (Jeffreys' prior). Notebook 04 explains it.
+    """
+    seen = gap.mean(axis=0).round(6)  # where options tie, a question counts in part
+    possible = np.linspace(-1, 1, 2 * len(gap) + 1).round(6)
+    values, counts = np.unique(np.concatenate([seen, possible]), return_counts=True)
+    counts = counts - np.isin(values, possible)
+    shares = np.random.default_rng(0).dirichlet(counts + 0.5, draws)
+    low, high = np.quantile(shares @ values, [0.025, 0.975])
+    return float(low), float(high)
