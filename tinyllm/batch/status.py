@@ -59,8 +59,10 @@ def _state(finished: Callable[..., bool], *of: Any) -> str:
 
 
 def _stored(params: Params, arm: str, seed: int) -> bool:
-    """True if the student under results/ has the same files as its run folder."""
+    """True if a student is in results/, with the files of its run folder if there is one."""
     stored, run = paths.stored(params, arm, seed), paths.student(params, arm, seed)
+    if not run.exists():
+        return results.finished(stored, params)
     same = runs.read_manifest(stored) == runs.read_manifest(run)
     return same and runs.intact(stored) and runs.intact(run)
 
@@ -127,7 +129,7 @@ class Status:
     def table(self) -> pd.DataFrame:
         """One row per study, dataset and student: questions, rationales (finished/all), students
         (requested), of these done, failed (in a failed job), stale (made with other parameters or
-        inputs) and missing; stored (in results/, the same as in runs/).
+        inputs) and missing; stored (in results/, and not other than in runs/).
         """
         rows = []
         for params in self.grid.studies:
