@@ -110,8 +110,9 @@ def test_a_missing_or_changed_file_of_a_finished_job_is_detected(done, place, da
 
 def test_stored_students_are_counted_also_without_their_run_folders(done):
     shutil.rmtree(paths.student(done.studies[0], "finetune", 0))
-    row = status.Status(done).table().iloc[0]
-    assert (row.done, row.missing, row.stored) == (1, 1, 2)
+    now = status.Status(done)
+    row = now.table().iloc[0]
+    assert (row.done, row.missing, row.stored) == (1, 1, 2) and "tinyllm restore" in now.report()
 
 
 def test_deleted_questions_and_figures_of_the_last_notebook_are_made_again(done):

@@ -152,8 +152,11 @@ class Status:
 
     def report(self) -> str:
         """The table, how many jobs are done, failed jobs, what is stale, unreadable questions."""
-        jobs, done = len(self.grid.jobs), len(self.grid.jobs) - len(self.unfinished)
-        lines = [self.table().to_string(index=False), "", f"{done} of {jobs} jobs are done"]
+        table, jobs = self.table(), len(self.grid.jobs)
+        lines = [table.to_string(index=False), ""]
+        lines.append(f"{jobs - len(self.unfinished)} of {jobs} jobs are done")
+        if table["stored"].sum() > table["done"].sum():
+            lines.append("`tinyllm restore` copies the stored students to runs/, without training")
         stale = [line for params in self.grid.studies for line in self.stale(params)]
         stale += [s for found in self.states.values() for s in found if s.startswith("missing: ")]
         return "\n".join([*lines, *failures(self.grid), *dict.fromkeys(stale)])
