@@ -40,7 +40,7 @@ def test_wilson_interval_matches_a_manual_calculation():
     assert (sure["low"], sure["high"]) == accuracy.wilson(10, 10)
 
 
-def test_the_bayesian_interval_is_normal_for_many_questions_and_never_empty():
+def test_the_bayesian_interval_is_normal_for_many_questions_and_has_width():
     draw = np.random.default_rng(1)
     gap = draw.choice([-1.0, 0.0, 1.0], p=[0.2, 0.5, 0.3], size=(1, 2000))
     half = 1.96 * gap.std() / 2000**0.5

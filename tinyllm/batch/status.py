@@ -59,9 +59,9 @@ def _state(finished: Callable[..., bool], *of: Any) -> str:
 
 
 def _stored(params: Params, arm: str, seed: int) -> bool:
-    """True if a student is in results/, with the files of its run folder if there is one."""
+    """True if a student is in results/, with the same files as in runs/ if it is finished there."""
     stored, run = paths.stored(params, arm, seed), paths.student(params, arm, seed)
-    if not run.exists():
+    if runs.read_manifest(run) is None:
         return results.finished(stored, params)
     same = runs.read_manifest(stored) == runs.read_manifest(run)
     return same and runs.intact(stored) and runs.intact(run)
@@ -129,7 +129,7 @@ class Status:
     def table(self) -> pd.DataFrame:
         """One row per study, dataset and student: questions, rationales (finished/all), students
         (requested), of these done, failed (in a failed job), stale (made with other parameters or
-        inputs) and missing; stored (in results/, and not other than in runs/).
+        inputs) and missing; stored (in results/; the same as in runs/, if finished there).
         """
         rows = []
         for params in self.grid.studies:
@@ -155,8 +155,8 @@ class Status:
         table, jobs = self.table(), len(self.grid.jobs)
         lines = [table.to_string(index=False), ""]
         lines.append(f"{jobs - len(self.unfinished)} of {jobs} jobs are done")
-        if table["stored"].sum() > table["done"].sum():
-            lines.append("`tinyllm restore` copies the stored students to runs/, without training")
         stale = [line for params in self.grid.studies for line in self.stale(params)]
+        if not stale and any(table["stored"] > table["done"]):
+            lines.append("`tinyllm restore GRID` copies the stored students to runs/")
         stale += [s for found in self.states.values() for s in found if s.startswith("missing: ")]
         return "\n".join([*lines, *failures(self.grid), *dict.fromkeys(stale)])

@@ -55,7 +55,8 @@ def bayesian(gap: np.ndarray, draws: int = 20_000) -> tuple[float, float]:
     """95% credible interval of a mean difference over questions; gap: [seeds, questions].
 
     Covers questions only, for these trained students. The shares of the values that a question's
-    mean over seeds can take have a Dirichlet posterior (Jeffreys' prior). Notebook 04 explains it.
+    mean over seeds can take have a Dirichlet posterior (Jeffreys' prior, which weighs as much as
+    seeds + 0.5 questions and pulls towards 0). Notebook 04 explains it.
     """
     seen = gap.mean(axis=0).round(6)  # where options tie, a question counts in part
     possible = np.linspace(-1, 1, 2 * len(gap) + 1).round(6)
