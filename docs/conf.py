@@ -25,7 +25,6 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # stored outputs are shown
 nb_render_markdown_format = "gfm"  # tables in outputs
-nb_merge_streams = True
 html_theme, html_title = "furo", "TinyLLM-study"
 html_static_path, html_css_files = ["_static"], ["site.css"]
 html_math_renderer = "mathml"

@@ -40,11 +40,13 @@ def copy(source: Path, target: Path, scratch: str = "") -> None:
     for cell in notebook.cells:
         cell.metadata = {name: v for name, v in cell.metadata.items() if name == "tags"}
         if cell.cell_type == "code":
-            cell.outputs = [
-                output
-                for output in cell.outputs
-                if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
-            ]
+            outputs, cell.outputs = cell.outputs, []
+            for output in outputs:
+                stdout = output.get("name") == "stdout"
+                if stdout and cell.outputs and cell.outputs[-1].get("name") == "stdout":
+                    cell.outputs[-1].text += output.text  # printed in a slow loop
+                elif output.get("name") != "stderr" and WIDGET not in output.get("data", {}):
+                    cell.outputs.append(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
 
