@@ -14,6 +14,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from IPython.display import Image as Picture
+from IPython.display import Markdown, display
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -88,7 +90,14 @@ DASHES = {"s": "-.", "o": "-", "^": "--"}  # by marker
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows as a small PNG, without pyplot or global state."""
+    """A figure that a notebook shows as a small PNG with its caption, without global state."""
+
+    caption = ""  # `save` sets it
+
+    def _ipython_display_(self) -> None:
+        display(Picture(self._repr_png_()))
+        if self.caption:
+            display(Markdown(self.caption))
 
     def _repr_png_(self) -> bytes:
         stream, small = io.BytesIO(), io.BytesIO()
@@ -204,7 +213,7 @@ def _laid_out(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
-def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figure:
+def save(figure: Drawing, name: str, numbers: pd.DataFrame, caption: str) -> Drawing:
     """Write NAME.png, NAME.pdf, NAME.csv (the numbers) and NAME.caption.md; return the figure."""
     folder = paths.figures()
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +224,8 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, caption: str) -> Figu
         lambda cell: " ".join(f"{x:.6g}" for x in cell) if isinstance(cell, list) else cell
     )
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    (folder / f"{name}.caption.md").write_text(caption.strip() + "\n", encoding="utf-8")
+    figure.caption = caption.strip()
+    (folder / f"{name}.caption.md").write_text(figure.caption + "\n", encoding="utf-8")
     return figure
 
 
