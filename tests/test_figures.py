@@ -7,9 +7,6 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display
-from IPython.utils.capture import capture_output
 from matplotlib import font_manager
 from simulated import history, notebook, predictions
 
@@ -52,14 +49,15 @@ def test_figures_are_byte_identical_across_processes(own_folders):
     assert again["difference"].tolist() == pytest.approx(numbers["difference"].tolist(), rel=1e-5)
 
 
-def test_a_saved_figure_is_shown_with_its_caption(own_folders):
+def test_a_saved_figure_is_shown_with_its_caption(own_folders, monkeypatch):
     figure, _ = style.grid(1, 1, 2, 1)
-    InteractiveShell.instance()
-    with capture_output() as shown:
-        display(style.save(figure, "empty", pd.DataFrame(), "What *it* shows.\n"))
-    picture, caption = (output.data for output in shown.outputs)
-    assert picture["image/png"].startswith("iVBOR")  # PNG in base64
-    assert caption["text/markdown"] == "What *it* shows."
+    style.save(figure, "empty", pd.DataFrame(), "What *it* shows.\n")
+    shown = []
+    monkeypatch.setattr(style, "display", shown.append)
+    figure._ipython_display_()
+    picture, caption = shown
+    assert picture.data.startswith(b"\x89PNG")
+    assert caption.data == "What *it* shows."
 
 
 def test_points_show_differences_in_percent_filled_if_better_or_worse():
