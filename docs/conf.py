@@ -42,5 +42,12 @@ def _display(self, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _to_pages(app, page: str, text: list[str]) -> None:
+    # Links to notebooks work in the repository; here they lead to the notebooks' pages.
+    if "/" not in page:
+        text[0] = text[0].replace("](../notebooks/", "](notebooks/")
+
+
 def setup(app) -> None:
+    app.connect("source-read", _to_pages)
     app.add_html_math_renderer("mathml", (_inline, None), (_display, None))

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ARMS = {  # rows of the table
     "finetune": "Fine-tuning",
     "finetune:x3": "Fine-tuning, 3x epochs (PIQA: 2x)",
-    "single": "{}, best mean on valid",
+    "single": "Best single {} by valid",
     "tinyllm": "TinyLLM",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }
@@ -43,8 +43,7 @@ def table(study: str) -> str:
     for arm, name in ARMS.items():
         arm = summary.best_single(study) if arm == "single" else arm
         if arm in accuracies:
-            label = name.format(style.arm_name(arm))
-            parts[label[0].upper() + label[1:]] = accuracies[arm]
+            parts[name.format(style.arm_name(arm).removeprefix("one "))] = accuracies[arm]
     exact = paired.accuracies(rows[rows["arm"] == paired.BASELINE], "exact")
     parts["Fine-tuning, by exact match"] = exact.set_index("dataset")["estimate"]
     for name, values in parts.items():

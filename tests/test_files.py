@@ -276,5 +276,5 @@ def test_custom_column_names_take_precedence_over_default_names(tmp_path):
         files.questions(path, 0, {"context": "Prosa"})
     with pytest.raises(DataError, match=r"no question: .*Frage.*`columns`"):
         files.questions(path, 0)
-    with pytest.raises(ValueError, match=r"no options: .*sol1.*`columns`: {.*, A: eins"):
+    with pytest.raises(ValueError, match=r"no options: .*sol1.*`columns`: {.*, A: first"):
         one({"question": "Hot?", "sol1": "ice", "sol2": "fire", "label": 1})

@@ -22,7 +22,7 @@ def make(tmp_path):
     def _make(how="one", points=({},), **values):
         values = {"arms": ["finetune", "tinyllm"], "seeds": [0], **values}
         write_yaml(tmp_path / "base.yaml", **values)
-        recipe = {"params": ["base.yaml"], "points": list(points), "students_a_job": how}
+        recipe = {"params": ["base.yaml"], "points": list(points), "students_per_job": how}
         return grid.load(write_yaml(tmp_path / "grid.yaml", **recipe))
 
     return _make

@@ -211,7 +211,7 @@ def test_a_killed_grid_resumes_and_changed_data_are_rejected(tmp_path):
     folder = tmp_path / 'study #2: "with blanks"'
     folder.mkdir()
     bases = [own_questions(folder, dataset).name for dataset in ("good", "bad")]
-    file = write_yaml(folder / "my grid.yaml", params=bases, students_a_job="all").name
+    file = write_yaml(folder / "my grid.yaml", params=bases, students_per_job="all").name
     notebooks = folder / "runs" / "own" / "good" / "notebooks"
     first = subprocess.Popen(**called(folder, file), start_new_session=True)
     deadline = time.monotonic() + 120

@@ -8,7 +8,7 @@
 | `finetune` | the answer only |
 | `lora`, `lora:RANK` | short for `finetune+lora`, `finetune+lora:RANK` |
 | `kd`, `kd:T` | the answer, and the teachers' mean distribution over the options at temperature T |
-| `dss:TEACHER` | the answer and one teacher's rationales (Distill-step-by-step) |
+| `dss:TEACHER` | the answer and one teacher's rationales (Distilling Step-by-Step) |
 | `tinyllm` | the answer and every teacher's rationales (the paper) |
 | `tinyllm-TEACHER` | ablation: one teacher left out |
 | `tinyllm:no-examples` | ablation: teachers prompted without in-context examples |
@@ -23,9 +23,10 @@
 | `tinyllm:gibberish` | control: an additional teacher that writes random words |
 
 `finetune:x3` trains for three times the epochs. LoRA adds a low-rank update to every linear layer
-except the output layer, for every method: `tinyllm+lora`, `tinyllm+lora:16`. RANK defaults to 8 and
-T to 1. TEACHER is a teacher's URI or the part after its kind: `dss:release:llama2` or `dss:llama2`,
-`dss:hf:google/flan-t5-xl` or `dss:google/flan-t5-xl`.
+except the output layer (and trains the cross-attention of `minilm-ed` in full), for every method:
+`tinyllm+lora`, `tinyllm+lora:16`. RANK defaults to 8 and T to 1. TEACHER is a teacher's URI or the
+part after its kind: `dss:release:llama2` or `dss:llama2`, `dss:hf:google/flan-t5-xl` or
+`dss:google/flan-t5-xl`.
 
 `shuffled` and `scrambled` keep the words, lengths and cost of `tinyllm`. `arms: [all]` selects the
 paper's arms and its controls, each once (LoRA with fine-tuning only), as far as the teachers allow:

@@ -121,7 +121,7 @@ class Params(BaseModel):
         elif value == ["all"]:
             return arms.everything(info.data.get("teachers", []))
         if len(set(value)) != len(value):
-            raise ValueError("allowed is a list of different values, without duplicates")
+            raise ValueError("a value appears twice; remove one")
         return value
 
     @model_validator(mode="after")
@@ -144,7 +144,7 @@ class Params(BaseModel):
             f"{source!r}; use hf: or openai: teachers": foreign != [],
             f"samples: {self.samples}: {same} would repeat one text; set temperature above 0, and "
             "leave out release: teachers and seeds in `extra`": self.samples > 1 and same != [],
-            "teachers: the release holds no rationale of LLaMA 2 for piqa; use release:flan-t5 "
+            "teachers: the release has no LLaMA-2 rationales for piqa; use release:flan-t5 "
             "alone, not release:llama2": dataset == "piqa" and "release:llama2" in self.teachers,
             f"dataset: {dataset!r}, but source is {source!r}: {', '.join(DATASETS)} need source: "
             "release (or hub, or file:PATH), and 'micro' needs source: micro": (

@@ -5,8 +5,8 @@
         points:                                     each file is run with each of these changes
           - {student: google/flan-t5-small}
           - {student: google/flan-t5-large, checkpointing: true}
-        students_a_job: one                         students per job: one or all
-        teachers_a_job: one                         teachers per job: one or all
+        students_per_job: one                       students per job: one or all
+        teachers_per_job: one                       teachers per job: one or all
 
 A parameter file is a grid of one study, with all students in one job. A job is one execution of one
 notebook by papermill, with a flat parameter file, so that it can be repeated by hand:
@@ -54,8 +54,8 @@ class Recipe(BaseModel):
 
     params: list[str] = Field(min_length=1)
     points: list[dict[str, Any]] = Field([{}], min_length=1)
-    students_a_job: Literal["one", "all"] = "one"
-    teachers_a_job: Literal["one", "all"] = "one"
+    students_per_job: Literal["one", "all"] = "one"
+    teachers_per_job: Literal["one", "all"] = "one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +120,8 @@ class Grid:
 
     name: str
     studies: tuple[Params, ...]
-    students_a_job: str
-    teachers_a_job: str
+    students_per_job: str
+    teachers_per_job: str
 
     def of(self, params: Params) -> list[Job]:
         """The jobs of one study on one dataset, for all its students."""
@@ -142,7 +142,7 @@ class Grid:
             asking = list(self._prompts(group, prepare, asked))
             jobs += [prepare, *asking]
             for params in group:
-                alone = self.students_a_job == "all" and len(group) == 1
+                alone = self.students_per_job == "all" and len(group) == 1
                 end = "" if alone else f"_{paths.slug(params.student)}"
                 training = list(self._students(params, end, prepare, asking))
                 needs = (*asking, *training)
@@ -154,7 +154,7 @@ class Grid:
         """The jobs that prompt the teachers of one study on one dataset."""
         uris = list(dict.fromkeys(uri for params in group for uri in params.teachers))
         names = list(dict.fromkeys(name for params in group for name in params.arms))
-        apart = self.teachers_a_job == "one" and len(uris) > 1
+        apart = self.teachers_per_job == "one" and len(uris) > 1
         read = _only(group[0], f"{STAGES['teachers']} columns limit")
         for teachers in [[uri] for uri in uris] if apart else [uris] if uris else []:
             # Some arms need the teachers to be prompted in other ways, too.
@@ -171,7 +171,7 @@ class Grid:
 
     def _students(self, params: Params, end: str, prepare: Job, asking: list[Job]) -> Iterator[Job]:
         """The jobs that train one student model with all arms and seeds."""
-        one = self.students_a_job == "one"
+        one = self.students_per_job == "one"
         for names in [[arm] for arm in params.arms] if one else [params.arms]:
             resolved = [arms.resolve(arm, params.teachers) for arm in names]
             uris = {uri for arm in resolved for uri in (*arm.teachers, *arm.scorers)}
@@ -223,7 +223,7 @@ def load(name: str | Path) -> Grid:
     if file is None:
         known = ", ".join(sorted(grid.stem for grid in (FOLDER / "grid").glob("*.yaml")))
         raise ParameterError(
-            f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; allowed are {known}"
+            f"grid: {str(name)!r}: no file {files[0].absolute()}, and no grid; grids: {known}"
         )
     values = read_yaml(file)
     if "params" not in values:
@@ -241,7 +241,7 @@ def load(name: str | Path) -> Grid:
         raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
     except ParameterError as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None
-    return Grid(file.stem, tuple(studies), recipe.students_a_job, recipe.teachers_a_job)
+    return Grid(file.stem, tuple(studies), recipe.students_per_job, recipe.teachers_per_job)
 
 
 def _refuse_mixed(studies: Sequence[Params]) -> None:

@@ -46,7 +46,7 @@ NUMBERS = [str(number) for number in range(27)]
 def questions(path: str, seed: int, columns: Mapping[str, str] | None = None) -> Splits:
     """Train, valid and test from a user's files. Rows without an id get the ids row-1, row-2, ...
 
-    columns: the file's column name for each expected one, such as `{question: Frage}`.
+    columns: the file's column name for each expected one, such as `{question: prompt}`.
 
     Raises DataError with file, line and reason of each bad row (at most 20, then their number).
     """
@@ -173,7 +173,7 @@ def question_of(row: Any, name: str, columns: Mapping[str, str]) -> Question:
         if field not in fields:
             raise ValueError(
                 f"no {field}: expected a column {' or '.join(NAMES[field])}; the columns are "
-                f"{', '.join(row)}. Name yours in `columns`: {{question: Frage, A: eins, B: zwei}}"
+                f"{', '.join(row)}. Name yours in `columns`: {{question: prompt, A: first}}"
             )
     options, labels = _options(fields["options"])
     answer = _text(fields["answer"], "answer")

@@ -31,8 +31,9 @@ class Alias:
     """The model behind a short name.
 
     hub: hub id, used if the wheel is not installed; empty for randomly initialised models.
-    fresh, fresh_lr: substring of the names of parameters that have a new role, and their learning
-        rate as a multiple of `lr`. whole: modules that LoRA trains in full, for the same reason.
+    fresh, fresh_lr: substring of the names of parameters that learn a new function, and their
+        learning rate as a multiple of `lr`.
+    whole: modules that LoRA trains in full, for the same reason.
     """
 
     hub: str = ""

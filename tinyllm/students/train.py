@@ -45,7 +45,7 @@ def learning_rate(step: int, steps: int, params: Params) -> float:
 
 
 def optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
-    """AdamW; adapters and weights with a new role may have a higher rate (`models.aliases`)."""
+    """AdamW; adapters and weights with a new function may have a higher rate (`models.aliases`)."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

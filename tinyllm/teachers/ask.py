@@ -4,7 +4,7 @@
     runs/answers/DATASET/TEACHER/HASH/answers.jsonl          the teacher's own answers: test, train
 
 HASH identifies everything that the texts depend on (the manifest's spec). The files are stores
-(`teachers.store`): append-only, keyed, resumable. `cleaning` is applied when students read them.
+(`teachers.store`): append-only, keyed, resumable. `cleaning` is applied when students learn them.
 """
 
 import functools
@@ -186,7 +186,7 @@ def records(params: Params, uri: str, sample: int = 0) -> list[Record]:
 
 
 def rationales(params: Params, uri: str, sample: int = 0) -> dict[str, str]:
-    """Rationale by question id as students read them (see `taken`), without abstentions."""
+    """Rationale by question id as students learn them (see `taken`), without abstentions."""
     texts = taken(params, uri, sample).items()
     return {name: text for name, (text, _) in texts if not quality.abstains(text)}
 

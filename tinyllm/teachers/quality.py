@@ -1,7 +1,7 @@
 """Quality checks of rationales by simple text rules; no model judges them.
 
 facts(record, question)       one rationale
-as_read(record, question, ..) a rationale as students read it (`learn_from` and `cleaning`)
+as_read(record, question, ..) a rationale as students learn it (`learn_from` and `cleaning`)
 """
 
 import re
