@@ -19,7 +19,7 @@ from tinyllm.data.question import Question
 from tinyllm.evaluation import results
 from tinyllm.models import score
 from tinyllm.params import SPLITS, ParameterError, Params
-from tinyllm.students import loss, predictions, run, student
+from tinyllm.students import predictions, run, student
 from tinyllm.teachers import ask
 
 ARMS = ["inference", "lora", "kd:2", "tinyllm+lora:4", "tinyllm:no-examples", "tinyllm:gibberish"]
@@ -298,11 +298,3 @@ def test_torchrun_and_one_process_train_on_the_same_tokens_and_steps(folder):
         facts = runs.read_manifest(path)["facts"]
         ends.append([facts[name] for name in ("train_tokens", "steps", "targets")])
     assert ends[0] == ends[1]
-
-
-def test_out_of_memory_in_training_names_the_parameters_to_change(params, monkeypatch):
-    kinds = torch.OutOfMemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    for error in kinds:
-        monkeypatch.setattr(loss.MultiTask, "forward", Mock(side_effect=error))
-        with pytest.raises(MemoryError, match=r"checkpointing: true .*batch_size \(now 16\)"):
-            run.train_one(params, "finetune", 9)

@@ -1,7 +1,5 @@
 """Local teachers: results do not depend on batches, chat templates are used, answers scored."""
 
-from unittest.mock import Mock
-
 import pytest
 import torch
 
@@ -97,14 +95,6 @@ def test_chat_models_receive_the_prompt_in_their_chat_template(tmp_path):
     assert plain.rendered("Which robin ?") == "Which robin ?"
     assert chat.rendered("Which robin ?") == "Question: Which robin ? Answer:"
     assert chat.tokens("Which robin ?") == plain.tokens("Which robin ?") + 2
-
-
-def test_out_of_memory_names_teacher_batch(folder, monkeypatch):
-    one = teacher(folder)
-    monkeypatch.setattr(one.model, "forward", Mock(side_effect=torch.OutOfMemoryError))
-    for replies in one.write(["Which robin ?"]), one.answer(["Which robin ?"], [["a", "b"]]):
-        with pytest.raises(ParameterError, match="teacher_batch: 8"):
-            next(replies)
 
 
 def test_record_keys_depend_on_precision_and_temperature(folder):

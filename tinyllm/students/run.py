@@ -78,7 +78,7 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
     """Train one student, score it on test, and return its run folder.
 
     A finished student is not trained again; an interrupted run resumes from its last checkpoint.
-    Raises StaleRun (other parameters), MemoryError (with the remedy), and as `student.make`.
+    Raises StaleRun (other parameters), and as `student.make`.
     """
     folder, wanted = paths.student(params, arm, seed), spec(params, arm, seed)
     # RANK may also be set on a cluster without torchrun, so check torchrun's run id too.
@@ -88,18 +88,7 @@ def train_one(params: Params, arm: str, seed: int, say: student.Say = lambda sha
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         with runs.recording(folder, wanted, first) as facts:
             resolved = arms.resolve(arm, params.teachers)
-            try:
-                facts |= student.make(params, resolved, seed, folder, say, first)
-            except RuntimeError as error:
-                # A GPU raises OutOfMemoryError; the CPU's allocator names itself.
-                cpu = "DefaultCPUAllocator" in str(error)
-                if not (cpu or isinstance(error, torch.OutOfMemoryError)):
-                    raise
-                raise MemoryError(
-                    f"out of memory: set checkpointing: true (now {params.checkpointing}), which "
-                    f"changes no results; or lower batch_size (now {params.batch_size}) and raise "
-                    f"accumulation (now {params.accumulation}) by the same factor"
-                ) from error
+            facts |= student.make(params, resolved, seed, folder, say, first)
     if first:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return folder

@@ -1,7 +1,6 @@
 """Teachers that run locally: any transformers model, decoded greedily or by sampling."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,16 +99,6 @@ class HFTeacher:
         ends = ids[-1:] == [self.tokenizer.eos_token_id] and not self.seq2seq
         return ids[:-1] if ends else ids  # a decoder-only model continues the prompt
 
-    @contextmanager
-    def _memory(self) -> Iterator[None]:
-        """Turn an out-of-memory error into a ParameterError with the remedy."""
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            raise ParameterError(
-                f"teacher_batch: {self.batch}: does not fit into the device's memory; lower it"
-            ) from None
-
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
         """Complete rendered prompts, in batches of similar length.
 
@@ -124,10 +113,9 @@ class HFTeacher:
             draw = None
             if self.temperature:
                 draw = [Draw([seeds[i] for i in batch], limit, self.temperature)]
-            with self._memory():
-                out = self.model.generate(
-                    **padded, generation_config=self.config, logits_processor=draw
-                )
+            out = self.model.generate(
+                **padded, generation_config=self.config, logits_processor=draw
+            )
             skip = 1 if self.seq2seq else padded["input_ids"].shape[1]
             for i, written in zip(batch, out[:, skip:].tolist(), strict=True):
                 yield i, self._reply(prompts[i], len(rows[i]), written)
@@ -149,8 +137,7 @@ class HFTeacher:
         for batch in score.batches(rows, self.batch):
             targets = [[self._target(prompts[i], rows[i], o) for o in options[i]] for i in batch]
             sources = [rows[i] for i in batch]
-            with self._memory():
-                means = score.log_probabilities(self.model, self.encoding, sources, targets)
+            means = score.log_probabilities(self.model, self.encoding, sources, targets)
             for i, scores in zip(batch, means, strict=True):
                 best = options[i][scores.index(max(scores))]
                 yield i, Completion(best, "scored", (len(rows[i]), 0), tuple(scores))
