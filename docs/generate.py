@@ -128,7 +128,7 @@ FEATURES = {  # feature: its modules; the method's come first
     "targets, batches, loss, training loop": "students/targets students/collate students/loss "
     "students/train students/student students/predictions",
     "scores of options, statistics, figures": "models/score evaluation/results "
-    "evaluation/accuracy evaluation/paired evaluation/summary evaluation/published figures/style",
+    "evaluation/accuracy evaluation/paired evaluation/summary figures/style",
     "resuming runs, rejecting stale results": "runs teachers/store students/checkpoint",
     "batches: grids, status, cost, Kubernetes, command line": "batch/grid batch/status batch/plan "
     "batch/kubernetes batch/cli",

@@ -58,7 +58,7 @@ def test_all_subpackages_and_data_files_are_packaged():
 def test_cli_plans_statistics_and_figures_do_not_import_torch():
     code = (
         "import sys; from tinyllm.batch import cli, grid, plan; from tinyllm.figures import style; "
-        "from tinyllm.evaluation import published, results, summary; results.stored(); "
+        "from tinyllm.evaluation import results, summary; results.stored(); "
         "plan.report(grid.load('paper')); "
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )

@@ -7,33 +7,36 @@ import pytest
 from simulated import notebook, predictions
 
 from tinyllm import arms
-from tinyllm.evaluation import paired, published
+from tinyllm.evaluation import paired
 from tinyllm.params import DATASETS
 
-OURS, BASELINE = published.OURS, published.BASELINE
+NOTEBOOK = notebook("05")
+read, table_1, row = map(NOTEBOOK.get, ("read_published", "published_cells", "published_row"))
+OURS, BASELINE = "TinyLLM", "Full fine-tuning"
+SIZES = ("80M", "250M", "780M")
 
 
 def gains(size: str, method=OURS, baseline_size=None, baseline=BASELINE) -> pd.DataFrame:
-    rows = published.row(size, method), published.row(baseline_size or size, baseline)
-    return notebook("05")["gain"](*rows).eval("z = gain / se")
+    rows = row(size, method), row(baseline_size or size, baseline)
+    return NOTEBOOK["gain"](*rows).eval("z = gain / se")
 
 
 def mean_gain(*rows: str):
-    return notebook("05")["mean_gain"](gains(*rows))
+    return NOTEBOOK["mean_gain"](gains(*rows))
 
 
 def test_table_1_cells_match_release_counts_and_means_match_the_cells():
-    table = published.table1()
+    table = table_1()
     assert len(table) == 14 * 6 and set(table["dataset"]) == set(DATASETS)
     assert not table.duplicated(["size", "method", "dataset"]).any()
-    sizes = published.read("datasets").set_index("dataset")["test"].astype(int)
+    sizes = read("datasets").set_index("dataset")["test"].astype(int)
     for line in table.itertuples():
         near = [k for k in range(line.n + 1) if round(100 * k / line.n, 2) == line.printed]
-        if line.size in published.SIZES:
+        if line.size in SIZES:
             assert (line.n, near) == (sizes[line.dataset], [line.k]), line  # unique count
     odd = table[table["k"].isna()]
     assert set(odd["size"]) == {"7B"} and odd["dataset"].tolist() == ["arc", "piqa", "bioasq"]
-    printed = published.read("table1").set_index(["size", "method"])
+    printed = read("table1").set_index(["size", "method"])
     means = printed.loc[printed["dataset"] == "mean", "accuracy"].astype(float)
     cells = table.groupby(["size", "method"])["printed"].mean()
     assert len(means) == 14 and (means - cells).abs().max() <= 0.0051  # rounded to 0.01
@@ -64,14 +67,14 @@ def outcome(claim: dict) -> str:
     rows = claim["size"], claim["method"], claim["baseline_size"], claim["baseline"]
     if claim["kind"] == "every_dataset":
         return "holds" if (gains(*rows)["z"] > 1.96).all() else "inconclusive"
-    line, base = mean_gain(*rows), published.row(*rows[2:])["accuracy"].mean()
+    line, base = mean_gain(*rows), row(*rows[2:])["accuracy"].mean()
     if abs(100 * line.value / base - stated) > 0.011:  # means are printed with two decimals
         return "contradicted"
     return "holds" if line.value > 1.96 * line.variance**0.5 else "inconclusive"
 
 
 def test_published_claim_verdicts_follow_from_table_1():
-    table = published.read("claims")
+    table = read("claims")
     for claim in table.to_dict("records"):
         assert claim["published"] == outcome(claim), claim["claim"]
         for name in filter(None, [claim["arm"], claim["baseline_arm"].replace("*", "micro:a")]):
@@ -85,8 +88,8 @@ def judged(chances: dict, datasets=DATASETS, student="google/flan-t5-small") -> 
         predictions(chances, dataset=name, n=100, student=student, rng=i)
         for i, name in enumerate(datasets)
     ]
-    compared, judge = paired.compare(pd.concat(frames)), notebook("05")["judge"]
-    return {c["claim"]: judge(c, compared) for c in published.read("claims").to_dict("records")}
+    compared, judge = paired.compare(pd.concat(frames)), NOTEBOOK["judge"]
+    return {c["claim"]: judge(c, compared) for c in read("claims").to_dict("records")}
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from simulated import notebook
 
 from tinyllm import paths
 from tinyllm.data import question, release
 from tinyllm.data.question import DataError
-from tinyllm.evaluation import published
 from tinyllm.params import DATASETS, SPLITS
 
 # Missing rationales (`nan`, or for LLaMA no such part), counted without this package.
@@ -29,7 +29,7 @@ IN_TRAIN = {"obqa": 23, "arc": 7, "piqa": 92, "riddle": 6}  # test questions als
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_questions_and_records_have_the_known_counts_and_clean_texts(release_mirror, dataset):
     splits = {split: release.questions(dataset, split) for split in SPLITS}
-    known = published.read("datasets").set_index("dataset").loc[dataset]
+    known = notebook("05")["read_published"]("datasets").set_index("dataset").loc[dataset]
     options = int(known["options"])
     for place, (split, rows) in enumerate(splits.items()):
         records = list(release.records(dataset, split))

@@ -1,1 +1,1 @@
-"""Results: stored predictions, accuracies, paired differences, the published numbers."""
+"""Results: stored predictions, accuracies, paired differences."""
