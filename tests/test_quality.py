@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulated import notebook
 
 from tinyllm.data.question import Question
 from tinyllm.params import Cleaning
@@ -12,6 +13,7 @@ from tinyllm.teachers import quality
 from tinyllm.teachers.store import Record
 
 RULES = get_args(Cleaning)
+findings = notebook("02")["findings"]
 BIRD = Question("q", "", "Which of these flies?", ["a stone", "a wren"], 1)
 
 
@@ -23,15 +25,15 @@ TEXTS = {
         "It flies. It flies. A wren does.", "A wren flies. A wren flies high.",
         "A wren flies. Thus, the answer is (b) A wren flies.",
     ],
-    "cut_off": [
+    "cut off": [
         "Birds fly. So", "It weighs 3.5", "A list: (a)",
         "Sun warms and. So Thus, the answer is (d) plants",
     ],
-    "invented": [
+    "invents": [
         "A wren flies.\nQuestion:\nWhat swims?", "A wren flies.\n\n### Q3. What swims?",
         "A wren flies.\n#\nQuestion\nWhat?", "It is.\nQuestion: A wren flies. A wren flies.",
     ],
-    "repeated": [
+    "repeats": [
         "A wren flies. Birds do. A wren flies!", "A wren flies.\na  wren flies.",
         "It is, it is, it is, it is what it is.", "6 6 6 6 6.",
     ],
@@ -40,7 +42,7 @@ TEXTS = {
 
 @pytest.mark.parametrize(("kind", "text"), [(k, t) for k, texts in TEXTS.items() for t in texts])
 def test_texts_are_classified_as_whole_cut_off_invented_or_repeated(kind, text):
-    facts = quality.facts(Record("", "q", "t", "", text, "stop"), BIRD)
+    facts = findings(Record("", "q", "t", "", text, "stop"), BIRD)
     assert [name for name in TEXTS if facts[name]] == [kind]
 
 
@@ -60,17 +62,17 @@ def test_a_rationale_names_an_option_only_if_it_mentions_no_other(text, names):
     ("Let's think step by step.", None, "empty"), ("Thus, the answer is (b) a wren", None, "empty"),
 ])  # fmt: skip
 def test_missing_refused_abstained_and_empty_texts_have_only_an_outcome(text, refused, outcome):
-    facts = quality.facts(Record("", "q", "t", "", text, refused=refused), BIRD)
-    assert facts.pop("outcome") == outcome and not any(facts.values())
+    facts = findings(Record("", "q", "t", "", text, refused=refused), BIRD)
+    assert facts.pop(outcome) and not any(facts.values())
 
 
 def test_texts_that_reach_the_token_limit_count_as_cut_off():
     plain, cut = (
-        quality.facts(Record("", "q", "t", "", "A wren flies.", finish), BIRD)
+        findings(Record("", "q", "t", "", "A wren flies.", finish), BIRD)
         for finish in ("stop", "length")
     )
-    assert plain["no fault"] and (plain["words"], plain["names"]) == (3, "gold")
-    assert cut["cut_off"] and not cut["no fault"]
+    assert plain["no fault"] and plain["names gold"] and plain["words"] == 3
+    assert cut["cut off"] and not cut["no fault"]
     assert [quality.holds("A wren flies.", BIRD, cut) for cut in (False, True)] == [4, 3]
 
 

@@ -1,12 +1,11 @@
 """Quality checks of rationales by simple text rules; no model judges them.
 
-facts(record, question)       one rationale
-as_read(record, question, ..) a rationale as students learn it (`learn_from` and `cleaning`)
+Notebook 02 counts what they find; `as_read` is a rationale as students learn it (`learn_from` and
+`cleaning`).
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from tinyllm.data import release
 from tinyllm.data.micro import ABSTAINS
@@ -26,39 +25,6 @@ INVENTED = re.compile(
 )
 # One word five times in a row, or two to eight words three times.
 _LOOP = re.compile(r"\b(?:(\w+ )\1{4}|((?:\w+ ){2,8})\2{2})")
-
-
-def facts(record: Record, question: Question) -> dict[str, Any]:
-    """Quality facts about one rationale.
-
-    outcome: `written`, `missing` (the release has none), `refused`, `empty` (only the prompt's
-        echo) or `abstained` (the teacher says that it does not know).
-    cut_off, repeated, names: see these functions. invented: it continues with another question.
-    no fault: written, and not cut_off, invented or repeated.
-    words: its length without the answer sentence that the release appends. thinking: number of
-        words that a reasoning model wrote before it.
-    """
-    text = record.text or ""
-    if record.text is None:
-        outcome = "refused" if record.refused else "missing"
-    elif abstains(text):
-        outcome = "abstained"
-    else:
-        outcome = "empty" if says_nothing(text) else "written"
-    written = outcome == "written"
-    problems = {
-        "cut_off": written and (record.finish == "length" or cut_off(text)),
-        "invented": written and bool(INVENTED.search(text)),
-        "repeated": written and repeated(text),
-    }
-    return {
-        "outcome": outcome,
-        "no fault": written and not any(problems.values()),
-        **problems,
-        "words": len(release.CLOSING.sub("", text).split()) if written else 0,
-        "thinking": len(record.thinking.split()),
-        "names": names(text, question) if written else "",
-    }
 
 
 def says_nothing(text: str) -> bool:
