@@ -96,19 +96,19 @@ def test_students_record_their_size_cost_and_learning_curves(params, facts):
         assert set(history.task[history.metric == "loss"]) == names
 
 
-def test_routed_and_auto_alpha_arms_are_trained_collected_and_stored(folder, tmp_path, monkeypatch):
+def test_routed_and_auto_alpha_arms_are_trained_and_stored(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
     two = ["hf:" + saved_model(tmp_path / name) for name in ("one", "two")]
     arms_of = ["tinyllm:routed-random:x2", "tinyllm:alpha-auto"]
     changes = {"study": "routed", "teachers": two, "arms": arms_of, "alpha": [0.5, 2.5]}
     chosen = study(folder, **changes)
     run.train_all(chosen)
-    assert len(results.collect(chosen)[0]) == 24 and len(results.store(chosen)) == 2
+    assert len(results.store(chosen)) == 2 and len(results.stored("routed")) == 24
     random, auto = (runs.read_manifest(paths.student(chosen, arm, 0)) for arm in arms_of)
     assert random["spec"]["tasks"][1][::2] == ["routed", 1.5] and random["facts"]["steps"] == 6
     assert random["facts"]["chosen"].count("%") == len(auto["facts"]["final_alpha"]) == 2
     with pytest.raises(runs.StaleRun, match="alpha"):
-        results.collect(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
+        results.store(Params.checked(**chosen.model_dump() | {"alpha": [1.0, 2.5]}))
 
 
 def test_weights_are_kept_only_for_trained_students_with_keep_weights(params, facts):

@@ -33,25 +33,6 @@ FACTS = (  # the columns of `facts` that the package and notebook 05 use
 OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # in a spec
 
 
-def collect(params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predictions and learning curves of every student that `params` ask for, from runs/.
-
-    Raises FileNotFoundError with a list of the unfinished ones, StaleRun if one was made with other
-    parameters, ValueError if predictions are not valid (`predictions.check`).
-    """
-    asked = product(params.arms, params.seeds)
-    folders = {(arm, seed): paths.student(params, arm, seed) for arm, seed in asked}
-    missing = [f"{a}, seed {s}" for (a, s), f in folders.items() if not finished(f, params)]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(folders)} students are not finished ({'; '.join(missing)}): "
-            "run notebook 03_distillation first, or remove them from `arms` or `seeds`"
-        )
-    curves = [predictions.table(f / HISTORY).assign(arm=a, seed=s) for (a, s), f in folders.items()]
-    rows = predictions.read(*(folder / PREDICTIONS for folder in folders.values()))
-    return rows, pd.concat(curves, ignore_index=True)
-
-
 def finished(folder: Path, params: Params) -> bool:
     """True if a folder in runs/ or results/ holds a finished student.
 
@@ -155,7 +136,7 @@ def _refuse_less(kept: Path, made: dict[Path, dict]) -> None:
 def restore(params: Params) -> list[Path]:
     """Copy stored students (without weights) to runs/; returns their folders there.
 
-    Skips students that have a manifest, weights or checkpoints in runs/. Raises like `collect`.
+    Skips students that have a manifest, weights or checkpoints in runs/. Raises like `finished`.
     """
     copied = []
     for arm, seed in product(params.arms, params.seeds):
