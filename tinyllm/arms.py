@@ -233,22 +233,11 @@ def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:
     return dict.fromkeys(alphas, fmean(alphas.values())) if arm.routed else alphas
 
 
-def asked(arm: Arm, params: "Params") -> "Params":
-    """The parameters used to prompt an arm's teachers."""
-    return params.model_copy(update=arm.asked)
-
-
 def variants(params: "Params") -> list["Params"]:
     """The distinct parameters for prompting that a study's arms need, the study's own first."""
     distinct = [params]
     for name in params.arms:
-        changed = asked(resolve(name, params.teachers), params)
+        changed = params.model_copy(update=resolve(name, params.teachers).asked)
         if changed not in distinct:
             distinct.append(changed)
     return distinct
-
-
-def scored(params: "Params") -> list[str]:
-    """The teachers whose option scores a study needs, in the study's order."""
-    needed = {uri for name in params.arms for uri in resolve(name, params.teachers).scorers}
-    return [uri for uri in params.teachers if uri in needed]

@@ -45,9 +45,9 @@ def matrix(rows: pd.DataFrame, column: str = "correct") -> pd.DataFrame:
     return wide
 
 
-def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for k of n; k may be fractional (a mean count)."""
-    low, high = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
+def wilson(k: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval for k of n; k may be fractional (a mean count)."""
+    low, high = proportion_confint(k, n, method="wilson")
     return min(float(low), k / n), max(float(high), k / n)  # despite rounding, contain k / n
 
 

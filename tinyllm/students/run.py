@@ -29,7 +29,7 @@ def spec(params: Params, arm_name: str, seed: int) -> dict[str, Any]:
     """Everything that a student's results depend on; raises FileNotFoundError, with the remedy, if
     questions, rationales or answers that the arm needs are not finished."""
     arm = arms.resolve(arm_name, params.teachers)
-    asked = arms.asked(arm, params)
+    asked = params.model_copy(update=arm.asked)
     names = ["student", "task_prefix", "max_input", "max_target", "max_new_tokens"]
     if arm.trained:
         names += ["lr", "final_lr", "batch_size", "accumulation", "epochs", "warmup", "evals"]

@@ -78,8 +78,8 @@ def arm_texts(
 
     chosen: result of `choose.choices` for an arm that chooses among teachers; None: compute it.
     """
-    asked = arms.asked(arm, params)
-    asked = asked.model_copy(update={"cleaning": [*params.cleaning, *arm.cleaning]})
+    changes = arm.asked | {"cleaning": [*params.cleaning, *arm.cleaning]}
+    asked = params.model_copy(update=changes)
     if arm.routed:
         chosen = chosen or choose.choices(asked, arm.teachers, arm.routed, seed, sample=sample)
         return {ROUTED: choose.routed(asked, chosen, sample)}

@@ -135,7 +135,9 @@ def jobs(params: Params) -> list[Job]:
     test, and answers on train of the teachers that `kd` learns from."""
     variants, numbers = arms.variants(params), range(params.samples)
     needed = [Job(v, uri, sample=n) for uri in params.teachers for v in variants for n in numbers]
-    return needed + _tests(params) + [Job(params, uri, "answers") for uri in arms.scored(params)]
+    scoring = {uri for name in params.arms for uri in arms.resolve(name, params.teachers).scorers}
+    scored = [Job(params, uri, "answers") for uri in params.teachers if uri in scoring]
+    return needed + _tests(params) + scored
 
 
 def _tests(params: Params) -> list[Job]:

@@ -56,9 +56,9 @@ def _train(folder: Path, spec: dict[str, Any]) -> None:
         facts["content"] = runs.sha256(folder / "model" / "model.safetensors")
 
 
-def train_teacher(letter: str, folder: Path, seed: int, steps: int | None = None) -> list[float]:
-    """Train teacher `a` or `b` on its part of museum `seed`, and save it; returns the losses."""
-    steps, losses = steps or STEPS[letter], []
+def train_teacher(letter: str, folder: Path, seed: int) -> None:
+    """Train teacher `a` or `b` on its part of museum `seed`, and save it."""
+    steps = STEPS[letter]
     corpus = teacher_corpus(letter, seed, BATCH, round(ALONE_FIRST * steps))
     model = models.untrained(KIND_OF_MODEL[letter], seed, LAYERS[letter]).train()
     named = list(model.named_parameters())
@@ -75,9 +75,7 @@ def train_teacher(letter: str, folder: Path, seed: int, steps: int | None = None
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
     models.save(model.eval(), KIND_OF_MODEL[letter], folder)
-    return losses
 
 
 def _rate(step: int, steps: int) -> float:
