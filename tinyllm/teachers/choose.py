@@ -14,11 +14,9 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import joblib
 import numpy as np
 import torch
 
-from tinyllm import paths
 from tinyllm.data import load as data
 from tinyllm.models import load as models
 from tinyllm.params import Params
@@ -48,7 +46,8 @@ def choices(
     asked = {row.id: f"{row.question} {row.gold}" for row in rows}
     if how == "similar":
         texts = [texts[name][0] for name in asked for texts in written.values() if name in texts]
-        vectors = _vectors([*asked.values(), *texts])
+        distinct = list(dict.fromkeys([*asked.values(), *texts]))
+        vectors = dict(zip(distinct, embeddings(distinct), strict=True))
     for row in rows:
         values = {}
         for uri, texts in written.items():
@@ -63,13 +62,6 @@ def choices(
             best = [uri for uri in values if values[uri] == max(values.values())]
             chosen[row.id] = draw.choice(best)
     return chosen
-
-
-def _vectors(texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """`embeddings` by text, cached in runs/cache."""
-    distinct = list(dict.fromkeys(texts))
-    cached = joblib.Memory(paths.runs() / "cache", verbose=0).cache(embeddings)
-    return dict(zip(distinct, cached(distinct), strict=True))
 
 
 def embeddings(texts: Sequence[str]) -> np.ndarray:
