@@ -66,14 +66,7 @@ def spec(params: Params) -> dict[str, Any]:
 
 def hashes(path: str) -> dict[str, str]:
     """SHA-256 of the files that `files.questions` reads, by name."""
-    pairs = [(file, file.stat()) for file in files.by_split(path).values()]
-    return {file.name: _sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in pairs}
-
-
-@functools.cache
-def _sha256(file: Path, *_: int) -> str:
-    """SHA-256 of a file, computed once per process until the file changes."""
-    return runs.sha256(file)
+    return {file.name: runs.sha256(file) for file in files.by_split(path).values()}
 
 
 def content(params: Params) -> str | None:
