@@ -1,6 +1,7 @@
 """Simulated predictions and learning curves, and access to the functions of a notebook."""
 
 import ast
+import contextlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ def notebook(name: str) -> dict:
             for node in ast.parse("".join(cell["source"])).body:
                 literal = isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
                 if literal or isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef):
-                    exec(compile(ast.Module([node], []), name, "exec"), names)
+                    with contextlib.suppress(NameError):  # a dict of earlier cells' results
+                        exec(compile(ast.Module([node], []), name, "exec"), names)
     return names
 
 

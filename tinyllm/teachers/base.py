@@ -130,7 +130,9 @@ class Teacher(Protocol):
     settings: dict[str, Any]
 
     def rendered(self, prompt: str) -> str:
-        """The prompt as the model reads it: in its chat template, if it has one."""
+        """The prompt as the model reads it: in its chat template, if it has one (a server puts it
+        there itself)."""
+        return prompt
 
     def tokens(self, prompt: str) -> int:
         """Number of tokens that the model reads for a prompt that is not yet rendered."""

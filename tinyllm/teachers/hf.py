@@ -9,7 +9,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from tinyllm.models import load, score
 from tinyllm.models.encode import Encoding, longest_input
 from tinyllm.params import ParameterError
-from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking
+from tinyllm.teachers.base import Completion, Refused, Replies, Teacher, apart, only_thinking
 
 
 class Draw(LogitsProcessor):
@@ -30,7 +30,7 @@ class Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
-class HFTeacher:
+class HFTeacher(Teacher):
     """A transformers model, on one GPU or, if its weights do not fit there, on all. A model with a
     chat template reads the prompt as a user's message, others as plain text.
 
@@ -80,7 +80,6 @@ class HFTeacher:
         self.encoding = Encoding(self.tokenizer, self.seq2seq, first, "encoder", 0, 0)
 
     def rendered(self, prompt: str) -> str:
-        """The prompt as the model reads it."""
         if not self.chat:
             return prompt
         message = [{"role": "user", "content": prompt}]
@@ -89,7 +88,6 @@ class HFTeacher:
         )
 
     def tokens(self, prompt: str) -> int:
-        """Tokens of a prompt that is not yet rendered."""
         return len(self._ids(self.rendered(prompt)))
 
     def _ids(self, rendered: str) -> list[int]:
@@ -100,10 +98,7 @@ class HFTeacher:
         return ids[:-1] if ends else ids  # a decoder-only model continues the prompt
 
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
-        """Complete rendered prompts, in batches of similar length.
-
-        seeds: one per prompt, used if the temperature is above 0; 0 for all by default.
-        """
+        """Complete rendered prompts, in batches of similar length."""
         seeds = seeds or [0] * len(prompts)
         rows = [self._ids(prompt) for prompt in prompts]
         limit = self.config.max_new_tokens

@@ -23,7 +23,7 @@ import openai
 
 from tinyllm.arms import Server
 from tinyllm.params import ParameterError
-from tinyllm.teachers.base import Completion, Refused, Replies, apart, only_thinking, texts
+from tinyllm.teachers.base import Completion, Refused, Replies, Teacher, apart, only_thinking, texts
 from tinyllm.teachers.quality import INVENTED
 
 TIMEOUT, CONNECT = 300.0, 20.0  # seconds that a request may take, and its connection
@@ -51,7 +51,7 @@ REMEDIES = {  # for connection errors: the first class found among their causes
 }
 
 
-class ServerTeacher:
+class ServerTeacher(Teacher):
     """A model behind an OpenAI-compatible server.
 
     name: `URL#MODEL`. batch: parallel requests. server: request settings of this server
@@ -102,10 +102,6 @@ class ServerTeacher:
         further = {"extra_body": server.extra, "system": server.system}
         self.settings |= {name: value for name, value in further.items() if value}
         self.max_new_tokens, self.batch = max_new_tokens, batch
-
-    def rendered(self, prompt: str) -> str:
-        """The prompt as it is sent; the server puts it into a chat model's template."""
-        return prompt
 
     def tokens(self, prompt: str) -> int:
         """A high estimate of a prompt's tokens, since the server's tokenizer is not known.

@@ -197,27 +197,24 @@ def appending(file: Path) -> Iterator[Callable[[Record], None]]:
 
     Unpaired surrogates, which are invalid, become U+FFFD. Raises OSError if the disk is full.
     """
-    out = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.ftruncate(out, file.read_bytes().rfind(b"\n") + 1)
+    with open(file, "ab", buffering=0) as stream:
+        stream.truncate(file.read_bytes().rfind(b"\n") + 1)
 
-    def append(record: Record) -> None:
-        text = json.dumps(asdict(record), ensure_ascii=False) + "\n"
-        line = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-        try:
-            while line:
-                line = line[os.write(out, line) :]
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: {paths.shown(file)}; free some space and run this again: it "
-                "continues after the last complete record",
-            ) from None
+        def append(record: Record) -> None:
+            text = json.dumps(asdict(record), ensure_ascii=False) + "\n"
+            line = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror}: {paths.shown(file)}; free some space and run this again: "
+                    "it continues after the last complete record",
+                ) from None
 
-    try:
         yield append
-        os.fsync(out)
-    finally:
-        os.close(out)
+        os.fsync(stream)
 
 
 def read(file: Path) -> list[Record]:
