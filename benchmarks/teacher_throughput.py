@@ -64,14 +64,19 @@ def main() -> None:
         batch=options.batch,
         dtype=load.precision("auto"),
     )
-    in_context = prompts.InContext(train, options.examples, 0)
 
     def render(question, shots):
         return prompts.teacher_prompt(question, shots, forcing=True)
 
     texts = [
         teacher.rendered(
-            prompts.fitted(e, in_context(e), render, teacher.tokens, options.max_prompt).text
+            prompts.fitted(
+                e,
+                prompts.in_context(e, train, options.examples, 0),
+                render,
+                teacher.tokens,
+                options.max_prompt,
+            ).text
         )
         for e in train
     ]

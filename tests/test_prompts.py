@@ -77,17 +77,18 @@ def test_prompts_fit_the_budget_with_complete_questions_and_options(budget, cont
 def test_examples_never_include_the_question_or_one_with_the_same_wording():
     pool = micro.questions(0)["train"][:40]
     twins = [Question(f"twin{row.id}", "", row.question.upper(), ["x", "y"], 0) for row in pool]
-    draw = prompts.InContext([*pool, *twins], "random:3", seed=0)
     for row in pool:
-        shots = draw(row)
+        shots = prompts.in_context(row, [*pool, *twins], "random:3", seed=0)
         assert len({shot.id for shot in shots}) == 3
         assert row.key() not in {shot.key() for shot in shots}
-    assert prompts.InContext(pool[:1], "random:3", seed=0)(pool[0]) == []
-    assert prompts.InContext(pool, "none", seed=0)(pool[0]) == []
+    assert prompts.in_context(pool[0], pool[:1], "random:3", seed=0) == []
+    assert prompts.in_context(pool[0], pool, "none", seed=0) == []
 
 
 def test_random_examples_depend_only_on_seed_and_question():
     pool = micro.questions(0)["train"][:40]
-    draw, again, other = (prompts.InContext(pool, "random:2", seed) for seed in (5, 5, 6))
-    assert [draw(row) for row in pool][::-1] == [again(row) for row in pool[::-1]]
-    assert any(draw(row) != other(row) for row in pool)
+    drawn, other = (
+        [prompts.in_context(q, pool, "random:2", seed) for q in pool] for seed in (5, 6)
+    )
+    again = [prompts.in_context(q, pool, "random:2", 5) for q in pool[::-1]]
+    assert drawn == again[::-1] and drawn != other

@@ -28,7 +28,7 @@ def teacher(folder, **changes):
 def asked():
     """30 questions, and prompts for rationales with one or two in-context examples."""
     rows = world.questions(0)["train"][:30]
-    shots = [prompts.InContext(rows, f"random:{1 + i % 2}", 0)(row) for i, row in enumerate(rows)]
+    shots = [prompts.in_context(row, rows, f"random:{1 + i % 2}", 0) for i, row in enumerate(rows)]
     pairs = zip(rows, shots, strict=True)
     return rows, [prompts.teacher_prompt(row, few, forcing=True) for row, few in pairs]
 

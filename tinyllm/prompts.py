@@ -115,25 +115,21 @@ def _cut(question: Question, words: int) -> Question:
     return question if len(split) <= words else replace(question, context=short)
 
 
-class InContext:
-    """The in-context example generator (paper, section on rationale generation).
+def in_context(
+    question: Question, pool: Sequence[Question], examples: str, seed: int
+) -> list[Question]:
+    """The in-context examples of a question (paper, section on rationale generation).
 
-    examples: `random:K` draws K training questions, as the paper does; `none` draws none. The
-        question itself and questions with the same wording are never drawn, so a small pool may
+    examples: `random:K` draws K questions of `pool` (train), as the paper does; `none` draws none.
+        The question itself and questions with the same wording are never drawn, so a small pool may
         yield fewer than K. The draw depends only on the pool, `seed` and the question's id.
     """
-
-    def __init__(self, pool: Sequence[Question], examples: str, seed: int):
-        self.pool, self.seed = pool, seed
-        self.number = int(examples.partition(":")[2] or 0)
-
-    def __call__(self, question: Question) -> list[Question]:
-        """The in-context examples of one question."""
-        draw, shots = random.Random(f"{self.seed}:{question.id}"), {}
-        for _ in range(100 * self.number):
-            if len(shots) == self.number:
-                break
-            shot = self.pool[draw.randrange(len(self.pool))]
-            if shot.id != question.id and shot.key() != question.key():
-                shots.setdefault(shot.id, shot)
-        return list(shots.values())
+    number = int(examples.partition(":")[2] or 0)
+    draw, shots = random.Random(f"{seed}:{question.id}"), {}
+    for _ in range(100 * number):
+        if len(shots) == number:
+            break
+        shot = pool[draw.randrange(len(pool))]
+        if shot.id != question.id and shot.key() != question.key():
+            shots.setdefault(shot.id, shot)
+    return list(shots.values())

@@ -94,12 +94,12 @@ class Job:
     def requests(self, teacher: Teacher) -> list[Record]:
         """One request per question, its prompt within `max_prompt` tokens."""
         splits, params = data.read(self.params), self.params
-        in_context = prompts.InContext(splits["train"], params.examples, params.data_seed)
+        how = splits["train"], params.examples, params.data_seed
         render = functools.partial(prompts.teacher_prompt, forcing=params.teacher_forcing)
         render = render if self.stage == "rationales" else prompts.answer_prompt
         limits, rows = (render, teacher.tokens, params.max_prompt), []
         for row in splits[self.split]:
-            prompt = prompts.fitted(row, in_context(row), *limits)
+            prompt = prompts.fitted(row, prompts.in_context(row, *how), *limits)
             options = None if self.stage == "rationales" else row.options
             rows.append(store.request(teacher, self.uri, row.id, prompt, options, self.sample))
         return rows
