@@ -18,6 +18,7 @@ from tinyllm.batch import cli, grid, kubernetes
         (["plan", "papers"], "'papers': no file "),
         (["status", "bad.yaml"], "did you mean `lr`"),
         (["plan", "nameless.yaml"], "nameless.yaml: study: is missing"),
+        (["plan", "own.yaml"], "own.yaml: dataset: is missing; add dataset: NAME"),
         (["run", "big.yaml"], "'some/model'"),
         (["run", "long.yaml"], "max_input: 1024: minilm-ed has positions for 512 tokens"),
         (["run", "big.yaml", "--parameters", "some/model=big"], "MODEL=NUMBER"),
@@ -26,6 +27,7 @@ from tinyllm.batch import cli, grid, kubernetes
 def test_bad_input_exits_with_status_2_and_a_clear_message(moved, capsys, arguments, message):
     write_yaml(moved / "bad.yaml", study="bad", lrr=0.1)
     write_yaml(moved / "nameless.yaml", dataset="quiz")  # it would go into the study `micro`
+    write_yaml(moved / "own.yaml", study="own", source="file:quiz.csv")
     write_yaml(moved / "big.yaml", study="big", student="some/model")
     write_yaml(moved / "long.yaml", study="long", student="minilm-ed", max_input=1024)
     assert cli.main(arguments) == 2

@@ -10,11 +10,26 @@ import pytest
 from matplotlib import font_manager
 from simulated import history, notebook, predictions
 
-from tinyllm.evaluation import paired
+from tinyllm.evaluation import paired, results
 from tinyllm.figures import style
 
 differences = notebook("04")["differences"]
 learning_curves = notebook("03")["learning_curves"]
+
+
+@pytest.mark.parametrize(("name", "curve", "drawn"), [("laptop-alpha-2", True, 2), ("b", False, 0)])
+def test_a_curve_joins_a_study_with_its_own_points_only(committed_results, name, curve, drawn):
+    book, known = notebook("05"), results.facts("laptop", "obqa")
+    book |= {
+        "KEY": [*results.STUDENT[:-1]],
+        "SETTING": ["dataset", "student", "lr", "arm", "alpha"],
+    }
+    other = results.facts("laptop-alpha-2").assign(study=name, curve=curve)
+    book["facts"] = pd.concat([known, other])
+    points = book["curve"]("alpha", "alpha")
+    assert sorted(points["study"]) == ["laptop", name][:drawn]
+    gains = book["minus_finetuning"](points) if drawn else points
+    assert len(gains) == drawn
 
 
 def compared() -> pd.DataFrame:

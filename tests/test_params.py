@@ -44,7 +44,7 @@ def test_parameters_cells_have_typed_stage_parameters_with_micro_values(stage):
         ({"source": "web"}, ["source", "'web'", "micro, release, hub or file:PATH"]),
         ({"alpha": [1.0, 2.0, 3.0]}, ["alpha", "[1.0, 2.0, 3.0]", "2 teachers"]),
         ({"alpha": [float("nan")]}, ["alpha", "nan"]),
-        ({"seeds": [1, 1]}, ["seeds", "[1, 1]", "different"]),
+        ({"seeds": [1, 1]}, ["seeds", "[1, 1]", "twice"]),
         ({"arms": ["fintune"]}, ["arms: 'fintune'", "tinyllm-TEACHER"]),
         ({"arms": ["finetune:x0"]}, ["arms: 'finetune:x0'", ":xN"]),
         ({"arms": ["inference:x2"]}, ["arms: 'inference:x2'", "no :xN"]),

@@ -175,6 +175,8 @@ def test_failed_jobs_are_listed_with_reason_and_notebook(done):
     assert status.failures(done) == []
     job.path("log").write_text("Executing\nended with status 137\n", encoding="utf-8")
     assert status.failure(job) == "ended with status 137"  # for example, out of memory
+    job.path("log").write_text("Aborted!\nended with status 1\n", encoding="utf-8")  # Ctrl-C
+    assert status.failure(job) is None
 
 
 @pytest.mark.parametrize("profile", ["local", "slurm", "kubernetes"])

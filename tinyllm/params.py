@@ -196,16 +196,16 @@ class Params(BaseModel):
         `source: file:PATH` is relative to `folders` (if changed), the file's or the current folder.
         """
         values = read_yaml(file := Path(file)) | changes
-        if "study" not in values and values.get("dataset", "micro") != "micro":
-            raise ParameterError(f"{file}: study: is missing; give it a name, study: NAME")
+        own = any(values.get(name, "micro") != "micro" for name in ("source", "dataset"))
+        if missing := [name for name in ("study", "dataset") if own and name not in values]:
+            raise ParameterError(f"{file}: {missing[0]}: is missing; add {missing[0]}: NAME")
         kind, _, path = str(values.get("source")).partition(":")
-        if kind == "file":
+        if kind == "file" and path:
             near = (*folders, file.parent) if "source" in changes else (file.parent,)
             places = [f.resolve() / Path(path).expanduser() for f in (*near, Path())]
             values["source"] = f"file:{next(filter(Path.exists, places), places[-1])}"
-        defaults = {name: field.default for name, field in cls.model_fields.items()}  # set all
-        try:
-            return cls.checked(**defaults | values)
+        try:  # set all
+            return cls.checked(**{n: f.default for n, f in cls.model_fields.items()} | values)
         except ParameterError as error:
             raise ParameterError(f"{file}: {error}") from None
 

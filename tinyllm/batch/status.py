@@ -97,6 +97,8 @@ def failure(job: Job) -> str | None:
             return textwrap.shorten(text, 1500, placeholder=" …")
     log = job.path("log")
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    if "Aborted!" in lines:  # by the user
+        return None
     return next((line for line in reversed(lines) if line.startswith(ENDED)), None)
 
 

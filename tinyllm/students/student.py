@@ -133,7 +133,8 @@ def _fit(
     if silent := [uri for uri, rationales in texts[0].items() if not rationales]:
         raise ParameterError(
             f"arms: {arm.name!r}: no rationale of {silent[0]!r} for any training question of "
-            f"{params.dataset!r}; leave out that teacher or this arm"
+            f"{params.dataset!r}; leave out that teacher or this arm, or delete the teacher's "
+            "folder in runs/rationales to ask again"
         )
     options = targets.arm_options(params, arm)
     samples = [training_rows(questions, sample, tasks, encoding, options) for sample in texts]

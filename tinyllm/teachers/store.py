@@ -117,8 +117,8 @@ def fill(
             append(record)
     if failed:
         raise Unanswered(
-            f"{uri}: {len(failed)} of {len(requests)} questions got no answer; run this again to "
-            f"ask only for those, such as {next(iter(failed)).id!r}. "
+            f"{uri}: {len(failed)} of {len(requests)} questions got no answer, such as "
+            f"{next(iter(failed)).id!r}. Correct the cause and run this again: it asks only those. "
             f"Reasons:{_listed(failed.values())}"
         )
     reasons = [record.refused for record in read(file) if record.refused]
