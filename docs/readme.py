@@ -16,7 +16,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ARMS = {  # rows of the table
     "finetune": "Fine-tuning",
     "finetune:x3": "Fine-tuning, 3x epochs (PIQA: 2x)",
-    "single": "Best single {} by valid",
+    "single": "Single {}, best on valid",
     "tinyllm": "TinyLLM",
     "tinyllm:shuffled": "TinyLLM, shuffled rationales",
 }

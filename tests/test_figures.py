@@ -17,7 +17,10 @@ differences = notebook("04")["differences"]
 learning_curves = notebook("03")["learning_curves"]
 
 
-@pytest.mark.parametrize(("name", "curve", "drawn"), [("laptop-alpha-2", True, 2), ("b", False, 0)])
+@pytest.mark.parametrize(
+    ("name", "curve", "drawn"),
+    [("laptop-alpha-2", True, 2), ("laptop-alpha-2", False, 0), ("b-alpha-2", True, 0)],
+)
 def test_a_curve_joins_a_study_with_its_own_points_only(committed_results, name, curve, drawn):
     book, known = notebook("05"), results.facts("laptop", "obqa")
     book |= {

@@ -115,7 +115,7 @@ def test_the_answer_in_the_readme_agrees_with_the_stored_verdicts(committed_resu
         one, other = (text.format(table.loc[(*pair, "mean")]) for pair in pairs)
         assert one == other and f"p = {one}" in limits
         if family is part:
-            assert f"On average it just beats shuffled rationales (p = {one})" in answer
+            assert f"On average it barely beats shuffled rationales (p = {one})" in answer
 
 
 def test_the_pages_on_openbookqa_have_the_code_and_verdicts_of_today(committed_results):

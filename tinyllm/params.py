@@ -103,7 +103,7 @@ class Params(BaseModel):
     precision: Precision = Field("auto", description="auto: bf16 where a GPU has it, else fp32")
     checkpointing: bool = Field(False, description="recompute activations to save memory")
     keep_weights: bool = Field(True, description="keep trained weights, not only predictions")
-    curve: bool = Field(False, description="one point of a curve: not in the tables of results")
+    curve: bool = Field(False, description="point of a curve: STUDY-alpha-X or STUDY-data-X")
     workers: int = Field(2, ge=1, description="students trained in parallel")
     nproc: int = Field(1, ge=1, description="processes (devices) per student, with torchrun")
 
@@ -197,6 +197,7 @@ class Params(BaseModel):
         """
         values = read_yaml(file := Path(file)) | changes
         own = any(values.get(name, "micro") != "micro" for name in ("source", "dataset"))
+        own &= values.keys() <= cls.model_fields.keys()  # a misspelt name is another error
         if missing := [name for name in ("study", "dataset") if own and name not in values]:
             raise ParameterError(f"{file}: {missing[0]}: is missing; add {missing[0]}: NAME")
         kind, _, path = str(values.get("source")).partition(":")

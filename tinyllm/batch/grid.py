@@ -238,6 +238,7 @@ def load(name: str | Path) -> Grid:
         _refuse_mixed(studies)
     except ValidationError as error:
         lines = [f"{e['loc'][0]}: {e['input']!r}: {e['msg']}" for e in error.errors()]
+        lines.append(f"a grid's keys are {', '.join(Recipe.model_fields)}")
         raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
     except ParameterError as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None

@@ -28,7 +28,7 @@ STUDENT = ["study", "dataset", "student", "arm", "seed"]
 FACTS = (  # the columns of `facts` that the package and notebook 05 use
     *("teachers", "alpha", "curve", "lr", "epochs", "batch_size", "max_target", "task_prefix"),
     *("train_questions", "steps", "train_tokens", "train_flops", "train_seconds", "cut_targets"),
-    *("valid_accuracy", "cut_inputs", "max_input", "max_new_tokens"),
+    *("valid_accuracy", "cut_inputs", "max_input", "max_new_tokens", "data"),
 )
 OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # in a spec
 

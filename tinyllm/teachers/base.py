@@ -7,6 +7,7 @@ openai:URL#MODEL                  an OpenAI-compatible server (`teachers.openai`
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -134,9 +135,11 @@ class Teacher(Protocol):
         there itself)."""
         return prompt
 
+    @abstractmethod
     def tokens(self, prompt: str) -> int:
         """Number of tokens that the model reads for a prompt that is not yet rendered."""
 
+    @abstractmethod
     def write(self, prompts: Sequence[str], seeds: Sequence[int] = ()) -> Replies:
         """Complete rendered prompts; replies may come in any order.
 
