@@ -6,10 +6,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+import papermill
 import pytest
 from matplotlib import font_manager
 from simulated import history, notebook, predictions
 
+from tinyllm import paths
 from tinyllm.evaluation import paired, results
 from tinyllm.figures import style
 
@@ -33,6 +35,16 @@ def test_a_curve_joins_a_study_with_its_own_points_only(committed_results, name,
     assert sorted(points["study"]) == ["laptop", name][:drawn]
     gains = book["minus_finetuning"](points) if drawn else points
     assert len(gains) == drawn
+
+
+@pytest.mark.slow
+def test_notebook_05_runs_before_any_result_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYLLM_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("TINYLLM_FIGURES", str(tmp_path / "figures"))
+    file = paths.ROOT / "notebooks" / "05_paper_figures.ipynb"
+    papermill.execute_notebook(file, tmp_path / "05.ipynb", progress_bar=False)
+    drawn = {figure.stem for figure in (tmp_path / "figures").glob("*.csv")}
+    assert drawn == {"method", "published_gains", "ledger"}
 
 
 def compared() -> pd.DataFrame:
