@@ -20,7 +20,8 @@ def notebook(name: str) -> dict:
     for cell in cells:
         if cell["cell_type"] == "code":
             for node in ast.parse("".join(cell["source"])).body:
-                literal = isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+                literal = isinstance(node, ast.Assign | ast.AugAssign)
+                literal &= isinstance(getattr(node, "value", None), ast.Dict | ast.List)
                 if literal or isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef):
                     with contextlib.suppress(NameError):  # a dict of earlier cells' results
                         exec(compile(ast.Module([node], []), name, "exec"), names)
