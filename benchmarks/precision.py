@@ -73,7 +73,7 @@ def main() -> None:
     for name, taken in seconds.items():
         faster = median(seconds["fp32"]) / median(taken)
         spread = f"({min(taken):.2f} to {max(taken):.2f})"
-        print(f"{name}: {median(taken):.2f} s a step {spread}, {faster:.2f} times as fast as fp32")
+        print(f"{name}: {median(taken):.2f} s per step {spread}, {faster:.2f} times as fast as fp32")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,6 @@ def problems(root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = problems(Path(sys.argv[1]))
-    print("\n".join(found) or "links: all lead to a file and its anchor")
-    sys.exit(bool(found))
+    broken = problems(Path(sys.argv[1]))
+    print("\n".join(broken) or "links: all lead to a file and its anchor")
+    sys.exit(bool(broken))

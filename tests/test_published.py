@@ -2,13 +2,14 @@
 
 import math
 
+import nbformat
 import pandas as pd
 import pytest
 from simulated import notebook, predictions
 
-from tinyllm import arms
+from tinyllm import arms, paths
 from tinyllm.evaluation import paired
-from tinyllm.params import DATASETS
+from tinyllm.params import DATASETS, ParameterError
 
 NOTEBOOK = notebook("05")
 read, table_1, row = map(NOTEBOOK.get, ("read_published", "published_cells", "published_row"))
@@ -40,6 +41,14 @@ def test_table_1_cells_match_release_counts_and_means_match_the_cells():
     means = printed.loc[printed["dataset"] == "mean", "accuracy"].astype(float)
     cells = table.groupby(["size", "method"])["printed"].mean()
     assert len(means) == 14 and (means - cells).abs().max() <= 0.0051  # rounded to 0.01
+
+
+def test_an_unknown_size_of_the_paper_is_rejected():
+    file = paths.ROOT / "notebooks" / "05_paper_figures.ipynb"
+    cells = [cell.source for cell in nbformat.read(file, as_version=4).cells]
+    (check,) = (cell for cell in cells if "paper_size not in" in cell)
+    with pytest.raises(ParameterError, match=r"'90M': allowed are 80M, 250M, 780M"):
+        exec(check, {"paper_size": "90M", "ParameterError": ParameterError})
 
 
 def test_z_scores_of_the_780m_gains_match_a_manual_calculation():

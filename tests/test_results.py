@@ -26,7 +26,9 @@ def with_(**changes) -> Params:
     return Params.checked(**VALUES | changes)
 
 
-def train(params: Params, rows: pd.DataFrame, code: int = 1, **more: str) -> None:
+def train(
+    params: Params, rows: pd.DataFrame, code: int = 1, used: str = "fp32", **more: str
+) -> None:
     """Create run folders of finished students with these predictions."""
     for (arm, seed), part in rows.groupby(["arm", "seed"]):
         tasks = [["answer", "predict: ", 1.0]]
@@ -35,7 +37,7 @@ def train(params: Params, rows: pd.DataFrame, code: int = 1, **more: str) -> Non
         spec = {"arm": arm, "seed": seed, "student": params.student, "tasks": tasks, "data": "d"}
         with runs.recording(folder, spec | {"lr": params.lr} | more) as facts:
             facts |= {"train_flops": 100 + seed, "n": len(part), "curve": params.curve}
-            facts["versions"] = {"train": code}
+            facts |= {"versions": {"train": code}, "computed_in": used}
             students.write(part, folder / results.PREDICTIONS)
             curve = history([arm], [seed]).drop(columns=["arm", "seed"])
             curve.to_csv(folder / results.HISTORY, index=False)
@@ -153,6 +155,7 @@ def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders
     first = ROWS[ROWS["seed"] == 0]
     refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
     refused("training code: 1 in the folder, 2", first, {"code": 2}, seeds=[0])
+    refused("computed in: 'fp32' in the folder, 'bf16'", first, {"used": "bf16"}, seeds=[0])
     new = predictions({"tinyllm": 0.6}, study="small", n=12, seeds=[2])
     for other in ({"learn_from": "thinking"}, {"samples": 2}):  # with the same teacher
         refused(next(iter(other)), new, other, seeds=[2], **other)
@@ -168,7 +171,6 @@ def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders
 
 def test_students_trained_with_other_parameters_are_rejected(folders):
     for changes, words in (
-        ({"lr": 3.0}, r"lr: 0.002 in the folder, 3.0 asked for"),
         ({"alpha": 0.1}, r"alpha.release:flan-t5: 0.5 in the folder, 0.1 asked for"),
         ({"teachers": ["release:llama2"]}, r"alpha.release:flan-t5: 0.5 in the folder, None"),
     ):
@@ -232,6 +234,10 @@ def test_storing_teacher_answers_keeps_those_of_other_teachers(folders):
     assert list(rows) == results.ANSWERS
     assert rows.groupby("teacher").size().to_dict() == {"hf:one": 12, "hf:two": 12}
     assert rows.groupby("teacher")["correct"].all().to_dict() == {"hf:one": True, "hf:two": False}
+    few = rows[rows["teacher"] == "hf:one"].head(3)
+    with pytest.raises(runs.StaleRun, match="12 answers of hf:one would be replaced by 3"):
+        results.store_teachers(PARAMS, few)
+    assert len(results.stored_teachers("small", "obqa")) == 24
 
 
 def test_stored_studies_are_complete(committed_results):
@@ -240,4 +246,5 @@ def test_stored_studies_are_complete(committed_results):
     assert facts["n"].sum() == len(rows)
     for name in ("curve", "computed_in", "precision"):
         assert facts.loc[facts["steps"] > 0, name].notna().all()
+    assert (rows["correct"] == (rows["choice"] == rows["gold"])).all()
     assert not results.whole()["study"].str.contains("alpha|data").any()

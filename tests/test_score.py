@@ -1,5 +1,7 @@
 """Scoring: batches, caches and shared passes give the same scores as one option at a time."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from conftest import weights_of
@@ -116,8 +118,13 @@ def test_prediction_rows_hold_the_chosen_generated_and_named_options(rows, monke
     wrong = rows[2].options[(rows[2].answer + 1) % len(rows[2].options)]
     letter = "abcde"[rows[0].answer]
     texts = [f"The answer is ({letter}).", f"  {gold[1].upper()} ", wrong, "none such", *gold[4:]]
-    monkeypatch.setattr(score, "generate", lambda *_, **__: texts)
+    generate = Mock(return_value=texts)
+    monkeypatch.setattr(score, "generate", generate)
     frame = score.predict(model, encoding, rows, max_new_tokens=4, in_train={"q3"})
+    assert generate.call_args.args[3] == "predict: "
+    assert generate.call_args.kwargs == {"max_new_tokens": 4}
+    golds = [row.answer for row in rows]
+    assert frame.correct.tolist() == [a == b for a, b in zip(frame.choice, golds, strict=True)]
     named = [rows[0].answer, rows[1].answer, rows[2].options.index(wrong), -1]
     assert frame.named.tolist()[:4] == named
     assert frame.extracted.tolist()[:4] == [True, True, False, False]

@@ -196,6 +196,16 @@ def test_unanimous_results_on_few_questions_are_weak_evidence():
     assert (six["difference"], six["p"]) == (1, pytest.approx(2 / 2**6))  # the sign test
 
 
+def test_the_interval_equals_the_one_computed_by_hand_in_notebook_04():
+    draw = np.random.default_rng(3).integers(0, 2, (2, 3, 40))
+    frame = two_arms(*draw.tolist())
+    arms = (frame[frame["arm"] == arm] for arm in ("tinyllm", "finetune"))
+    ours, theirs = map(accuracy.matrix, arms)
+    line = paired.paired(frame, "tinyllm", "finetune")
+    by_hand = notebook("04")["by_hand"]((ours - theirs).to_numpy())
+    assert by_hand == pytest.approx((line["low"], line["high"]))
+
+
 def test_verdicts_follow_from_difference_error_p_value_and_seeds():
     row = {"difference": 0.1, "se": 0.02, "df": 20.0, "n": 500, "seeds": 3, "p": 0.001}
     near = {"p": 0.5, "difference": 0.001}
@@ -219,6 +229,9 @@ def test_the_holm_family_is_all_comparisons_of_one_dataset_or_the_mean():
     table = paired.compare(frame)
     counts = table.groupby("dataset").size().to_dict()
     assert counts == {"obqa": 5, "arc": 5, "piqa": 2, "mean": 5}
+    for _, part in table.groupby("dataset"):
+        holm = multipletests(part["p"], method="holm")[1]
+        assert part["p_holm"].tolist() == pytest.approx(holm)
     one = table[(table["arm"] == "tinyllm") & (table["baseline"] == "finetune")]
     assert one.set_index("dataset")["datasets"].to_dict() == {"obqa": 1, "arc": 1, "mean": 2}
 
@@ -227,6 +240,14 @@ def test_without_results_tables_are_empty_with_their_columns():
     none = two_arms([[1, 0]], [[0, 1]])[:0]
     assert paired.compare(none).empty and "study" in paired.compare(none)
     assert paired.accuracies(none).empty and "dataset" in paired.accuracies(none)
+
+
+def test_a_choice_is_compared_with_the_random_choice_at_equal_epochs():
+    names = ["tinyllm:routed-random:x2", "tinyllm:routed-similar", "tinyllm:routed-quality:x2"]
+    pairs = paired.comparisons([*names, "dss:a", "dss:a:x2", "tinyllm"])
+    assert ("tinyllm:routed-quality:x2", "tinyllm:routed-random:x2") in pairs
+    assert ("tinyllm:routed-similar", "tinyllm:routed-random:x2") not in pairs
+    assert "dss:a:x2" not in {baseline for _, baseline in pairs}
 
 
 def test_a_sole_teacher_replaces_tinyllm_in_comparisons():

@@ -69,7 +69,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_students_of_every_arm_are_saved_and_reloaded(params, arm):
+def test_saved_students_of_every_arm_give_their_stored_scores(params, arm):
     stored = predictions.read(paths.student(params, arm, 0) / "predictions.parquet")
     assert len(stored) == 12 and set(stored.arm) == {arm}
     model, encoding = student.untrained(params, arms.resolve(arm, params.teachers), 0)
@@ -120,7 +120,7 @@ def test_weights_are_kept_only_for_trained_students_with_keep_weights(params, fa
     assert not list(path.glob("checkpoint*"))
 
 
-def test_a_spec_lists_arm_inputs_and_is_none_until_they_exist(params, folder, monkeypatch):
+def test_a_spec_lists_arm_inputs_and_is_none_until_they_exist(params, folder):
     (teacher,) = params.teachers
     learned = run.spec(params, "kd:2", 0)
     assert learned["answers"] == {teacher: ask.content(params, teacher, "answers")}
@@ -130,6 +130,10 @@ def test_a_spec_lists_arm_inputs_and_is_none_until_they_exist(params, folder, mo
     drawn = study(folder, study="drawn", samples=2, temperature=1.0, arms=["tinyllm", "finetune"])
     assert run.spec(drawn, "tinyllm", 0)["learn_sample"] == "each-epoch"
     assert not {"samples", "learn_sample", "temperature"} & set(run.spec(drawn, "finetune", 0))
+
+
+def test_students_train_on_all_samples_or_on_the_agreeing_one(folder, monkeypatch):
+    drawn = study(folder, study="agreed", samples=2, temperature=1.0, arms=["tinyllm"])
     spy = Mock(side_effect=student.train)
     monkeypatch.setattr(student, "train", spy)
     run.train_one(drawn, "tinyllm", 0)
@@ -147,7 +151,50 @@ def test_finished_students_are_reused_and_other_parameters_are_rejected(params, 
         run.train_one(other, "lora", 0)
 
 
-def test_test_questions_do_not_influence_training_or_selection(params, folder):
+OTHER = {
+    "student": "micro-llama", "task_prefix": "decoder", "alpha": [3.0], "lr": 0.1, "final_lr": 0.5,
+    "batch_size": 3, "accumulation": 2, "epochs": 2.0, "warmup": 0.3, "max_input": 99,
+    "max_target": 9, "evals": 2, "patience": 1, "precision": "fp32", "nproc": 2,
+    "max_new_tokens": 7, "learn_from": "both", "cleaning": ["repair"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_every_training_parameter_is_in_the_spec(params, monkeypatch, name):
+    monkeypatch.setattr(ask, "content", lambda *_: "same")
+    other = params.model_copy(update={name: OTHER[name]})
+    assert run.spec(params, "tinyllm", 0) != run.spec(other, "tinyllm", 0)
+
+
+def test_each_seed_starts_and_trains_its_own_student(params, monkeypatch):
+    begun, trained = Mock(side_effect=student.untrained), Mock(side_effect=student.train)
+    monkeypatch.setattr(student, "untrained", begun)
+    monkeypatch.setattr(student, "train", trained)
+    for seed in (5, 6):
+        run.train_one(params, "finetune", seed)
+    assert [call.args[2] for call in begun.call_args_list] == [5, 6]
+    assert [call.kwargs["seed"] for call in trained.call_args_list] == [5, 6]
+
+
+def test_an_arm_whose_teacher_wrote_nothing_is_rejected(params, monkeypatch):
+    monkeypatch.setattr(ask, "rationales", lambda *_: {})
+    with pytest.raises(ParameterError, match="no rationale of"):
+        run.train_one(params, "tinyllm", 7)
+
+
+def test_checkpoints_are_chosen_on_valid_and_test_is_scored_once(params, monkeypatch):
+    splits, whole = [], score.score_options
+
+    def watched(model, encoding, rows, **how):
+        splits.append({row.id.partition("-")[0] for row in rows})
+        return whole(model, encoding, rows, **how)
+
+    monkeypatch.setattr(score, "score_options", watched)
+    run.train_one(params.model_copy(update={"evals": 3}), "finetune", 8)
+    assert splits == [{"valid"}] * 3 + [{"test"}]
+
+
+def test_test_questions_do_not_influence_training(params, folder):
     """Other test questions and labels give the same trained student."""
     blind = study(folder, asked=False, study="blind", arms=[GIBBERISH])
     splits = data.read(blind)
@@ -205,20 +252,13 @@ def test_a_killed_and_resumed_student_equals_an_uninterrupted_one(folder):
     assert not (path / "checkpoints").exists()
 
 
-def test_checkpoints_of_unknown_parameters_are_not_resumed(folder):
+def test_checkpoints_of_unknown_parameters_are_deleted(params, monkeypatch):
     """`begun.json`, which has the parameters, was deleted after a power cut."""
-    changes = {"limit": {"train": 24, "valid": 8, "test": 8}, "batch_size": 8, "epochs": 4.0}
-    killed = study(folder, study="cut", arms=["tinyllm"], evals=6, **changes)
-    assert in_a_process(killed, killed=True) == -signal.SIGKILL
-    path = paths.student(killed, "tinyllm", 0)
-    assert len(list((path / "checkpoints").glob("step-*.pt"))) == 1
-    (path / runs.BEGUN).unlink()
-    other = killed.model_copy(update={"lr": 0.05})
-    assert in_a_process(other) == 0
-    afresh = other.model_copy(update={"study": "afresh"})
-    data.save(data.load(afresh), afresh)
-    assert in_a_process(afresh) == 0
-    same(outcome(other, "tinyllm"), outcome(afresh, "tinyllm"))
+    old = paths.student(params, "finetune", 9) / "checkpoints"
+    old.mkdir(parents=True)
+    monkeypatch.setattr(student, "make", lambda *_: {"left": old.exists()})
+    path = run.train_one(params, "finetune", 9)
+    assert runs.read_manifest(path)["facts"]["left"] is False
 
 
 def test_a_killed_worker_fails_only_its_own_student(params, monkeypatch):

@@ -119,9 +119,28 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, monkeypatch, ki
     rows = QUESTIONS[:20]  # the last step holds 4 questions
     for size, passes in ((8, 1), (1, 8)):
         changes = {"batch_size": size, "accumulation": passes, **ONCE}
-        run(tmp_path / str(size), rows, TEXTS, kind, lr=1e-9, **changes)
+        *_, seen = run(tmp_path / str(size), rows, TEXTS, kind, lr=1e-9, **changes)
     assert len(kept) == 6 and norms == {1.0}  # the clipping norm
     torch.testing.assert_close(kept[:3], kept[3:], rtol=1e-4, atol=1e-6)
+    model, _, encoding = make(kind)  # the gradient of the paper's loss, with the weights alpha
+    batch = Collator(encoding, TASKS)([rows for (rows,) in seen[:8]])
+    weights = torch.tensor([task.weight for task in TASKS])
+    weighted_loss(MultiTask(model, TASKS)(batch), batch["counts"], weights).backward()
+    expected = [p.grad for p in model.parameters()]
+    torch.testing.assert_close(kept[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_step_uses_the_schedule_and_the_factor_of_its_weights(tmp_path, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def watched(self, *args, **how):
+        rates.append([(group["lr"], group["weight_decay"]) for group in self.param_groups])
+        return step(self, *args, **how)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run(tmp_path, QUESTIONS, TEXTS, lora=4, batch_size=8, lr=1e-3, warmup=0.4, **ONCE)
+    ten_times = [[(pytest.approx(1e-2 * share), 0.0)] for share in (0.0, 0.5, 1.0)]
+    assert rates == ten_times  # the rate of adapters
 
 
 TWO_PROCESSES = """
@@ -163,9 +182,9 @@ def test_one_and_two_processes_end_with_the_same_weights(tmp_path):
 
 def test_epochs_cover_all_questions_and_tokens_are_counted_once(tmp_path):
     rows = QUESTIONS[:10]
-    _, state, collator = run(tmp_path, rows, TEXTS, **EIGHT, epochs=4.0, evals=2)
-    assert [len(batch) for batch in collator.seen] == [8, 2] * 4
-    times = Counter(id(row) for batch in collator.seen for row in batch)
+    _, state, seen = run(tmp_path, rows, TEXTS, **EIGHT, epochs=4.0, evals=2)
+    assert [len(batch) for batch in seen] == [8, 2] * 4
+    times = Counter(id(row) for batch in seen for row in batch)
     assert list(times.values()) == [4] * 10
     _, _, encoding = make("t5")
     once = Collator(encoding, TASKS)(training_rows(rows, TEXTS, TASKS, encoding))["tokens"]
@@ -198,12 +217,12 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
 
 def test_epochs_cycle_through_the_samples(tmp_path):
     samples = [TEXTS, TEXTS | {"micro:a": TEXTS["micro:b"]}]
-    _, _, collator = run(tmp_path, QUESTIONS, samples, **EIGHT, epochs=3.0, evals=1)
+    _, _, seen = run(tmp_path, QUESTIONS, samples, **EIGHT, epochs=3.0, evals=1)
     learned = []
     for start in (0, 3, 6):  # first batch of each epoch
-        rows = [row for batch in collator.seen[start : start + 3] for row in batch]
+        rows = [row for batch in seen[start : start + 3] for row in batch]
         learned.append(sorted(row["targets"][1] for row in rows))
-    assert len(collator.seen) == 9 and learned[0] == learned[2] != learned[1]
+    assert len(seen) == 9 and learned[0] == learned[2] != learned[1]
 
 
 @pytest.mark.parametrize("kind", ["step", "best"])
@@ -218,8 +237,8 @@ def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, mon
     last = tmp_path / "torn" / f"{kind}-000006.pt"
     last.write_bytes(last.read_bytes()[:999])
     with pytest.warns(UserWarning, match=r"step-000006\.pt is damaged"):
-        resumed, again, collator = run(tmp_path / "torn", QUESTIONS, TEXTS, **options)
-    assert len(collator.seen) == 6  # from step 3 on
+        resumed, again, seen = run(tmp_path / "torn", QUESTIONS, TEXTS, **options)
+    assert len(seen) == 6  # from step 3 on
     same_weights(resumed, whole)
     assert again == state
 
@@ -279,8 +298,8 @@ def test_early_stopping_restores_the_weights_that_were_best_on_valid(tmp_path):
     now = dict(model.named_parameters())
     assert all(torch.equal(now[name], best[name]) for name in best)
     assert not any(torch.equal(best[name], last[name]) for name in best)
-    _, again, collator = run(tmp_path, QUESTIONS, TEXTS, **options)
-    assert again == state and not collator.seen  # a finished run is not continued
+    _, again, seen = run(tmp_path, QUESTIONS, TEXTS, **options)
+    assert again == state and not seen  # a finished run is not continued
 
 
 def test_a_non_finite_loss_stops_training_and_advises_a_lower_lr(tmp_path):

@@ -47,19 +47,6 @@ def make(kind, task_prefix="encoder", dropout=0.0, **changes):
     return model, tokenizer, Encoding.of(model, tokenizer, params)
 
 
-class Watching(Collator):
-    """A collator that records the rows of each call and raises `Stop` at call `stop_at`."""
-
-    seen: list
-    stop_at: int = -1
-
-    def __call__(self, rows):
-        if len(self.seen) == self.stop_at:
-            raise Stop
-        self.seen.append(rows)
-        return super().__call__(rows)
-
-
 class Stop(Exception):
     """Simulates a killed training run."""
 
@@ -67,7 +54,7 @@ class Stop(Exception):
 def trained(
     folder, rows, texts, kind="t5", *, stop_at=-1, valid=None, lora=0, tasks=None, **changes
 ):
-    """Train a tiny student; returns the model, the training state and the recording collator.
+    """Train a tiny student; returns the model, the training state and the rows of each batch.
 
     texts: rationales by teacher, or a list of these, one per sample.
     stop_at: raises Stop at this batch. valid: replaces validation accuracy on 8 questions.
@@ -79,13 +66,19 @@ def trained(
     params = Params.checked(**changes)
     if lora:
         model = load.adapt(model, "tiny", lora)
-    collator = Watching(encoding, tasks)
-    collator.seen, collator.stop_at = [], stop_at
+    collate, seen = Collator(encoding, tasks), []
+
+    def collator(batch):
+        if len(seen) == stop_at:
+            raise Stop
+        seen.append(batch)
+        return collate(batch)
+
     accuracy = valid or (lambda: score.accuracy(score.score_options(model, encoding, rows[:8])))
     how = {"collator": collator, "score_valid": accuracy, "folder": Path(folder), "seed": 0}
     samples = [texts] if "micro:a" in texts else texts
     learned = [training_rows(rows, sample, tasks, encoding) for sample in samples]
-    return model, train.train(model, tasks, learned, params, **how), collator
+    return model, train.train(model, tasks, learned, params, **how), seen
 
 
 def saved_model(folder, kind="t5", dropout=0.0):

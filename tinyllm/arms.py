@@ -39,13 +39,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
-
-if TYPE_CHECKING:
-    from tinyllm.params import Params
 
 # Kinds of teachers and the names that each allows; None allows any name.
 TEACHERS = {"micro": ("a", "b"), "release": ("flan-t5", "llama2"), "hf": None, "openai": None}
@@ -231,13 +228,3 @@ def alpha(name: str, weights: Mapping[str, float]) -> dict[str, float]:
     arm = resolve(name, list(weights))
     alphas = {uri: weights[uri] for uri in arm.teachers}
     return dict.fromkeys(alphas, fmean(alphas.values())) if arm.routed else alphas
-
-
-def variants(params: "Params") -> list["Params"]:
-    """The distinct parameters for prompting that a study's arms need, the study's own first."""
-    distinct = [params]
-    for name in params.arms:
-        changed = params.model_copy(update=resolve(name, params.teachers).asked)
-        if changed not in distinct:
-            distinct.append(changed)
-    return distinct

@@ -35,7 +35,7 @@ Examples = Annotated[str, Field(pattern=r"^(none|random:[1-9]\d*)$")]
 Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy's range
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # the notebooks' defaults
 
 _DATA = "study dataset source data_seed"
@@ -214,6 +214,14 @@ class Params(BaseModel):
         """Alpha of each teacher, by URI."""
         alpha = self.alpha * (len(self.teachers) if len(self.alpha) == 1 else 1)
         return dict(zip(self.teachers, alpha, strict=True))
+
+    def variants(self) -> list[Self]:
+        """The distinct parameters for prompting that the arms need, the study's own first."""
+        distinct = [self]
+        for name in self.arms:
+            changed = self.model_copy(update=arms.resolve(name, self.teachers).asked)
+            distinct += [changed] if changed not in distinct else []
+        return distinct
 
     def spec(self, *names: str) -> dict[str, Any]:
         """The named parameters as plain values, for a manifest."""

@@ -98,7 +98,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def results(args: argparse.Namespace) -> int:
-    """Print the stored accuracies of GRID and the differences from fine-tuning."""
+    """Print the stored accuracies of GRID, chance, majority and differences from fine-tuning."""
     from tinyllm.evaluation import summary  # here, because scipy and statsmodels take a second
 
     now, code = progress.Status(grids.load(args.grid)), 0
@@ -108,6 +108,9 @@ def results(args: argparse.Namespace) -> int:
             if stale := now.stale(params):
                 raise runs.StaleRun("\n".join(stale))
             print(summary.table(summary.rows_of(params)).to_string(index=False))
+            for line in evaluation.baselines(params.study, params.dataset).to_dict("records"):
+                if line["split"] == "test":
+                    print("chance {chance:.1%}, majority {majority:.1%}".format(**line))
         except (FileNotFoundError, runs.StaleRun) as problem:
             print(problem)
             code = 1

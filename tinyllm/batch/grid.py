@@ -201,7 +201,7 @@ def _asks(arm: str, teachers: Sequence[str]) -> bool:
 def _rationales(params: Params) -> Iterator[str]:
     """Hashes of the sets of rationales that a prompt job makes, and of its micro teachers."""
     for uri in params.teachers:
-        for variant in arms.variants(params):
+        for variant in params.variants():
             servers = {u: server for u, server in variant.servers.items() if u == uri}
             asked = variant.model_copy(update={"servers": servers})
             spec = asked.spec(*ASKED.split(), "precision")

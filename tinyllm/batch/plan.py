@@ -203,7 +203,7 @@ def cost(job: Job) -> Counter:
     """Cost of a job: tokens, FLOPs, and seconds that do not depend on the device."""
     params, parts = job.params, []
     if job.rule == "prompt":
-        parts = [teacher(asked, u) for asked in arms.variants(params) for u in asked.teachers]
+        parts = [teacher(asked, u) for asked in params.variants() for u in asked.teachers]
     if job.rule == "distill":
         parts = [student(params, arm) for arm in params.arms] * len(params.seeds)
     return sum(parts, Counter(seconds=START))

@@ -160,5 +160,5 @@ class Status:
         stale = [line for params in self.grid.studies for line in self.stale(params)]
         if not stale and any(table["stored"] > table["done"]):
             lines.append("`tinyllm restore GRID` copies the stored students to runs/")
-        stale += [s for found in self.states.values() for s in found if s.startswith("missing: ")]
+        stale += [s for of_job in self.states.values() for s in of_job if s.startswith("missing: ")]
         return "\n".join([*lines, *failures(self.grid), *dict.fromkeys(stale)])

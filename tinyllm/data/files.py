@@ -6,8 +6,9 @@ single file without that column is split 80/10/10 at random, by the seed.
 
 Formats, in UTF-8: JSON (an array of objects), JSON Lines, parquet, CSV with a header and `,` `;` or
 tabs. NAMES lists the column names (in any case); other columns are ignored. Options are a list of
-texts, {text: [...], label: [...]} or [{text, label}, ...] (in CSV as JSON), or one column each: A,
-B, ... or option_1, ... A question may be {stem, choices}. `question.gold_index` reads the answer.
+texts, {text: [...], label: [...]}, [{text, label}, ...] or {A: text, B: text} (in CSV as JSON), or
+one column each: A, B, ... or option_1, ... A question may be {stem, choices}.
+`question.gold_index` reads the answer.
 """
 
 import csv
@@ -90,8 +91,11 @@ def by_split(path: str) -> dict[str, Path]:
     """The file of each split, or {"": file} for a single file; DataError if one is missing."""
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
-        if not root.is_file() or root.suffix.lower() not in SUFFIXES:
-            raise DataError(f"no file {root} of an allowed type ({', '.join(SUFFIXES)})")
+        if not root.is_file():
+            where = "a relative path starts at the parameter file's folder, or else the current one"
+            raise DataError(f"no file {root}; {where}")
+        if root.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{root}: the type of the file must be one of {', '.join(SUFFIXES)}")
         return {"": root}
     inside = [f for f in sorted(root.iterdir()) if f.is_file() and f.suffix.lower() in SUFFIXES]
     parts = {file: re.split("[^a-z]+", file.stem.lower()) for file in inside}
@@ -229,8 +233,8 @@ def _option_columns(fields: Mapping[str, Any], renamed: Mapping[str, str]) -> li
             names = list(takewhile(fields.__contains__, [prefix + mark for mark in marks]))
             if len(names) > 1:
                 later = [prefix + mark for mark in marks[len(names) + 1 : len(names) + 3]]
-                if found := [name for name in later if name in fields]:
-                    raise ValueError(f"no column before {found[0]!r}; add it, or rename this one")
+                if after := [name for name in later if name in fields]:
+                    raise ValueError(f"no column before {after[0]!r}; add it, or rename this one")
                 sets += [] if sets and names == sets[-1][1:] else [names]  # 0, 1, ... and 1, ...
     sets = [names for names in sets if renamed.keys() & names] or sets
     if len(sets) > 1:
@@ -247,6 +251,8 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
             raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
     if isinstance(value, list) and all(isinstance(v, dict) and "text" in v for v in value):
         value = {key: [item.get(key) for item in value] for key in ("text", *LABELS)}
+    if isinstance(value, dict) and "text" not in value:  # {"A": first, "B": second}
+        value = {"text": list(value.values()), "label": list(value)}
     given = value if isinstance(value, dict) else {"text": value}
     lists = [marks for marks in map(given.get, LABELS) if isinstance(marks, list) and any(marks)]
     marks = [_text(mark, "label") for mark in (lists or [[]])[0]]

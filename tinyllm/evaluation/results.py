@@ -28,7 +28,7 @@ STUDENT = ["study", "dataset", "student", "arm", "seed"]
 FACTS = (  # the columns of `facts` that the package and notebook 05 use
     *("teachers", "alpha", "curve", "lr", "epochs", "batch_size", "max_target", "task_prefix"),
     *("train_questions", "steps", "train_tokens", "train_flops", "train_seconds", "cut_targets"),
-    *("valid_accuracy", "cut_inputs", "max_input", "max_new_tokens", "data"),
+    *("valid_accuracy", "best_step", "cut_inputs", "max_input", "max_new_tokens", "data"),
 )
 OF_ARM = {"arm", "settings", "tasks", "cleaning", "rationales", "answers", "lora_rate"}  # in a spec
 
@@ -64,13 +64,17 @@ def finished(folder: Path, params: Params) -> bool:
 def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
     """A student's spec, with the defaults that it leaves out.
 
-    It includes the version of the training code, since results may differ between versions.
+    It includes the version of the training code and the precision that `auto` meant, since results
+    may differ between them.
     """
     spec = manifest["spec"]
     if _teachers(spec):
         spec = {"learn_from": "answer", "samples": 1} | spec
-    code = manifest["facts"].get("versions", {}).get("train")
-    return spec | {"training code": code} if spec["tasks"] and code else spec
+    facts = manifest["facts"]
+    used = {"training code": facts.get("versions", {}).get("train")}
+    used["computed in"] = facts.get("computed_in")
+    known = {name: value for name, value in used.items() if value}
+    return spec | known if spec["tasks"] else spec
 
 
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
@@ -163,13 +167,20 @@ def _copy(source: Path, target: Path) -> None:
 def store_teachers(params: Params, answers: pd.DataFrame) -> None:
     """Store the teachers' own answers to the test questions (of `teachers.ask.answers`).
 
-    Stored answers of other teachers, or with other in-context examples, are kept.
+    Stored answers of other teachers, or with other in-context examples, are kept. Raises StaleRun
+    if answers would be replaced by fewer.
     """
     if answers.empty:
         return
     file, key = _folder(params) / TEACHERS, ["teacher", "shots"]
     kept = stored_teachers(params.study, params.dataset).reindex(columns=ANSWERS)
     replaced = kept.set_index(key).index.isin(answers.set_index(key).index)
+    for name, count in kept[replaced].groupby(key).size().items():
+        if (new := (answers[key] == name).all(axis=1).sum()) < count:
+            raise runs.StaleRun(
+                f"{paths.shown(file)}: {count} answers of {name[0]} would be replaced by {new}; "
+                "give the study another name (parameter `study`) or delete that file"
+            )
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.getpid()}")
     pd.concat([answers[ANSWERS], kept[~replaced]]).to_parquet(part, index=False)

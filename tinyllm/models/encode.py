@@ -37,7 +37,7 @@ class Encoding:
     max_input: int
     max_target: int
     limit: int | None = None
-    cut_inputs: set[str] = field(default_factory=set)
+    cut_inputs: set[tuple[str, str]] = field(default_factory=set)
     cut_targets: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Encoding:
                 f"{self.max_input - room} tokens without context; set max_input to at least that"
             )
         if len(context) > room:
-            self.cut_inputs.add(question.id)
+            self.cut_inputs.add((question.id, question.key()))  # ids repeat between splits
         return [*before, *context[:room], *after]
 
     def _around(self, question: Question, prefix: str) -> tuple[list[int], list[int]]:

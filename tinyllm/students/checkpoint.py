@@ -1,5 +1,7 @@
 """Checkpoints of a student in training: written atomically, so that a killed run can resume.
 
+Files of `torch.save`, since the optimiser's state is not only tensors; read with weights_only.
+
 FOLDER/step-000400.pt     trained weights, optimiser and progress (`State`)
 FOLDER/best-000300.pt     trained weights of the step with the best accuracy on valid
 """

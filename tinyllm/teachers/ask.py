@@ -133,7 +133,7 @@ def askable(params: Params) -> list[str]:
 def jobs(params: Params) -> list[Job]:
     """All stores that a study needs: rationales with the prompts that its arms use, answers on
     test, and answers on train of the teachers that `kd` learns from."""
-    variants, numbers = arms.variants(params), range(params.samples)
+    variants, numbers = params.variants(), range(params.samples)
     needed = [Job(v, uri, sample=n) for uri in params.teachers for v in variants for n in numbers]
     scoring = {uri for name in params.arms for uri in arms.resolve(name, params.teachers).scorers}
     scored = [Job(params, uri, "answers") for uri in params.teachers if uri in scoring]
@@ -220,20 +220,21 @@ def taken(params: Params, uri: str, sample: int = 0) -> dict[str, tuple[str, boo
 
 def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
     """Each question of a split, the teacher's reply, and the index of its choice: the option with
-    the highest score, or the one that its text names (-1: none)."""
+    the highest score, or the one that its text names (-1: none, or options share that score)."""
     replies = {record.id: record for record in job.records()}
     for row in data.read(job.params)[job.split]:
         reply = replies[row.id]
         named = answer_named(reply.text or "", row.options, reply.finish == "length")
         if reply.scores:
-            named = reply.scores.index(max(reply.scores))
+            best = max(reply.scores)
+            named = reply.scores.index(best) if reply.scores.count(best) == 1 else None
         yield row, reply, -1 if named is None else named
 
 
 def answers(params: Params) -> pd.DataFrame:
     """The teachers' answers on test: one row per teacher, shots and question.
 
-    Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none named, or refused),
+    Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none, see `_chosen`),
     text, finish, correct. Empty if all teachers are recorded ones.
     """
     rows = []

@@ -104,7 +104,7 @@ class ServerTeacher(Teacher):
         self.max_new_tokens, self.batch = max_new_tokens, batch
 
     def tokens(self, prompt: str) -> int:
-        """A high estimate of a prompt's tokens, since the server's tokenizer is not known.
+        """A prompt's tokens, for usual texts a high estimate: the server's tokenizer is not known.
 
         One token per three ASCII letters of a word (rounded up), per other ASCII character except
         spaces, and per UTF-8 byte of all other characters.

@@ -155,10 +155,10 @@ def reuse(file: Path, requests: Sequence[Record], versions: dict[str, int]) -> N
         begun = {"spec": runs.read_json(other.parent / runs.BEGUN) or {}}
         if (runs.read_manifest(other.parent) or begun)["spec"].get("versions") != versions:
             continue
-        found = [record for record in read(other) if record.key in keys and record.text is not None]
-        keys -= {record.key for record in found}
+        known = [record for record in read(other) if record.key in keys and record.text is not None]
+        keys -= {record.key for record in known}
         with appending(file) as append:
-            for record in found:
+            for record in known:
                 append(record)
 
 
