@@ -72,8 +72,8 @@ def main() -> None:
                 seconds[name].append((time.process_time() - start) / args.steps)
     for name, taken in seconds.items():
         faster = median(seconds["fp32"]) / median(taken)
-        spread = f"({min(taken):.2f} to {max(taken):.2f})"
-        print(f"{name}: {median(taken):.2f} s per step {spread}, {faster:.2f} times as fast as fp32")
+        text = f"{median(taken):.2f} s per step ({min(taken):.2f} to {max(taken):.2f})"
+        print(f"{name}: {text}, {faster:.2f} times as fast as fp32")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,6 @@ def whole() -> pd.DataFrame:
     return simulated({"finetune": 0.5, "tinyllm": 0.6}, n=5, seeds=[0, 1])
 
 
-@pytest.fixture
-def files(whole, tmp_path):
-    """One file per arm."""
-    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
-    for file, (_, part) in zip(files, whole.groupby("arm"), strict=True):
-        predictions.write(part, file)
-    return files
-
-
 def test_predictions_round_trip_through_a_file(whole, tmp_path):
     file = tmp_path / "predictions.parquet"
     predictions.write(whole, file)
@@ -39,7 +30,10 @@ def test_a_score_that_is_not_finite_is_never_stored(whole, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_damaged_one_of_several_files_is_named(files):
+def test_the_damaged_one_of_several_files_is_named(whole, tmp_path):
+    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+    for file, (_, part) in zip(files, whole.groupby("arm"), strict=True):
+        predictions.write(part, file)
     assert len(predictions.read(*files)) == 20
     files[1].write_text("no parquet")
     with pytest.raises(ValueError, match=r"two\.parquet is damaged .* again"):

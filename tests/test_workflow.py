@@ -47,10 +47,8 @@ def finish(one):
             data.save(data.load(job.params), job.params)
         if job.rule == "distill":
             for folder, spec in run.work(job.params):
-                (folder / PREDICTIONS).parent.mkdir(parents=True)
-                (folder / PREDICTIONS).write_text("of a student")
-                made = {"outputs": {PREDICTIONS: runs.sha256(folder / PREDICTIONS)}}
-                runs.write_json(folder / runs.MANIFEST, {"spec": spec, "facts": {}} | made)
+                with runs.recording(folder, spec):
+                    (folder / PREDICTIONS).write_text("of a student")
                 target = paths.results() / folder.relative_to(paths.runs())
                 shutil.copytree(folder, target, dirs_exist_ok=True)
         if job.rule == "figures":
@@ -91,10 +89,12 @@ def test_only_deleted_results_and_their_dependents_are_unfinished(done):
     assert unfinished(done) == []
     row = status.Status(done).table().iloc[0]
     assert (row.questions, row.students, row.done, row.stored) == ("1/1", 2, 2, 2)
+    shutil.rmtree(next(job.figures for job in done.jobs if job.rule == "figures"))
+    assert unfinished(done) == of("one", FIGURES)
     # Missing results and the jobs that depend on them.
     (paths.student(done.studies[0], "finetune", 0) / runs.MANIFEST).unlink()
     assert unfinished(done) == [*of("one", SECOND, EVALUATE, FIGURES)]
-    shutil.rmtree(paths.data(done.studies[1]))
+    (paths.data(done.studies[1]) / "train.parquet").unlink()
     every = of("two", PREPARE, FIRST, SECOND, EVALUATE)
     assert unfinished(done) == [*of("one", SECOND, EVALUATE), *every, *of("one", FIGURES)]
 
@@ -113,14 +113,6 @@ def test_stored_students_are_counted_also_without_their_run_folders(done):
     now = status.Status(done)
     row = now.table().iloc[0]
     assert (row.done, row.missing, row.stored) == (1, 1, 2) and "tinyllm restore" in now.report()
-
-
-def test_deleted_questions_and_figures_of_the_last_notebook_are_made_again(done):
-    shutil.rmtree(next(job.figures for job in done.jobs if job.rule == "figures"))
-    assert unfinished(done) == of("one", FIGURES)
-    (paths.data(done.studies[1]) / "train.parquet").unlink()
-    every = of("two", PREPARE, FIRST, SECOND, EVALUATE)
-    assert unfinished(done) == [*every, *of("one", FIGURES)]
 
 
 def test_restored_students_without_their_inputs_are_not_stale(done, monkeypatch):
