@@ -155,7 +155,7 @@ def test_stored_results_are_not_replaced_by_fewer_rows_or_mixed_settings(folders
     first = ROWS[ROWS["seed"] == 0]
     refused(r"lr: 0\.002 in the folder, 3\.0 asked for", first, lr=3.0, seeds=[0])
     refused("training code: 1 in the folder, 2", first, {"code": 2}, seeds=[0])
-    refused("computed in: 'fp32' in the folder, 'bf16'", first, {"used": "bf16"}, seeds=[0])
+    refused("precision used: 'fp32' in the folder, 'bf16'", first, {"used": "bf16"}, seeds=[0])
     new = predictions({"tinyllm": 0.6}, study="small", n=12, seeds=[2])
     for other in ({"learn_from": "thinking"}, {"samples": 2}):  # with the same teacher
         refused(next(iter(other)), new, other, seeds=[2], **other)
@@ -234,9 +234,10 @@ def test_storing_teacher_answers_keeps_those_of_other_teachers(folders):
     assert list(rows) == results.ANSWERS
     assert rows.groupby("teacher").size().to_dict() == {"hf:one": 12, "hf:two": 12}
     assert rows.groupby("teacher")["correct"].all().to_dict() == {"hf:one": True, "hf:two": False}
-    few = rows[rows["teacher"] == "hf:one"].head(3)
-    with pytest.raises(runs.StaleRun, match="12 answers of hf:one would be replaced by 3"):
-        results.store_teachers(PARAMS, few)
+    one = rows[rows["teacher"] == "hf:one"]
+    for other in (one.head(3), one.assign(gold=one["gold"] + 1)):  # fewer, or other questions
+        with pytest.raises(runs.StaleRun, match=r"answers to \d+ questions would be lost"):
+            results.store_teachers(PARAMS, other)
     assert len(results.stored_teachers("small", "obqa")) == 24
 
 

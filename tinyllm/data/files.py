@@ -92,8 +92,8 @@ def by_split(path: str) -> dict[str, Path]:
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
         if not root.is_file():
-            where = "a relative path starts at the parameter file's folder, or else the current one"
-            raise DataError(f"no file {root}; {where}")
+            where = "; a relative path starts at the parameter file's folder, or the current one"
+            raise DataError(f"no file {root}{'' if Path(path).is_absolute() else where}")
         if root.suffix.lower() not in SUFFIXES:
             raise DataError(f"{root}: the type of the file must be one of {', '.join(SUFFIXES)}")
         return {"": root}
@@ -251,7 +251,8 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
             raise ValueError(f"options {value[:60]!r}: expected a JSON list of texts") from None
     if isinstance(value, list) and all(isinstance(v, dict) and "text" in v for v in value):
         value = {key: [item.get(key) for item in value] for key in ("text", *LABELS)}
-    if isinstance(value, dict) and "text" not in value:  # {"A": first, "B": second}
+    plain = isinstance(value, dict) and not any(isinstance(v, list | dict) for v in value.values())
+    if plain and not {"text", "context", *LABELS} & {*value}:  # {"A": first, "B": second}
         value = {"text": list(value.values()), "label": list(value)}
     given = value if isinstance(value, dict) else {"text": value}
     lists = [marks for marks in map(given.get, LABELS) if isinstance(marks, list) and any(marks)]
@@ -259,7 +260,7 @@ def _options(value: Any) -> tuple[list[str], list[str]]:
     labels = marks if len({*marks} - {""}) == len(marks) else []  # not [0, 0, 1]
     value = given.get("text")
     if not isinstance(value, list):
-        raise ValueError("options: expected a list of texts or {text: [...], label: [...]}")
+        raise ValueError("options: expected a list of texts, {text: [...]} or {A: text, B: text}")
     options = [_text(option, f"option {number}") for number, option in enumerate(value, start=1)]
     while options and not options[-1]:  # a question with fewer options than others
         options.pop()

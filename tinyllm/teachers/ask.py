@@ -234,8 +234,8 @@ def _chosen(job: Job) -> Iterator[tuple[Question, Record, int]]:
 def answers(params: Params) -> pd.DataFrame:
     """The teachers' answers on test: one row per teacher, shots and question.
 
-    Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none, see `_chosen`),
-    text, finish, correct. Empty if all teachers are recorded ones.
+    Columns: study, dataset, teacher, shots, id, options, gold, choice (-1: none named, refused, or
+    equal scores), text, finish, correct. Empty if all teachers are recorded ones.
     """
     rows = []
     for job in _tests(params):
