@@ -1,7 +1,8 @@
 """Estimated cost of a grid before it is run: tokens, FLOPs and hours, one row per rule.
 
-Estimates are good to about a factor of two: tokens from the lengths of texts, FLOPs as 6 x
-parameters x tokens, hours from one utilisation per device. `resources` is for the `Snakefile`.
+Tokens are estimated from the lengths of texts, FLOPs as 6 x parameters x tokens, hours from one
+utilisation per device, so that hours can be several times too high or too low. `resources` is for
+the `Snakefile`.
 """
 
 import contextlib

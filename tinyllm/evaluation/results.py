@@ -67,14 +67,12 @@ def _whole(manifest: dict[str, Any]) -> dict[str, Any]:
     It includes the version of the training code and the precision that `auto` meant, since results
     may differ between them.
     """
-    spec = manifest["spec"]
+    spec, facts = manifest["spec"], manifest["facts"]
     if _teachers(spec):
         spec = {"learn_from": "answer", "samples": 1} | spec
-    facts = manifest["facts"]
-    used = {"training code": facts.get("versions", {}).get("train")}
-    used["precision used"] = facts.get("computed_in")
-    known = {name: value for name, value in used.items() if value}
-    return spec | known if spec["tasks"] else spec
+    version, precision = facts.get("versions", {}).get("train"), facts.get("computed_in")
+    used = {"training code": version, "precision used": precision} if spec["tasks"] else {}
+    return spec | {name: value for name, value in used.items() if value}
 
 
 def _teachers(spec: dict[str, Any]) -> list[tuple[str, float]]:
