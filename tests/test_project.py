@@ -95,7 +95,7 @@ def test_the_answer_in_the_readme_agrees_with_the_stored_verdicts(committed_resu
     for other in (paired.BASELINE, summary.best_single("laptop")):
         assert table.loc[(paired.OURS, other, "mean"), "verdict"] == "equivalent"
         assert laptop[other, "mean"] == "inconclusive"
-    assert "best single teacher (on PubMedQA both always answer *yes*)" in answer
+    assert "(on PubMedQA TinyLLM and this teacher always answer *yes*)" in answer
     same = rows[(rows["study"] == "laptop") & (rows["dataset"] == "pubmedqa")]
     same = same[same["arm"].isin([paired.OURS, summary.best_single("laptop")])]
     assert {row.options[row.choice] for row in same.itertuples()} == {"yes"}
