@@ -121,6 +121,11 @@ def test_the_answer_in_the_readme_agrees_with_the_stored_verdicts(committed_resu
         assert one == other and f"p = {one}" in limits
         if family is part:
             assert f"barely beats shuffled rationales (p = {one} after Holm" in answer
+    assert "Without OpenBookQA, ARC or RiddleSense the first is *inconclusive*, too" in limits
+    for absent in ("obqa", "arc", "riddle"):
+        table = paired.compare(part[part["dataset"] != absent])
+        table = table.set_index(["arm", "baseline", "dataset"])["verdict"]
+        assert table[paired.OURS, "tinyllm:shuffled", "mean"] == "inconclusive"
 
 
 def test_many_students_were_still_improving_when_training_ended(committed_results):
