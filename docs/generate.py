@@ -103,6 +103,15 @@ def trained() -> str:
     return markdown(pd.DataFrame(lines))
 
 
+def arm_names() -> str:
+    """The arms of the stored studies, by the names that tables and figures use."""
+    names = style.in_order(results.facts()["arm"])
+    rows = [
+        {"in tables and figures": style.arm_name(arm), "in `arms`": f"`{arm}`"} for arm in names
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
 def parameters() -> str:
     """One row per parameter: default, what is allowed, meaning, and the notebooks that read it."""
     schema = Params.model_json_schema()["properties"]
@@ -189,7 +198,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     grammar = arms.__doc__.partition("\n\n")[2]
     parts = {"results": outcome(), "parameters": parameters(), "arms": grammar, "sizes": sizes()}
-    parts |= {"features": features(), "trained": trained()}
+    parts |= {"features": features(), "trained": trained(), "arm_names": arm_names()}
     for file in paths.results().glob("*.csv"):
         parts[file.stem] = markdown(pd.read_csv(file, dtype=str, keep_default_na=False))
     for name, text in parts.items():
