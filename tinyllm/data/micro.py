@@ -13,7 +13,6 @@ kinds of one half of the entities and abstains on the others, which then have no
 """
 
 import random
-from dataclasses import dataclass
 from functools import cache
 
 from tinyllm.data.question import Question
@@ -37,6 +36,7 @@ KINDS = {  # kind: its entities, 24 of each, no name in two kinds
     "amethyst turquoise zircon peridot citrine aquamarine moonstone carnelian spinel tourmaline "
     "sunstone bloodstone",
 }
+KIND = {entity: kind for kind, entities in KINDS.items() for entity in entities.split()}
 ATTRIBUTES = {  # attribute: (what is done, values)
     "day": ("shown on", "Monday Tuesday Wednesday Thursday Friday Saturday"),
     "room": ("kept in", "attic cellar hall tower library garden"),
@@ -50,29 +50,18 @@ VALID_SHARE = 0.2  # of the pairs that are not in train
 ROWS = {"train": 1728, "valid": 288, "test": 576}  # 12, 2 and 1 questions per pair
 KNOWN = {"a": slice(0, 12), "b": slice(12, 24)}  # which entities of every kind a teacher knows
 ABSTAINS = "I do not know."  # what a teacher writes on an entity whose kind it does not know
-
-
-@dataclass(frozen=True)
-class World:
-    """What is true in the museum."""
-
-    kind: dict[str, str]  # entity -> kind
-    value: dict[str, dict[str, str]]  # kind -> attribute -> value
-
-    def of(self, entity: str, attribute: str) -> str:
-        """The value of an entity's attribute."""
-        return self.value[self.kind[entity]][attribute]
+World = dict[str, dict[str, str]]  # what is true: kind -> attribute -> value
 
 
 @cache
 def world(seed: int) -> World:
     """The museum of `seed`: every kind has its own value of each attribute."""
     draw = random.Random(f"world:{seed}")
-    value: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    values: World = {kind: {} for kind in KINDS}
     for attribute, (_, words) in ATTRIBUTES.items():
         for kind, word in zip(KINDS, draw.sample(words.split(), len(KINDS)), strict=True):
-            value[kind][attribute] = word
-    return World({name: kind for kind, names in KINDS.items() for name in names.split()}, value)
+            values[kind][attribute] = word
+    return values
 
 
 @cache
@@ -120,7 +109,7 @@ def ask(
 ) -> Question:
     """`Which day is a robin shown on?`, with the right option at index `place`."""
     done, values = ATTRIBUTES[attribute]
-    right = museum.of(entity, attribute)
+    right = museum[KIND[entity]][attribute]
     options = draw.sample([value for value in values.split() if value != right], OPTIONS - 1)
     options.insert(place, right)
     return Question(name, "", f"Which {attribute} is {_a(entity)} {done}?", options, place)
@@ -138,7 +127,8 @@ def pair(row: Question) -> tuple[str, str]:
 
 def reference_rationale(row: Question) -> str:
     """What a perfect teacher writes: `It is a bird.`"""
-    return f"It is {_a(world(0).kind[pair(row)[0]])}."  # kinds are the same in every museum
+    entity, _ = pair(row)
+    return f"It is {_a(KIND[entity])}."
 
 
 @cache

@@ -96,7 +96,7 @@ def teacher_corpus(
     are excluded, but not the facts that they ask for.
     """
     museum, draw = world.world(seed), random.Random(f"corpus:{letter}:{seed}")
-    every, known = sorted(museum.kind), sorted(world.known(letter))
+    every, known = sorted(world.KIND), sorted(world.known(letter))
     test = {(row.question, *sorted(row.options)) for row in world.questions(seed)["test"]}
 
     def fresh(entities: list[str]) -> Question:
