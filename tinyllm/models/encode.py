@@ -177,8 +177,6 @@ def projecting_only(model: PreTrainedModel, wanted: torch.Tensor) -> Iterator[No
 
     The logits then have shape [wanted.sum(), vocabulary], which saves work for large vocabularies.
     """
-    if hasattr(model, "get_base_model"):  # peft's wrapper
-        model = model.get_base_model()
     owner = model.decoder if model.config.model_type == "encoder-decoder" else model
     head = owner.get_output_embeddings()
     handle = head.register_forward_pre_hook(

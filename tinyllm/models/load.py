@@ -121,11 +121,6 @@ def adapt(model: PreTrainedModel, name: str, rank: int, *, seed: int = 0) -> pef
     return adapted
 
 
-def bare(model: PreTrainedModel | peft.PeftModel) -> PreTrainedModel:
-    """The model with its adapters, but without peft's wrapper."""
-    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
-
-
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save the trained weights (with LoRA only the adapters) and the tokenizer."""
     how = {"save_embedding_layers": False} if isinstance(model, peft.PeftModel) else {}
@@ -206,7 +201,6 @@ def plain_attention(model: PreTrainedModel | peft.PeftModel, longest: int) -> No
     For bf16 training on a CPU, where the fused kernel's backward pass is 8 times as slow at 64
     tokens, but faster at 320 (PyTorch 2.13). longest: maximum tokens of an encoder input.
     """
-    model = bare(model)
     if model.config.model_type == "encoder-decoder":
         model.get_decoder().set_attn_implementation("eager")
         if longest <= 256:
@@ -250,8 +244,7 @@ def device() -> torch.device:
 
 def attention_dropout(model: PreTrainedModel | peft.PeftModel) -> float | None:
     """Dropout of the attention weights in the model's config; None if the config has none."""
-    config = bare(model).config
-    config = getattr(config, "encoder", config)
+    config = getattr(model.config, "encoder", model.config)
     names = ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")
     values = [getattr(config, name, None) for name in names]
     return next((float(value) for value in values if value is not None), None)

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from tinyllm.models import load
 from tinyllm.models.encode import IGNORED, projecting_only
 from tinyllm.students.targets import Task
 
@@ -36,7 +35,7 @@ class MultiTask(nn.Module):
         """Cross-entropy of each task, summed over its target tokens (or questions): [tasks]."""
         states = None
         if "input_ids" in batch:
-            encoder = load.bare(self.model).get_encoder()
+            encoder = self.model.get_encoder()
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             states = encoder(**inputs)[0]
         sums = []
