@@ -51,7 +51,7 @@ def test_byte_level_inputs_keep_spaces_between_context_question_and_target(smoll
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)  # takes 20 s
     row = Question("q", "It was given for two weeks.", "Is the drug safe?", ["yes", "no"], 0)
     for task_prefix in ("encoder", "decoder"):
-        encoding = Encoding(tokenizer, False, -1, task_prefix, 200, 20)
+        encoding = Encoding(tokenizer, False, None, task_prefix, 200, 20)
         source = encoding.source(row, "predict: ")
         text = tokenizer.decode(source + encoding.tokens(row.gold))
         assert re.search(r"weeks\.\s+Is the drug safe\?", text) and "predict: " in text

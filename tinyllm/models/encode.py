@@ -25,14 +25,14 @@ IGNORED = -100  # label of a position without a target, as in torch's cross-entr
 class Encoding:
     """Turns questions and targets into token ids for one model.
 
-    start: the decoder's first token (encoder-decoder models only).
+    start: the decoder's first token; None for decoder-only models.
     limit: number of positions of the model; None if positions are relative (T5).
     cut_inputs, cut_targets: the questions whose context (id, key), or target (id), had to be cut.
     """
 
     tokenizer: PreTrainedTokenizerBase
     seq2seq: bool
-    start: int
+    start: int | None
     task_prefix: str
     max_input: int
     max_target: int
@@ -53,7 +53,7 @@ class Encoding:
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: Params) -> Self:
         """The encoding for a loaded model, with the settings in `params`."""
         seq2seq = bool(model.config.is_encoder_decoder)
-        start = model.config.decoder_start_token_id if seq2seq else -1
+        start = model.config.decoder_start_token_id if seq2seq else None
         sizes = params.max_input, params.max_target, longest_input(model.config)
         return cls(tokenizer, seq2seq, start, params.task_prefix, *sizes)
 

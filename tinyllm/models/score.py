@@ -114,7 +114,7 @@ def generate(
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=encoding.start if encoding.seq2seq else None,
+        decoder_start_token_id=encoding.start,
     )
     sources = [encoding.source(question, prefix) for question in questions]
     for at in batches(sources, BATCH):

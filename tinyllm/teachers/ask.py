@@ -40,7 +40,7 @@ def load_teacher(params: Params, uri: str) -> Teacher | None:
         return ServerTeacher(name, server=params.servers.get(uri), **sizes)
     sizes["dtype"] = models.precision(params.precision)
     if kind == "hf":
-        revision = next(iter(models.content(name).values()), "")
+        revision = next(iter(models.content(name).values()), "main")
         return HFTeacher(name, revision=revision, **sizes)
     folder, _ = micro.work(params, name)
     return HFTeacher(str(folder / "model"), revision=runs.content(folder), **sizes)

@@ -43,7 +43,7 @@ class HFTeacher(Teacher):
         self,
         name: str,
         *,
-        revision: str = "",
+        revision: str = "main",
         max_prompt: int = 0,
         max_new_tokens: int,
         batch: int,
@@ -55,8 +55,7 @@ class HFTeacher(Teacher):
         self.model = (model if spread else model.to(device)).eval()
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.chat = bool(self.tokenizer.chat_template)
-        self.revision = revision or getattr(model.config, "_commit_hash", None) or "main"
-        self.batch = batch
+        self.revision, self.batch = revision, batch
         limit = longest_input(model.config)
         need = max_prompt if self.seq2seq else max_prompt + max_new_tokens
         if limit and need > limit:
@@ -76,8 +75,7 @@ class HFTeacher(Teacher):
         special = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.ends}
         self.config = GenerationConfig(**decoding, **special, decoder_start_token_id=start)
         self.tokenizer.padding_side = "right" if self.seq2seq else "left"
-        first = -1 if start is None else start
-        self.encoding = Encoding(self.tokenizer, self.seq2seq, first, "encoder", 0, 0)
+        self.encoding = Encoding(self.tokenizer, self.seq2seq, start, "encoder", 0, 0)
 
     def rendered(self, prompt: str) -> str:
         if not self.chat:
