@@ -3,6 +3,7 @@
 import resource
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,9 @@ def _fit(
     if arm.auto_alpha:
         facts["final_alpha"] = task_weights(tasks, state.losses)[1:]
     if arm.routed:
-        facts["chosen"] = choose.shares(chosen, arm.teachers)
+        counts = Counter(chosen.values())
+        shares = {uri: 100 * counts[uri] / counts.total() for uri in arm.teachers}
+        facts["chosen"] = ", ".join(f"{uri} {share:.0f}%" for uri, share in shares.items())
     return state, facts
 
 

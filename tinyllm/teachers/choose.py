@@ -3,15 +3,13 @@
 random    at random: the control for the two others
 similar   the rationale whose sentence embedding is closest to that of question and gold answer
           (all-MiniLM-L6-v2), after the similarity router of arXiv 2602.01064, as far as published
-quality   the rationale that meets most of these criteria: it is not empty; it is not cut off and
-          invents no question; it repeats nothing; it mentions only the gold option
+quality   the rationale that meets most criteria of `quality.holds`
 
 Ties are broken at random. A rationale in which a teacher says that it does not know can be chosen;
 the question then has no rationale to learn from, as in that teacher's own arm.
 """
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -89,9 +87,3 @@ def routed(params: Params, chosen: Mapping[str, str], sample: int = 0) -> dict[s
     """Rationale of the chosen teacher by question id, without questions where it abstained."""
     kept = {uri: ask.rationales(params, uri, sample) for uri in dict.fromkeys(chosen.values())}
     return {name: kept[uri][name] for name, uri in chosen.items() if name in kept[uri]}
-
-
-def shares(chosen: Mapping[str, str], teachers: Sequence[str]) -> str:
-    """Share of questions for which each teacher was chosen: `micro:a 52%, micro:b 48%`."""
-    counts = Counter(chosen.values())
-    return ", ".join(f"{uri} {100 * counts[uri] / counts.total():.0f}%" for uri in teachers)
