@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from tinyllm import paths
 
 MANIFEST, BEGUN, LOCK = "manifest.json", "begun.json", "writer.lock"
-DATA = (".parquet", ".csv", ".jsonl", ".safetensors")  # unlike notes or a deleted job.json
+DATA = (".parquet", ".csv", ".jsonl", ".safetensors")  # unlike notes
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "papermill")
 
 

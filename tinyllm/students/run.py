@@ -1,6 +1,6 @@
 """Train all students of a study in parallel: one per arm and seed, each in its own folder.
 
-`python -m tinyllm.students.run JOB.json` trains one student; torchrun starts it the same way.
+`python -m tinyllm.students.run JOB` trains one student, as torchrun does; JOB: see `_torchrun`.
 """
 
 import json
@@ -173,22 +173,19 @@ def _train_job(
 
 def _torchrun(params: Params, arm: str, seed: int) -> str:
     """Train one student in `nproc` processes; returns why that failed, or ""."""
-    job = paths.student(params, arm, seed) / "job.json"
-    about = {"params": params.model_dump(), "arm": arm, "seed": seed, "notebook": os.getpid()}
-    runs.write_json(job, about)
+    job = {"params": params.model_dump(), "arm": arm, "seed": seed, "notebook": os.getpid()}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(params.nproc), "-m", "tinyllm.students.run", str(job)]
+    command += ["--nproc_per_node", str(params.nproc), "-m", "tinyllm.students.run"]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, **pipe) as process:
+    with subprocess.Popen([*command, json.dumps(job)], **pipe) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
-    job.unlink(missing_ok=True)
     return f"torchrun exited with {process.returncode}; see above" if process.returncode else ""
 
 
-def main(file: str) -> None:
-    """Train the student of a job file (see `_torchrun`)."""
-    job = json.loads(Path(file).read_text(encoding="utf-8"))
+def main(text: str) -> None:
+    """Train the student of a job, given as JSON (see `_torchrun`)."""
+    job = json.loads(text)
     runs.end_with_parent(job["notebook"])
     print(train_one(Params.checked(**job["params"]), job["arm"], job["seed"]))
 
