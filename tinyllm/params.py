@@ -229,22 +229,24 @@ class Params(BaseModel):
         return {name: plain[name] for name in names}
 
 
+class _Loader(yaml.SafeLoader):
+    """Rejects a key that appears twice, of which YAML would use the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]}: appears twice; remove one")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(file: Path) -> dict:
     """Read a YAML file; raises ParameterError if it is unreadable or has a duplicate key."""
     try:
-        text = file.read_text(encoding="utf-8")
-        nodes, values = [yaml.compose(text, yaml.SafeLoader)], yaml.safe_load(text)
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ParameterError(f"parameter file {file.absolute()}: {error}") from None
-    if nodes[0] and not isinstance(nodes[0], yaml.MappingNode):
+    if not isinstance(values, dict | None):
         raise ParameterError(f"{file}: expected lines `parameter: value`")
-    for node in nodes:  # grows by the nodes inside
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        names = [key.value for key, _ in pairs]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ParameterError(f"{file}: {twice[0]}: appears twice; remove one")
-        inside = node.value if isinstance(node, yaml.SequenceNode) else [v for _, v in pairs]
-        nodes += [value for value in inside if value not in nodes]
     return {str(name): value for name, value in (values or {}).items()}
 
 
