@@ -90,5 +90,4 @@ def stored(params: Params, arm: str, seed: int) -> Path:
 
 def shown(path: Path) -> str:
     """A path for messages: relative to the repository if it lies inside it."""
-    path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

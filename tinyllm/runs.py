@@ -57,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_manifest(folder: Path) -> dict | None:
     """The folder's manifest, or None if the folder is absent or unfinished."""
-    return read_json(Path(folder) / MANIFEST)
+    return read_json(folder / MANIFEST)
 
 
 def read_json(file: Path) -> Any:
@@ -126,7 +126,6 @@ def recording(folder: Path, spec: dict, first: bool = True) -> Iterator[dict]:
     first: True in one of several cooperating processes; only that process locks and writes.
     Yields a dict for facts that the manifest records but that do not identify the work (counts).
     """
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     begun, facts = folder / BEGUN, {}
     try:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -117,9 +117,8 @@ def results(args: argparse.Namespace) -> int:
     return code
 
 
-def store(args: argparse.Namespace) -> int:
+def store(args: argparse.Namespace, copy: Callable = evaluation.store) -> int:
     """Copy finished students of GRID from runs/ to results/."""
-    copy = evaluation.restore if args.command == "restore" else evaluation.store
     for params in grids.load(args.grid).studies:
         print(f"{params.study}/{params.dataset}, {params.student}: {len(copy(params))} students")
     return 0
@@ -127,7 +126,7 @@ def store(args: argparse.Namespace) -> int:
 
 def restore(args: argparse.Namespace) -> int:
     """Copy stored students of GRID from results/ to runs/, unless runs/ has them."""
-    return store(args)
+    return store(args, evaluation.restore)
 
 
 def figures(args: argparse.Namespace) -> int:
