@@ -140,7 +140,7 @@ def test_paths_relative_to_the_grid_work_from_any_folder_and_with_spaces(tmp_pat
     assert first.source == f"file:{folder / 'my data.jsonl'}" and second.dataset == "obqa"
     [third] = grid.load("my own grids/points.yaml").studies
     assert third.source == f"file:{folder / 'other.jsonl'}"
-    assert grid.load("params/micro.yaml").name == "micro"  # the repository's file
+    assert grid.load("params/micro.yaml").studies[0].study == "micro"  # the repository's file
 
 
 @pytest.mark.parametrize(

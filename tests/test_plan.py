@@ -127,7 +127,7 @@ def test_model_size_comes_from_the_user_the_list_or_the_config(tmp_path, monkeyp
 
 
 def check(params):
-    plan.check(grid.Grid("one", (params,), "all", "all"))
+    plan.check(grid.Grid((params,), "all", "all"))
 
 
 def test_known_positions_of_smollm2_are_those_of_its_file(smollm2_file):

@@ -118,7 +118,6 @@ class Job:
 class Grid:
     """A loaded grid: its studies (one per dataset and student) and how they are split into jobs."""
 
-    name: str
     studies: tuple[Params, ...]
     students_per_job: str
     teachers_per_job: str
@@ -227,7 +226,7 @@ def load(name: str | Path) -> Grid:
         )
     values = read_yaml(file)
     if "params" not in values:
-        return Grid(file.stem, (Params.from_yaml(file),), "all", "all")
+        return Grid((Params.from_yaml(file),), "all", "all")
     try:
         recipe = Recipe(**values)
         names = [Path(base).expanduser() for base in recipe.params]
@@ -242,7 +241,7 @@ def load(name: str | Path) -> Grid:
         raise ParameterError(f"{paths.shown(file)}: " + "\n".join(lines)) from None
     except ParameterError as error:
         raise ParameterError(f"{paths.shown(file)}: {error}") from None
-    return Grid(file.stem, tuple(studies), recipe.students_per_job, recipe.teachers_per_job)
+    return Grid(tuple(studies), recipe.students_per_job, recipe.teachers_per_job)
 
 
 def _refuse_mixed(studies: Sequence[Params]) -> None:
