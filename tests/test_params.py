@@ -65,6 +65,7 @@ def test_parameters_cells_have_typed_stage_parameters_with_micro_values(stage):
         ({"teachers": ["openai:http://host/v1#m?key=pw"]}, ["teachers", "?query"]),
         ({"teachers": ["openai:host/v1"]}, ["teachers", "openai:URL#MODEL"]),
         ({"study": "my study"}, ["study", "'my study'", "A-Za-z0-9"]),
+        ({"study": "mine-"}, ["study", "'mine-'"]),  # its folder would be that of `mine`
         ({"source": "release"}, ["teachers", "micro", "'release'"]),
         ({"dataset": "obqa"}, ["dataset", "'obqa'", "source: release"]),
         ({"source": "file:x.csv", "teachers": [], "arms": ["finetune"]}, ["dataset", "micro"]),

@@ -51,7 +51,7 @@ def test_committed_question_counts_match_the_release(release_mirror):
     pd.testing.assert_frame_equal(counted, committed, check_dtype=False, atol=0.11)
 
 
-def test_training_flops_are_6nd_or_4nd_with_adapters():
+def test_training_flops_are_6nd_or_4nd_with_adapters(tmp_path):
     train = plan.splits(released())["train"]
     text, answer = train["text"] / 4 + 3, train["answer"] / 4 + 1
     t5 = released(student=T5, teachers=[], arms=["finetune", "lora"], epochs=2.0)
@@ -73,7 +73,9 @@ def test_training_flops_are_6nd_or_4nd_with_adapters():
     # An encoder reads a question once per prefix or once in all, a decoder once per target.
     assert reads(student=T5) == pytest.approx(text + 20)
     assert reads(student=T5, task_prefix="decoder") == pytest.approx(20)
-    assert reads(student="smollm2", task_prefix="decoder") == pytest.approx(text + 20)
+    models.save(models.untrained("llama", 0), "llama", tmp_path / "mine")
+    for student in ("smollm2", str(tmp_path / "mine")):
+        assert reads(student=student, task_prefix="decoder") == pytest.approx(text + 20)
 
 
 def test_student_tokens_follow_limits_missing_rationales_and_routing(tmp_path):

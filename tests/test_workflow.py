@@ -151,6 +151,7 @@ def test_stored_results_must_match_the_runs_and_other_parameters_are_stale(done,
     now = status.Status(grid.load(moved / "grid.yaml"))
     assert now.table().iloc[0][["done", "stale", "missing"]].tolist() == [1, 1, 0]
     assert "lr: 0.0002 in the folder, 0.5 asked for" in now.report()
+    assert cli.main(["store", str(moved / "grid.yaml")]) == 1
 
 
 def test_failed_jobs_are_listed_with_reason_and_notebook(done):

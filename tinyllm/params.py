@@ -35,7 +35,7 @@ Examples = Annotated[str, Field(pattern=r"^(none|random:[1-9]\d*)$")]
 Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy's range
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._+-]{0,98}[A-Za-z0-9._+])?$")]
 MICRO = Path(__file__).parent.parent / "params" / "micro.yaml"  # the notebooks' defaults
 
 _DATA = "study dataset source data_seed"

@@ -212,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.function(args)
     except (ValueError, OSError, runs.StaleRun, RuntimeError) as problem:
         print(f"tinyllm: {problem}", file=sys.stderr)
-        return 1 if isinstance(problem, RuntimeError) else 2  # a lock, or kubectl
+        # A failure (a lock, kubectl) or stale results, or else bad input.
+        return 1 if isinstance(problem, RuntimeError | runs.StaleRun) else 2
     except KeyboardInterrupt:
         return 130
 

@@ -122,7 +122,7 @@ def _positions(name: str) -> tuple[int | None, bool]:
 
             config = _config(name)
             return longest_input(config), config.is_encoder_decoder
-    return POSITIONS.get(name, (None, True))
+    return POSITIONS.get(name, (None, not DECODER_ONLY.search(name)))
 
 
 def splits(params: Params) -> dict[str, dict[str, float]]:
@@ -176,7 +176,7 @@ def student(params: Params, name: str) -> Counter:
     targets = [(1.0, answer), *learned]
     targets += [(train["options"], answer)] if arm.scorers else []
     # An encoder reads a question once, or once per prefix; a decoder-only student once per target.
-    once = params.task_prefix == "decoder" and not DECODER_ONLY.search(params.student)
+    once = params.task_prefix == "decoder" and _positions(params.student)[1]
     reads = 1.0 if once else sum(share for share, _ in targets)
     written = sum(share * min(length, params.max_target) for share, length in targets)
     questions = train["questions"] * params.epochs * arm.passes * arm.trained
