@@ -210,15 +210,15 @@ def test_what_limits_says_about_longer_fine_tuning_follows_from_the_predictions(
     assert "longer fine-tuning is worse than fine-tuning on RiddleSense in laptop" in page
     assert verdict("laptop", "finetune:x3", FT, "riddle") == "worse"
     assert "TinyLLM is nowhere clearly above it, and by exact match often clearly below" in page
-    clearly = {"correct": 0, "exact": 0}
+    below = dict.fromkeys(METRICS, 0)
     for study, metric in itertools.product(("laptop", "laptop-whole"), METRICS):
         part = rows()[rows()["study"] == study]
         for longer in part["arm"][part["arm"].str.fullmatch(r"finetune:x\d+")].unique():
             for _, one in paired.with_arms(part, OURS, longer).groupby("dataset"):
                 line = paired.paired(one, OURS, longer, metric)
                 assert line["low"] <= 0
-                clearly[metric] += line["high"] < 0
-    assert clearly["exact"] >= 3
+                below[metric] += line["high"] < 0
+    assert below["exact"] >= 3 > below["correct"]
     reading = text("docs/reading.md")
     assert (
         "Fine-tuning for 3x epochs is better than fine-tuning on two datasets, worse on one, "
